@@ -1,0 +1,247 @@
+"""Configuration of LIMSSR: a language model that scores performances from whatever modalities are present."""
+
+import difflib
+import math
+import re
+from dataclasses import fields
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+CROSS_MODAL_ATTENTION_HEADS = 4  # fixed by the paper
+
+
+def clip_token(modality: str) -> str:
+    """The token that holds the place of one projected clip."""
+    return f"<|{modality}|>"
+
+
+def start_token(modality: str) -> str:
+    return f"<|{modality}_start|>"
+
+
+def end_token(modality: str) -> str:
+    return f"<|{modality}_end|>"
+
+
+def missing_token(modality: str) -> str:
+    """The trainable placeholder of a clip of a modality that the sample lacks."""
+    return f"<|missing_{modality}|>"
+
+
+def fusion_token(slot: int) -> str:
+    """The fusion token of a slot, counted from 1 as in the paper."""
+    return f"<|fusion_{slot}|>"
+
+
+def trainable_tokens(modalities, num_fusion_tokens: int) -> list[str]:
+    """The 3M + K added tokens with a trainable embedding: boundaries, placeholders of missing clips, fusion tokens."""
+    boundaries = [token(name) for name in modalities for token in (start_token, end_token)]
+    missing = [missing_token(name) for name in modalities]
+    return boundaries + missing + [fusion_token(slot + 1) for slot in range(num_fusion_tokens)]
+
+
+def added_tokens(modalities, num_fusion_tokens: int) -> list[str]:
+    """All 4M + K added tokens in the order of their default ids: the trainable ones, then the clip tokens."""
+    return trainable_tokens(modalities, num_fusion_tokens) + [clip_token(name) for name in modalities]
+
+
+@strict
+class LimssrConfig(PreTrainedConfig):
+    r"""
+    Everything that shapes the network of [`LimssrForScoreRegression`]. What shapes the token sequence (prompt wording, clip
+    counts, cropping) belongs to [`LimssrProcessor`]. Figures are the defaults of the LIMSSR paper (arXiv 2605.00434).
+
+    Args:
+        text_config (`PreTrainedConfig` or `dict`, *optional*):
+            Configuration of the backbone, any decoder that `AutoModel` knows. Defaults to `Qwen3Config()`.
+        modalities (`dict[str, int]`, *optional*, defaults to `{"video": 1024, "audio": 768, "flow": 1024}`):
+            Ordered name -> feature size. Names are lower-case identifiers.
+        num_fusion_tokens (`int`, defaults to 4): K, the fusion tokens at the end of the sequence, at least 1.
+        projector_dropout, head_dropout (`float`, defaults to 0.15): dropout rates in [0, 1).
+        regression_weight, consistency_weight, separation_weight (`float`, defaults to 10, 1, 1): loss weights, 0 or more.
+        separation_margin (`float`, defaults to 1.0): margin of the token separation loss, 0 or more.
+        imputation (`"tokens"` or `"zeros"`): what stands at a missing clip, a trained placeholder or the zero vector.
+        use_prompt (`bool`, defaults to `True`): whether a matching processor writes a prompt.
+        fusion (`"tokens"` or `"mean"`): what the reasoning path reads, fusion tokens or the mean of the modality spans.
+        aggregation (`"dual"`, `"reasoning"` or `"cross_modal"`): both scoring paths, or one of them alone.
+        backbone_training (`"lora"`, `"full"` or `"frozen"`): what of the backbone is trained. Its vocabulary never is.
+        lora_rank, lora_alpha (`int`, defaults to 16, 32): rank, and scale numerator: the update is scaled by alpha / rank.
+        lora_dropout (`float`, defaults to 0.1): dropout before the LoRA factors, in [0, 1).
+        lora_target_modules (`list[str]`, defaults to the query, key, value and output projections).
+        score_names (`list[str]`, defaults to `["score"]`): one name for each score the model predicts.
+        score_minimums, score_ranges (`list[float]`, defaults to 0 and 1 for each score):
+            Lowest attainable score and (highest - lowest), in the judges' units.
+        added_token_ids (`dict[str, int]`, *optional*): id of each added token. Consecutive from the backbone's `vocab_size`
+            by default, in the order of [`added_tokens`].
+        checkpoint_form (`"full"` or `"adapter"`): written by `save_pretrained`: whether the backbone's own weights lie in
+            the checkpoint.
+        backbone_source (`dict`, *optional*): written by `from_text_model`: where the backbone came from, as a repository with
+            its revision or as local files with their SHA-256. Never a path.
+
+    Raises:
+        StrictDataclassFieldValidationError, StrictDataclassClassValidationError: an impossible value, at construction; the
+            message names field, value and what is allowed.
+
+    Example:
+
+    ```python
+    >>> from limssr import LimssrConfig
+    >>> config = LimssrConfig(modalities={"video": 768, "audio": 768}, score_names=["tes", "pcs"], score_ranges=[130, 60])
+    >>> config.num_scores
+    2
+    ```
+    """
+
+    model_type = "limssr"
+    sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen3")}  # noqa: RUF012
+
+    text_config: dict | PreTrainedConfig | None = None
+    modalities: dict[str, int | str] | list | None = None
+    num_fusion_tokens: int = 4
+    projector_dropout: float | int = 0.15
+    head_dropout: float | int = 0.15
+    regression_weight: float | int = 10.0
+    consistency_weight: float | int = 1.0
+    separation_weight: float | int = 1.0
+    separation_margin: float | int = 1.0
+    imputation: Literal["tokens", "zeros"] = "tokens"
+    use_prompt: bool = True
+    fusion: Literal["tokens", "mean"] = "tokens"
+    aggregation: Literal["dual", "reasoning", "cross_modal"] = "dual"
+    backbone_training: Literal["lora", "full", "frozen"] = "lora"
+    lora_rank: int = 16
+    lora_alpha: float | int = 32
+    lora_dropout: float | int = 0.1
+    lora_target_modules: list[str] | None = None
+    score_names: list[str] | None = None
+    score_minimums: list[float | int] | None = None
+    score_ranges: list[float | int] | None = None
+    added_token_ids: dict[str, int] | None = None
+    checkpoint_form: Literal["full", "adapter"] = "full"
+    backbone_source: dict | None = None
+
+    def __post_init__(self, **kwargs):
+        for name in kwargs:
+            if close := difflib.get_close_matches(name, [field.name for field in fields(self)], n=1, cutoff=0.8):
+                raise TypeError(f"LimssrConfig has no field `{name}`; did you mean `{close[0]}`?")
+        if isinstance(self.modalities, list):
+            self.modalities = dict(self.modalities)
+        defaults = {
+            "modalities": {"video": 1024, "audio": 768, "flow": 1024},
+            "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
+            "score_names": ["score"],
+        }
+        for field, value in defaults.items():
+            if getattr(self, field) is None:
+                setattr(self, field, value)
+        if self.score_minimums is None:
+            self.score_minimums = [0.0] * self.num_scores
+        if self.score_ranges is None:
+            self.score_ranges = [1.0] * self.num_scores
+        super().__post_init__(**kwargs)
+        if self.added_token_ids is None:
+            names = added_tokens(self.modalities, self.num_fusion_tokens)
+            self.added_token_ids = {name: self.backbone_config.vocab_size + i for i, name in enumerate(names)}
+
+    def to_dict(self) -> dict:
+        # `config.json` is written with sorted keys, and the order of the modalities is part of the model: pairs keep it.
+        return {**super().to_dict(), "modalities": [list(pair) for pair in self.modalities.items()]}
+
+    @property
+    def backbone_config(self) -> PreTrainedConfig:
+        """The decoder's own configuration, also where `text_config` is a composite (Gemma 3 and others)."""
+        return self.text_config.get_text_config(decoder=True)
+
+    @property
+    def hidden_size(self) -> int:
+        return self.backbone_config.hidden_size
+
+    @property
+    def num_scores(self) -> int:
+        return len(self.score_names)
+
+    @property
+    def uses_fusion_tokens(self) -> bool:
+        """Whether sequences end in fusion tokens: not when the reasoning path reads the mean of the spans instead."""
+        return self.fusion == "tokens"
+
+    def token_ids(self, token, names=None) -> list[int]:
+        """Ids of one kind of token, for example `token_ids(start_token)`, in the order of the modalities."""
+        return [self.added_token_ids[token(name)] for name in (names or self.modalities)]
+
+    @property
+    def fusion_token_ids(self) -> list[int]:
+        return self.token_ids(fusion_token, range(1, self.num_fusion_tokens + 1))
+
+    @property
+    def trainable_token_ids(self) -> list[int]:
+        """Ids in the order of the rows of the trainable token table."""
+        return [self.added_token_ids[name] for name in trainable_tokens(self.modalities, self.num_fusion_tokens)]
+
+    def validate_modalities(self):
+        """Part of `@strict`: names are identifiers no other token can be confused with, sizes are positive."""
+        if not self.modalities:
+            raise ValueError("`modalities` is empty; give at least one, for example {'video': 1024}.")
+        for name, size in self.modalities.items():
+            if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
+                raise ValueError(f"`modalities` has the name {name!r}; allowed are lower-case identifiers, like 'video'.")
+            if isinstance(size, str) or isinstance(size, bool) or size < 1:
+                raise ValueError(f"`modalities[{name!r}]` is {size!r}; allowed are feature sizes of 1 and more.")
+        names = added_tokens(self.modalities, max(self.num_fusion_tokens, 1))
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"`modalities` {list(self.modalities)} make the token {repeated[0]} twice; rename one of them.")
+
+    def validate_numbers(self):
+        """Part of `@strict`: sizes at least 1, rates in [0, 1), weights finite and not negative."""
+        for field in ("num_fusion_tokens", "lora_rank"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"`{field}` is {getattr(self, field)}; allowed are whole numbers of 1 and more.")
+        for field in ("projector_dropout", "head_dropout", "lora_dropout"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(f"`{field}` is {getattr(self, field)}; allowed are rates from 0 to below 1.")
+        for field in ("regression_weight", "consistency_weight", "separation_weight", "separation_margin"):
+            if not 0 <= getattr(self, field) < math.inf:
+                raise ValueError(f"`{field}` is {getattr(self, field)}; allowed are finite numbers of 0 and more.")
+        if not 0 < self.lora_alpha < math.inf:
+            raise ValueError(f"`lora_alpha` is {self.lora_alpha}; allowed are finite numbers above 0.")
+        if not self.lora_target_modules:
+            raise ValueError("`lora_target_modules` is empty; name at least one module, for example 'q_proj'.")
+        if self.hidden_size % CROSS_MODAL_ATTENTION_HEADS:
+            raise ValueError(
+                f"`text_config.hidden_size` is {self.hidden_size}; the cross-modal attention needs a multiple of "
+                f"{CROSS_MODAL_ATTENTION_HEADS}."
+            )
+
+    def validate_scores(self):
+        """Part of `@strict`: distinct names, one finite minimum and one positive finite range for each."""
+        if not self.score_names or len(set(self.score_names)) < self.num_scores:
+            raise ValueError(f"`score_names` is {self.score_names}; allowed is a list of one or more distinct names.")
+        for field in ("score_minimums", "score_ranges"):
+            values = getattr(self, field)
+            if len(values) != self.num_scores:
+                raise ValueError(f"`{field}` has {len(values)} values; `score_names` has {self.num_scores}: give one each.")
+            if not all(math.isfinite(value) for value in values):
+                raise ValueError(f"`{field}` is {values}; allowed are finite numbers.")
+        if min(self.score_ranges) <= 0:
+            raise ValueError(f"`score_ranges` is {self.score_ranges}; allowed are numbers above 0 (highest - lowest).")
+
+    def validate_fusion(self):
+        """Part of `@strict`: the ablation switches fit together."""
+        if self.fusion == "mean" and self.aggregation == "cross_modal":
+            raise ValueError("`fusion` is 'mean', which only the reasoning path reads, but `aggregation` is 'cross_modal'.")
+
+    def validate_added_token_ids(self):
+        """Part of `@strict`: exactly the added tokens, each with an id of its own."""
+        expected = added_tokens(self.modalities, self.num_fusion_tokens)
+        if set(self.added_token_ids) != set(expected):
+            differing = sorted(set(self.added_token_ids) ^ set(expected))
+            raise ValueError(f"`added_token_ids` must name exactly {expected}; it differs in {differing}.")
+        ids = list(self.added_token_ids.values())
+        if min(ids) < 0 or len(set(ids)) < len(ids):
+            raise ValueError(f"`added_token_ids` is {self.added_token_ids}; allowed are distinct ids of 0 and more.")
+
+
+__all__ = ["LimssrConfig"]

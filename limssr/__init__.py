@@ -1,0 +1,32 @@
+"""LIMSSR: action quality assessment with missing modalities, as Hugging Face models, processors and trainers."""
+
+from importlib import import_module
+
+from transformers import AutoConfig, AutoModel, AutoProcessor
+
+from limssr.configuration.configuration_limssr import LimssrConfig
+from limssr.modeling_limssr.modeling_limssr import LimssrForScoreRegression
+from limssr.processing.processing_limssr import LimssrProcessor
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "LimssrCollator": "limssr.training.collator",
+    "LimssrModel": "limssr.modeling_limssr.modeling_limssr",
+    "LimssrPreTrainedModel": "limssr.modeling_limssr.modeling_limssr",
+    "LimssrScoreOutput": "limssr.modeling_limssr.modeling_limssr",
+    "LimssrTrainer": "limssr.training.trainer",
+    "LimssrTrainingArguments": "limssr.training.arguments",
+}
+
+__all__ = ["LimssrConfig", "LimssrForScoreRegression", "LimssrProcessor", *_LAZY]
+
+AutoConfig.register(LimssrConfig.model_type, LimssrConfig)
+AutoModel.register(LimssrConfig, LimssrForScoreRegression)
+AutoProcessor.register(LimssrConfig, LimssrProcessor)
+
+
+def __getattr__(name: str):
+    if name not in _LAZY:
+        raise AttributeError(f"module 'limssr' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

@@ -1,0 +1,132 @@
+"""Loads a pretrained language model as the backbone, and remembers which one it was without naming a path."""
+
+import hashlib
+from pathlib import Path
+
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+from transformers.utils import cached_file
+
+CHECKPOINT_SUBFOLDER = "backbone"  # where a checkpoint may carry its own backbone
+
+
+def load_backbone(
+    name_or_folder: str | Path,
+    num_hidden_layers: int | None = None,
+    gguf_file: str | None = None,
+    revision: str | None = None,
+    **kwargs,
+) -> tuple[PreTrainedModel, dict]:
+    """
+    Args:
+        name_or_folder (`str` or `Path`): Hub repository, model folder, or a GGUF file, which is dequantised.
+        num_hidden_layers (`int`, *optional*): keep only the first N layers.
+        gguf_file (`str`, *optional*): name of the GGUF file in the folder or repository.
+        revision (`str`, *optional*): branch, tag or commit of a Hub repository.
+        **kwargs: for `AutoModel.from_pretrained`: `dtype`, `cache_dir`, `token`, ...
+
+    Returns:
+        The language model without its vocabulary head, and its source for [`find_backbone`].
+    """
+    path = Path(name_or_folder).expanduser()
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ValueError(
+                f"text model {path.name!r} is a file but no .gguf; give a model folder, a GGUF file or a Hub name."
+            )
+        path, gguf_file = path.parent, path.name
+    location = str(path) if path.is_dir() else str(name_or_folder)
+    if gguf_file is not None:
+        kwargs["gguf_file"] = gguf_file
+    if revision is not None:
+        kwargs["revision"] = revision
+    backbone = AutoModel.from_pretrained(location, use_safetensors=True, **kwargs)
+    source = describe_source(location, gguf_file, revision, kwargs.get("subfolder", ""))
+    _forget_origin(backbone)
+    if num_hidden_layers is not None:
+        _keep_first_layers(backbone, num_hidden_layers)
+    return backbone, source
+
+
+def describe_source(location: str, gguf_file: str | None, revision: str | None, subfolder: str = "") -> dict:
+    """Repository and commit, or for a folder only file names, with the SHA-256 of the weights in both cases."""
+    source = {}
+    folder = Path(location)
+    if not folder.is_dir():
+        folder = Path(cached_file(location, gguf_file or "config.json", revision=revision, subfolder=subfolder)).parent
+        source = {"repository": location, "revision": folder.name}
+    if gguf_file is not None:
+        source["gguf_file"] = gguf_file
+    weights = [folder / gguf_file] if gguf_file is not None else sorted(folder.glob("*.safetensors"))
+    return {**source, "sha256": {file.name: _sha256(file) for file in weights}}
+
+
+def find_backbone(
+    checkpoint: str | Path, source: dict | None, text_model: str | Path | None, num_hidden_layers: int, **kwargs
+) -> PreTrainedModel:
+    """
+    The backbone that an adapter was trained on.
+
+    Args:
+        checkpoint (`str` or `Path`): the adapter, which may carry its backbone in a subfolder.
+        source (`dict`): as returned by [`load_backbone`].
+        text_model (`str` or `Path`, *optional*): where it lies here. Not needed for a Hub repository or a subfolder.
+        num_hidden_layers (`int`): the layers the adapter was trained with.
+        **kwargs: of the checkpoint's own download (`revision`, `token`, ...).
+
+    Raises:
+        ValueError: the backbone is local and `text_model` is not given, or its weights are others.
+    """
+    source = source or {}
+    if text_model is None and "subfolder" in source:
+        folder = Path(checkpoint) / source["subfolder"]
+        text_model, kwargs = (folder, {}) if folder.is_dir() else (checkpoint, kwargs | {"subfolder": source["subfolder"]})
+    elif text_model is None and "repository" in source:
+        text_model, kwargs = source["repository"], {"revision": source["revision"]}
+    elif text_model is None:
+        raise ValueError(
+            "This checkpoint is an adapter of a language model that is not on the Hub: pass text_model=FOLDER_OR_FILE, "
+            f"the place of {', '.join(source.get('sha256', {})) or 'the language model it was trained on'}."
+        )
+    else:
+        kwargs = {}
+    is_file = Path(text_model).expanduser().is_file()
+    gguf_file = None if is_file else source.get("gguf_file")
+    backbone, found = load_backbone(text_model, num_hidden_layers, gguf_file, **kwargs)
+    for file, digest in source.get("sha256", {}).items():
+        if found["sha256"].get(file) != digest:
+            raise ValueError(
+                f"text_model is not the language model this adapter was trained on: {file} has SHA-256 "
+                f"{found['sha256'].get(file, '(no such file)')}, expected {digest}."
+            )
+    return backbone
+
+
+def lookup_scale(embedding: nn.Module) -> float:
+    """What an embedding multiplies a looked-up row with: 1, but for families like Gemma."""
+    return getattr(embedding, "scalar_embed_scale", 1.0)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _forget_origin(backbone: PreTrainedModel) -> None:
+    """Removes what would tie a saved checkpoint to a GGUF file or a path: its weights are plain tensors by now."""
+    for name in ("quantization_config", "_model_name_or_path"):
+        if hasattr(backbone.config, name):
+            delattr(backbone.config, name)
+    backbone.config.name_or_path = ""
+
+
+def _keep_first_layers(backbone: PreTrainedModel, count: int) -> None:
+    layers = getattr(backbone, "layers", None)
+    if layers is None or not 1 <= count <= len(layers):
+        available = "no list `layers`" if layers is None else f"{len(layers)} layers"
+        raise ValueError(f"num_hidden_layers is {count}, but the language model has {available}.")
+    backbone.layers = layers[:count]
+    config = backbone.config
+    config.num_hidden_layers = count
+    if getattr(config, "layer_types", None) is not None:
+        config.layer_types = config.layer_types[:count]

@@ -1,0 +1,151 @@
+"""Saves and loads the two checkpoint forms: *full* (everything, LoRA merged) and *adapter* (only what was trained)."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
+
+from .backbone import find_backbone
+from .lora import add_lora, is_lora_factor, merge_lora, strip_peft_names
+from .remote_code import AUTO_MAP, write_code_bundle
+
+BACKBONE_PREFIX = "model.language_model."
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+
+class LimssrCheckpointMixin:
+    """`save_pretrained` and `from_pretrained` of [`LimssrForScoreRegression`]."""
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        form: Literal["full", "adapter"] = "full",
+        state_dict: dict[str, torch.Tensor] | None = None,
+        push_to_hub: bool = False,
+        is_main_process: bool = True,
+        **kwargs,
+    ) -> None:
+        """
+        Writes weights (safetensors), configuration and the code bundle.
+
+        Args:
+            save_directory (`str` or `Path`): created where needed.
+            form (`"full"` or `"adapter"`): all weights with LoRA merged, or only what was trained (LoRA factors, added tokens,
+                projectors, heads, statistics), to be put on the same backbone when it is loaded.
+            state_dict (`dict`, *optional*): the weights to save instead of the model's own.
+            push_to_hub (`bool`): also upload the folder; `repo_id`, `private`, `token` and so on are passed on.
+            is_main_process (`bool`): only this process writes configuration and code.
+            **kwargs: of `PreTrainedModel.save_pretrained`, for example `max_shard_size`.
+
+        Raises:
+            ValueError: an adapter is asked for, but the backbone was trained as a whole or its LoRA is merged already.
+        """
+        state_dict = strip_peft_names(self.state_dict() if state_dict is None else state_dict)
+        if form == "adapter":
+            state_dict = self._adapter_state_dict(state_dict)
+        elif form == "full":
+            state_dict = merge_lora(state_dict, self.config.lora_alpha / self.config.lora_rank)
+        else:
+            raise ValueError(f"form is {form!r}; allowed are 'full' and 'adapter'.")
+        saved = {name: getattr(self.config, name, None) for name in ("checkpoint_form", "auto_map")}
+        self.config.checkpoint_form, self.config.auto_map = form, dict(AUTO_MAP)
+        hub_arguments = {
+            name: kwargs.pop(name) for name in ("repo_id", "private", "token", "commit_message") if name in kwargs
+        }
+        try:
+            super().save_pretrained(save_directory, state_dict=state_dict, is_main_process=is_main_process, **kwargs)
+        finally:
+            self.config.checkpoint_form, self.config.auto_map = saved.values()
+        if is_main_process:
+            write_code_bundle(save_directory)
+        if push_to_hub:
+            self.push_to_hub(hub_arguments.pop("repo_id", Path(save_directory).name), form=form, **hub_arguments)
+
+    def _adapter_state_dict(self, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if self.config.backbone_training == "full":
+            raise ValueError("form='adapter' leaves the backbone out, but it was trained as a whole: save form='full'.")
+        if self.config.backbone_training == "lora" and not any(map(is_lora_factor, state_dict)):
+            raise ValueError(
+                "form='adapter' needs the LoRA factors, and this model has none (they are merged, or were never added): save "
+                "form='full', or load the adapter with trainable=True."
+            )
+        return {
+            name: tensor
+            for name, tensor in state_dict.items()
+            if is_lora_factor(name) or not name.startswith(BACKBONE_PREFIX)
+        }
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path | None,
+        *model_args,
+        config=None,
+        text_model: str | Path | None = None,
+        trainable: bool = False,
+        output_loading_info: bool = False,
+        **kwargs,
+    ):
+        """
+        Loads either checkpoint form; safetensors only. Any missing or unexpected weight is an error.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `Path`): checkpoint folder or Hub repository.
+            config (`LimssrConfig`, *optional*): read from the checkpoint by default.
+            text_model (`str` or `Path`, *optional*): where the backbone of an adapter lies; needed unless it is on the Hub.
+            trainable (`bool`): keep LoRA apart, ready for training (needs peft), instead of merging it.
+            output_loading_info (`bool`): also return what was loaded how.
+            **kwargs: of `PreTrainedModel.from_pretrained`: `dtype`, `device_map`, `attn_implementation`, `revision`, ...
+
+        Raises:
+            ValueError: a missing, unexpected or misshapen weight, or another backbone than the adapter's.
+        """
+        hub_arguments = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
+        if config is None:
+            config, kwargs = cls.config_class.from_pretrained(
+                pretrained_model_name_or_path, return_unused_kwargs=True, **hub_arguments, **kwargs
+            )
+        adapter, kwargs["config"] = {}, config
+        location = pretrained_model_name_or_path
+        if location is not None and config.checkpoint_form == "adapter":
+            adapter = load_file(cached_file(location, SAFE_WEIGHTS_NAME, **hub_arguments))
+            backbone = find_backbone(
+                location, config.backbone_source, text_model, config.backbone_config.num_hidden_layers, **hub_arguments
+            )
+            kwargs["state_dict"] = cls._join_backbone(backbone, adapter, config, merge=not trainable)
+            location, hub_arguments = None, {}
+        model, info = super().from_pretrained(
+            location, *model_args, use_safetensors=True, output_loading_info=True, **hub_arguments, **kwargs
+        )
+        _require_all_weights(info, pretrained_model_name_or_path)
+        if trainable and config.backbone_training == "lora":
+            add_lora(model)
+            model.load_lora({name: tensor for name, tensor in adapter.items() if is_lora_factor(name)})
+        return (model, info) if output_loading_info else model
+
+    @staticmethod
+    def _join_backbone(backbone, adapter, config, merge: bool) -> dict[str, torch.Tensor]:
+        state_dict = {BACKBONE_PREFIX + name: tensor for name, tensor in backbone.state_dict().items()}
+        if merge:
+            return merge_lora(state_dict | adapter, config.lora_alpha / config.lora_rank)
+        return state_dict | {name: tensor for name, tensor in adapter.items() if not is_lora_factor(name)}
+
+    def load_lora(self, factors: dict[str, torch.Tensor]) -> None:
+        """Loads LoRA factors `{layer}.lora_A.weight`, `{layer}.lora_B.weight`; none may be missing or left over."""
+        own = {strip_peft_names({name: None}).popitem()[0]: value for name, value in self.named_parameters()}
+        own = {name: value for name, value in own.items() if is_lora_factor(name)}
+        if differing := sorted(set(own) ^ set(factors)):
+            raise ValueError(f"LoRA factors do not fit the model: {differing[:4]} are in only one of the two.")
+        with torch.no_grad():
+            for name, value in own.items():
+                value.copy_(factors[name])
+
+
+def _require_all_weights(info: dict, name_or_path) -> None:
+    problems = {kind: sorted(map(str, info[f"{kind}_keys"])) for kind in ("missing", "unexpected", "mismatched")}
+    if any(problems.values()):
+        found = "; ".join(f"{len(names)} {kind}, first {names[0]}" for kind, names in problems.items() if names)
+        raise ValueError(f"The weights of {name_or_path} do not fit its configuration: {found}.")

@@ -1,0 +1,178 @@
+"""
+Converts a published LIMSSR checkpoint (a pickled state dict) into this package's safetensors form, with its processor.
+
+    python -m limssr.modeling_limssr.convert_limssr_original_to_hf --checkpoint FILE.pkl --text_model FOLDER_OR_NAME \
+        --prompt FILE.json --output_dir DIR
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModel, AutoTokenizer, HfArgumentParser, PreTrainedModel
+
+from ..configuration.configuration_limssr import LimssrConfig
+from ..processing.processing_limssr import LimssrProcessor
+from .backbone import CHECKPOINT_SUBFOLDER, describe_source, lookup_scale
+from .checkpoint import BACKBONE_PREFIX
+from .lora import LORA_FACTORS, add_lora, is_lora_factor, merge_lora, strip_peft_names
+from .modeling_limssr import LimssrForScoreRegression
+
+MODALITY_NAMES = {"v": "video", "a": "audio", "f": "flow"}
+ROWS_KEY = "model.token_embeddings"
+KEY_PATTERNS = (
+    (r"^language_model\.(?:base_model\.model\.)?(?!lm_head\.)\w+\.(.+)$", BACKBONE_PREFIX + r"\1"),
+    (r"^feature_to_llm\.(\w+)\.0\.(.+)$", r"model.projectors.\1.linear_1.\2"),
+    (r"^feature_to_llm\.(\w+)\.1\.(.+)$", r"model.projectors.\1.norm_1.\2"),
+    (r"^feature_to_llm\.(\w+)\.4\.(.+)$", r"model.projectors.\1.linear_2.\2"),
+    (r"^feature_to_llm\.(\w+)\.5\.(.+)$", r"model.projectors.\1.norm_2.\2"),
+    (r"^token_role_weight$", r"reasoning_path.slot_weight"),
+    (r"^LN\.(.+)$", r"reasoning_path.norm.\1"),
+    (r"^cond_gate\.0\.(.+)$", r"reasoning_path.condition_gate.\1"),
+    (r"^cond_head\.(.+)$", r"reasoning_path.condition_head.\1"),
+    (r"^regressor\.(.+)$", r"reasoning_path.score_head.\1"),
+    (r"^modal_norms\.(\w+)\.(.+)$", r"cross_modal_path.norms.\1.\2"),
+    (r"^cross_modal_attn\.(.+)$", r"cross_modal_path.attention.\1"),
+    (r"^modal_gate\.(.+)$", r"cross_modal_path.gate.\1"),
+    (r"^missing_confidence$", r"cross_modal_path.missing_confidence"),
+    (r"^auxiliary_regressor\.(.+)$", r"cross_modal_path.score_head.\1"),
+    (r"^w1$", r"reasoning_weight"),
+)
+
+
+@dataclass
+class ConversionArguments:
+    checkpoint: str = field(metadata={"help": "published checkpoint, a state dict in a .pkl file"})
+    text_model: str = field(metadata={"help": "the language model it was trained from: its configuration and tokenizer"})
+    prompt: str = field(metadata={"help": "JSON file with the wording: template, modality_names, separator, none"})
+    output_dir: str = field(metadata={"help": "folder for the converted checkpoint"})
+    max_clips: int = field(default=95, metadata={"help": "clips every modality is padded or cropped to"})
+    lora_alpha: float = field(default=32, metadata={"help": "scale numerator of LoRA"})
+    score_name: str = field(default="score", metadata={"help": "what the score is called"})
+    score_range: float = field(default=1.0, metadata={"help": "what normalised scores are multiplied by"})
+    keep_lora: bool = field(default=False, metadata={"help": "keep LoRA apart from the backbone, to train on"})
+
+
+def convert(arguments: ConversionArguments) -> None:
+    """
+    Writes the converted model and processor to `output_dir`.
+
+    Raises:
+        ValueError: a key of the checkpoint is unknown, or its tensors do not fit the language model; the message names them.
+    """
+    tensors = rename_keys(torch.load(arguments.checkpoint, map_location="cpu", weights_only=True))
+    text_config = AutoConfig.from_pretrained(arguments.text_model)
+    embedding_key, embedding_scale = describe_embedding(text_config)
+    config = read_config(tensors, text_config, len(tensors[embedding_key]), arguments)
+    # The last 3M + K rows of the published table are the added tokens, the rest is the backbone's own vocabulary.
+    vocabulary, rows = tensors[embedding_key].split([config.backbone_config.vocab_size, len(config.trainable_token_ids)])
+    tensors[embedding_key], tensors[ROWS_KEY] = vocabulary.clone(), rows * embedding_scale
+    base = {name: tensor for name, tensor in tensors.items() if not is_lora_factor(name)}
+    factors = {name: tensor for name, tensor in tensors.items() if is_lora_factor(name)}
+    if arguments.keep_lora and factors:
+        backbone_folder = Path(arguments.output_dir) / CHECKPOINT_SUBFOLDER
+        save_backbone(base, config, backbone_folder)
+        config.backbone_source = describe_source(str(backbone_folder), None, None) | {"subfolder": CHECKPOINT_SUBFOLDER}
+        model = load_strictly(base, config)
+        add_lora(model)
+        model.load_lora(factors)
+        model.save_pretrained(arguments.output_dir, form="adapter")
+    else:
+        model = load_strictly(merge_lora(tensors, config.lora_alpha / config.lora_rank), config)
+        model.save_pretrained(arguments.output_dir)
+    processor = LimssrProcessor.from_config(
+        config,
+        AutoTokenizer.from_pretrained(arguments.text_model),
+        max_clips=arguments.max_clips,
+        pad_to_max_clips=True,
+        prompt=json.loads(Path(arguments.prompt).read_text(encoding="utf-8")),
+    )
+    processor.save_pretrained(arguments.output_dir)
+
+
+def rename_keys(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Published names -> ours. The vocabulary head is dropped: nothing reads it."""
+    renamed, unknown = {}, []
+    for name, tensor in state_dict.items():
+        if ".lm_head." in name:
+            continue
+        for pattern, replacement in KEY_PATTERNS:
+            if match := re.match(pattern, name):
+                renamed[_spell_out(match.expand(replacement))] = tensor
+                break
+        else:
+            unknown.append(name)
+    if unknown:
+        raise ValueError(f"{len(unknown)} keys of the checkpoint are unknown: {', '.join(sorted(unknown))}.")
+    for name, tensor in renamed.items():
+        if name.startswith("model.projectors.") and tensor.dim() == 3:
+            renamed[name] = tensor.squeeze(-1)  # a convolution of width 1: (hidden, feature size, 1)
+    return strip_peft_names(renamed)
+
+
+def _spell_out(name: str) -> str:
+    """`projectors.v.` -> `projectors.video.`, likewise for norms; other modalities keep their published name."""
+    return re.sub(r"\b(projectors|norms)\.([vaf])\.", lambda found: f"{found[1]}.{MODALITY_NAMES[found[2]]}.", name)
+
+
+def describe_embedding(text_config) -> tuple[str, float]:
+    """
+    Name of the embedding table in our state dict, and what the backbone multiplies a looked-up row with (Gemma does).
+
+    Our trainable rows are used as they stand, so they are stored multiplied.
+    """
+    with torch.device("meta"):
+        backbone = AutoModel.from_config(text_config)
+    embedding = backbone.get_input_embeddings()
+    name = next(name for name, module in backbone.named_modules() if module is embedding)
+    return f"{BACKBONE_PREFIX}{name}.weight", lookup_scale(embedding)
+
+
+def read_config(tensors, text_config, table_rows: int, arguments: ConversionArguments) -> LimssrConfig:
+    """All sizes are read off the tensors."""
+    projectors = {re.match(r"model\.projectors\.(\w+)\.linear_1\.weight", name): name for name in tensors}
+    modalities = {match[1]: tensors[name].shape[1] for match, name in projectors.items() if match}
+    num_fusion_tokens = len(tensors["reasoning_path.slot_weight"])
+    text_config.get_text_config(decoder=True).vocab_size = table_rows - 3 * len(modalities) - num_fusion_tokens
+    factors = [name for name in tensors if name.endswith(LORA_FACTORS[0])]
+    lora = {
+        "backbone_training": "lora",
+        "lora_rank": len(tensors[factors[0]]),
+        "lora_alpha": arguments.lora_alpha,
+        "lora_target_modules": sorted({name.split(".")[-3] for name in factors}),
+    }
+    return LimssrConfig(
+        text_config=text_config,
+        modalities=modalities,
+        num_fusion_tokens=num_fusion_tokens,
+        score_names=[arguments.score_name],
+        score_ranges=[arguments.score_range],
+        **(lora if factors else {"backbone_training": "full"}),
+    )
+
+
+def load_strictly(state_dict: dict[str, torch.Tensor], config: LimssrConfig) -> LimssrForScoreRegression:
+    return LimssrForScoreRegression.from_pretrained(None, config=config, state_dict=state_dict)
+
+
+def save_backbone(tensors: dict[str, torch.Tensor], config: LimssrConfig, folder: Path) -> None:
+    """The language model as published training left it, as a model folder of its own."""
+    weights = {
+        name.removeprefix(BACKBONE_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(BACKBONE_PREFIX)
+    }
+    with torch.device("meta"):
+        backbone_class = type(AutoModel.from_config(config.text_config))
+    backbone: PreTrainedModel = backbone_class.from_pretrained(None, config=config.text_config, state_dict=weights)
+    backbone.save_pretrained(folder)
+
+
+def main() -> None:
+    (arguments,) = HfArgumentParser(ConversionArguments).parse_args_into_dataclasses()
+    convert(arguments)
+    print(f"Converted checkpoint: {arguments.output_dir}")
+
+
+if __name__ == "__main__":
+    main()

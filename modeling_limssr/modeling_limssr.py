@@ -1,0 +1,413 @@
+"""LIMSSR: scores a performance from the modalities that are present (arXiv 2605.00434)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from ..configuration.configuration_limssr import LimssrConfig
+from .backbone import load_backbone, lookup_scale
+from .checkpoint import BACKBONE_PREFIX, LimssrCheckpointMixin
+from .losses import consistency_loss, regression_loss, token_separation_loss
+from .lora import add_lora
+from .projector import LimssrProjector
+from .scoring_paths import LimssrCrossModalPath, LimssrReasoningPath
+from .sequence_layout import SequenceLayout
+
+
+@dataclass
+class LimssrModelOutput(ModelOutput):
+    """
+    Args:
+        last_hidden_state (`(batch, length, hidden)`): of the language model, after its final norm.
+        fusion_hidden_state (`(batch, fusion tokens, hidden)`, *optional*): h_k, float32; not with `fusion="mean"`.
+        modality_hidden_state (`(batch, modalities, hidden)`): h_m, the mean over each modality's span, float32.
+        modality_mask (`(batch, modalities)` bool): m, whether the sample has the modality.
+        hidden_states (`tuple` of `(batch, length, hidden)`, *optional*): with `output_hidden_states=True`.
+        attentions (`tuple` of `(batch, heads, length, length)`, *optional*): with `output_attentions=True`.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    fusion_hidden_state: torch.FloatTensor | None = None
+    modality_hidden_state: torch.FloatTensor | None = None
+    modality_mask: torch.BoolTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class LimssrScoreOutput(ModelOutput):
+    """
+    Args:
+        loss (`()`, *optional*): weighted sum of the three terms; returned when `labels` are given.
+        judged_scores (`(batch, scores)`): predicted scores in the judges' units.
+        score (`(batch, scores)`): the same, normalised: score * range + minimum = judged score.
+        score_main, score_aux (`(batch, scores)`, *optional*): normalised scores of the reasoning and the cross-modal path;
+            `None` for a path that `aggregation` leaves out.
+        path_disagreement (`(batch, scores)`, *optional*): |score_main - score_aux|, with both paths.
+        regression_loss, consistency_loss, separation_loss (`()`, *optional*): the unweighted terms of the loss.
+        fusion_hidden_state (`(batch, fusion tokens, hidden)`, *optional*): h_k.
+        modality_hidden_state (`(batch, modalities, hidden)`): h_m.
+        hidden_states (`tuple` of `(batch, length, hidden)`, *optional*): with `output_hidden_states=True`.
+        attentions (`tuple` of `(batch, heads, length, length)`, *optional*): with `output_attentions=True`.
+    """
+
+    loss: torch.FloatTensor | None = None
+    judged_scores: torch.FloatTensor | None = None
+    score: torch.FloatTensor | None = None
+    score_main: torch.FloatTensor | None = None
+    score_aux: torch.FloatTensor | None = None
+    path_disagreement: torch.FloatTensor | None = None
+    regression_loss: torch.FloatTensor | None = None
+    consistency_loss: torch.FloatTensor | None = None
+    separation_loss: torch.FloatTensor | None = None
+    fusion_hidden_state: torch.FloatTensor | None = None
+    modality_hidden_state: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+class LimssrPreTrainedModel(PreTrainedModel):
+    config_class = LimssrConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    # Scores in half precision would come in steps of 0.4 % of their range, so everything but the backbone stays in float32.
+    _keep_in_fp32_modules_strict = (
+        "projectors",
+        "token_embeddings",
+        "reasoning_path",
+        "cross_modal_path",
+        "reasoning_weight",
+    )
+
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, LimssrModel):
+            init.normal_(module.token_embeddings, std=self.config.backbone_config.initializer_range)
+        elif isinstance(module, LimssrReasoningPath) and hasattr(module, "slot_weight"):
+            init.zeros_(module.slot_weight)
+        elif isinstance(module, LimssrCrossModalPath):
+            init.constant_(module.missing_confidence, 0.6)
+        elif isinstance(module, LimssrForScoreRegression) and hasattr(module, "reasoning_weight"):
+            init.constant_(module.reasoning_weight, 0.7)
+
+
+class LimssrModel(LimssrPreTrainedModel):
+    """
+    The language model over prompt, projected clips, placeholders and fusion tokens, without the scoring heads.
+
+    The backbone (`language_model`) has no vocabulary head and its own embedding table is frozen; the added tokens have a small
+    trainable table of their own, `token_embeddings` `(3M + K, hidden)`.
+    """
+
+    def __init__(self, config: LimssrConfig):
+        super().__init__(config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.token_embeddings = nn.Parameter(torch.empty(len(config.trainable_token_ids), config.hidden_size))
+        self.projectors = nn.ModuleDict(
+            {
+                name: LimssrProjector(feature_size, config.hidden_size, config.projector_dropout)
+                for name, feature_size in config.modalities.items()
+            }
+        )
+        self.post_init()
+        self.freeze_backbone()
+
+    def freeze_backbone(self) -> None:
+        """Freezes the vocabulary of the backbone, and all of it where the configuration says `frozen`."""
+        self.get_input_embeddings().requires_grad_(False)
+        if self.config.backbone_training == "frozen":
+            self.language_model.requires_grad_(False)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    @torch.no_grad()
+    def draw_token_embeddings(self) -> None:
+        """Draws the trainable embeddings of the added tokens like the words of the (pretrained) vocabulary."""
+        words = self.get_input_embeddings().weight.float() * lookup_scale(self.get_input_embeddings())
+        noise = torch.randn(self.token_embeddings.shape, device=words.device)
+        self.token_embeddings.copy_(words.mean(0) + words.std(0) * noise)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        **kwargs,
+    ) -> LimssrModelOutput:
+        """
+        Args:
+            input_ids (`(batch, length)` int64): sequences as written by `LimssrProcessor`; they say what each position is.
+            attention_mask (`(batch, length)`, *optional*): 1 for real positions, 0 for padding on the right.
+            inputs_embeds (`(batch, length, hidden)`, *optional*): replaces the backbone's embeddings of the prompt tokens.
+                Clips and added tokens are still written over it, at the positions `input_ids` gives.
+            {modality}_features (`(batch, clips, feature size)` float): the clips of a modality.
+            {modality}_clip_mask (`(batch, clips)` bool): which of them are real; hidden or padded ones are never read.
+            **kwargs: passed on to the backbone (`output_hidden_states`, `output_attentions`, ...).
+
+        Raises:
+            ValueError: sequences and features do not fit together; the message names sample, modality and both numbers.
+        """
+        if input_ids is None:
+            raise ValueError("input_ids is needed beside inputs_embeds too: it says where clips and added tokens stand.")
+        layout = SequenceLayout.from_input_ids(input_ids, self.config)
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_vocabulary(input_ids)  # (batch, length, hidden)
+        inputs_embeds = self.write_added_tokens(inputs_embeds, input_ids)
+        for index, name in enumerate(self.config.modalities):
+            features, clip_mask = kwargs.pop(f"{name}_features", None), kwargs.pop(f"{name}_clip_mask", None)
+            clips = self.select_clips(name, layout.clips[:, index].sum(-1), features, clip_mask)  # (clips, feature size)
+            projected = self.projectors[name](clips).to(inputs_embeds)  # (clips, hidden)
+            inputs_embeds = inputs_embeds.masked_scatter(layout.clips[:, index, :, None], projected)
+        if self.config.imputation == "zeros":
+            inputs_embeds = inputs_embeds.masked_fill(layout.missing.any(1)[..., None], 0)
+        _refuse_unknown_modalities(kwargs, self.config.modalities)
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False, return_dict=True, **kwargs
+        )
+        hidden = outputs.last_hidden_state  # (batch, length, hidden)
+        return LimssrModelOutput(
+            last_hidden_state=hidden,
+            fusion_hidden_state=_gather_positions(hidden, layout.fusion_positions),
+            modality_hidden_state=_average_spans(hidden, layout.spans),
+            modality_mask=layout.modality_mask,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def embed_vocabulary(self, input_ids: torch.LongTensor) -> torch.FloatTensor:
+        """The backbone's own embeddings; added tokens get those of id 0, to be overwritten."""
+        added_ids = torch.tensor(list(self.config.added_token_ids.values()), device=input_ids.device)
+        return self.get_input_embeddings()(input_ids.masked_fill(torch.isin(input_ids, added_ids), 0))
+
+    def write_added_tokens(self, inputs_embeds: torch.FloatTensor, input_ids: torch.LongTensor) -> torch.FloatTensor:
+        """Writes the trainable embeddings of boundary, missing and fusion tokens over their positions."""
+        row_ids = torch.tensor(self.config.trainable_token_ids, device=input_ids.device)
+        is_row = input_ids[..., None] == row_ids  # (batch, length, rows)
+        positions = is_row.any(-1)
+        rows = is_row[positions].int().argmax(-1)  # (positions,)
+        embeddings = self.token_embeddings[rows.to(self.token_embeddings.device)].to(inputs_embeds)
+        return inputs_embeds.masked_scatter(positions[..., None], embeddings)
+
+    def select_clips(self, name, placeholders, features, clip_mask) -> torch.FloatTensor:
+        """
+        The real clips of a modality as one list `(clips, feature size)`, checked against the placeholders `(batch,)`.
+
+        A modality that nobody in the batch has gives an empty list, which still runs through its projector: all parameters
+        then take part in every step, as training on several processes demands.
+        """
+        weight = self.projectors[name].linear_1.weight
+        if features is None:
+            features = weight.new_empty(len(placeholders), 0, weight.shape[1])
+        if features.dim() != 3 or features.shape[-1] != weight.shape[1] or len(features) != len(placeholders):
+            raise ValueError(
+                f"{name}_features has shape {tuple(features.shape)}, expected ({len(placeholders)}, clips, {weight.shape[1]})."
+            )
+        if clip_mask is None:
+            clip_mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+        given = clip_mask.sum(-1)  # (batch,)
+        if (differing := given != placeholders.to(given.device)).any():
+            sample = int(differing.nonzero()[0])
+            raise ValueError(
+                f"sample {sample}, modality {name!r}: input_ids have {placeholders[sample].item()} clip placeholders, but "
+                f"{given[sample].item()} clips of features are given. Both must come from the same processor call."
+            )
+        return features[clip_mask.bool()].to(weight)  # (clips, feature size)
+
+
+class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
+    """
+    LIMSSR with its two scoring paths: s = w * s_main + (1 - w) * s_aux, in the judges' units s * range + minimum.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from limssr import LimssrForScoreRegression, LimssrProcessor
+    >>> model = LimssrForScoreRegression.from_pretrained("user/limssr-finediving")
+    >>> processor = LimssrProcessor.from_pretrained("user/limssr-finediving")
+    >>> inputs = processor(features={"video": [torch.randn(40, 1024)], "audio": [None]})
+    >>> model(**inputs).judged_scores  # (1, scores)
+    ```
+    """
+
+    # The loss is a mean over samples, so `Trainer` itself must divide it by the gradient accumulation steps.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: LimssrConfig):
+        super().__init__(config)
+        self.model = LimssrModel(config)
+        if config.aggregation != "cross_modal":
+            self.reasoning_path = LimssrReasoningPath(config)
+        if config.aggregation != "reasoning":
+            self.cross_modal_path = LimssrCrossModalPath(config)
+        if config.aggregation == "dual":
+            self.reasoning_weight = nn.Parameter(torch.full((1,), 0.7))
+        self.post_init()
+
+    @classmethod
+    def from_text_model(
+        cls,
+        name_or_folder: str | Path,
+        num_hidden_layers: int | None = None,
+        gguf_file: str | None = None,
+        revision: str | None = None,
+        dtype: torch.dtype | str = "auto",
+        **config_fields,
+    ) -> "LimssrForScoreRegression":
+        """
+        A new model around a pretrained language model. With `backbone_training="lora"` the backbone gets LoRA (needs peft).
+
+        Args:
+            name_or_folder (`str` or `Path`): Hub repository, model folder, or a GGUF file, which is dequantised.
+            num_hidden_layers (`int`, *optional*): keep only the first N layers of the language model.
+            gguf_file (`str`, *optional*): name of the GGUF file in the folder or repository.
+            revision (`str`, *optional*): branch, tag or commit of a Hub repository.
+            dtype (`torch.dtype`, *optional*): of the language model; the checkpoint's own by default.
+            **config_fields: fields of [`LimssrConfig`]: `modalities`, `score_names`, `backbone_training`, ...
+
+        Raises:
+            ValueError: more layers asked for than there are, or no such layers to cut.
+        """
+        backbone, source = load_backbone(name_or_folder, num_hidden_layers, gguf_file, revision, dtype=dtype)
+        config = cls.config_class(text_config=backbone.config, backbone_source=source, **config_fields)
+        backbone_weights = {BACKBONE_PREFIX + name: weight for name, weight in backbone.state_dict().items()}
+        # Past the strict `from_pretrained` of this class: projectors, heads and added tokens start at random.
+        model = PreTrainedModel.from_pretrained.__func__(
+            cls, None, config=config, state_dict=backbone_weights, dtype=backbone.dtype
+        )
+        model.model.draw_token_embeddings()
+        if config.backbone_training == "lora":
+            add_lora(model)
+        return model
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.set_input_embeddings(value)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.FloatTensor | None = None,
+        **kwargs,
+    ) -> LimssrScoreOutput:
+        """
+        Args:
+            input_ids, attention_mask, **kwargs: see [`LimssrModel.forward`].
+            labels (`(batch, scores)` float, *optional*): judged scores, in the judges' units; NaN = not given.
+
+        Raises:
+            ValueError: sequences, features or labels do not fit; a label outside the score range.
+        """
+        outputs = self.model(input_ids, attention_mask, return_dict=True, **kwargs)
+        with torch.autocast(input_ids.device.type, enabled=False):
+            score, score_main, score_aux = self.score(outputs)
+            losses = {} if labels is None else self.losses(labels, score, score_main, score_aux, outputs.fusion_hidden_state)
+        minimum, span = (torch.tensor(values, device=score.device) for values in self._score_bounds())
+        return LimssrScoreOutput(
+            **losses,
+            judged_scores=score * span + minimum,
+            score=score,
+            score_main=score_main,
+            score_aux=score_aux,
+            path_disagreement=(score_main - score_aux).abs() if self.config.aggregation == "dual" else None,
+            fusion_hidden_state=outputs.fusion_hidden_state,
+            modality_hidden_state=outputs.modality_hidden_state,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def score(self, outputs: LimssrModelOutput) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """The blended score and those of the two paths, each `(batch, scores)`, `None` where a path is left out."""
+        modality_states, mask = outputs.modality_hidden_state, outputs.modality_mask.float()
+        score_main = score_aux = None
+        if self.config.aggregation != "cross_modal":
+            states = outputs.fusion_hidden_state if self.config.uses_fusion_tokens else modality_states
+            score_main = self.reasoning_path(states, mask)
+        if self.config.aggregation != "reasoning":
+            score_aux = self.cross_modal_path(modality_states, mask)
+        if score_main is None or score_aux is None:
+            return (score_aux if score_main is None else score_main), score_main, score_aux
+        return self.reasoning_weight * score_main + (1 - self.reasoning_weight) * score_aux, score_main, score_aux
+
+    def losses(self, labels, score, score_main, score_aux, fusion_states) -> dict[str, torch.Tensor]:
+        """loss = regression weight * MSE(s, y) + consistency weight * MSE(s_main, s_aux) + separation weight * separation."""
+        config = self.config
+        regression = regression_loss(score, self.normalise_labels(labels.to(score)))
+        consistency = score.new_zeros(()) if config.aggregation != "dual" else consistency_loss(score_main, score_aux)
+        separation = score.new_zeros(())
+        if fusion_states is not None:
+            separation = token_separation_loss(fusion_states, config.separation_margin)
+        return {
+            "loss": config.regression_weight * regression
+            + config.consistency_weight * consistency
+            + config.separation_weight * separation,
+            "regression_loss": regression,
+            "consistency_loss": consistency,
+            "separation_loss": separation,
+        }
+
+    def normalise_labels(self, labels: torch.FloatTensor) -> torch.FloatTensor:
+        """Judges' units -> 0..1, `(batch, scores)`."""
+        minimum, span = (torch.tensor(values, device=labels.device) for values in self._score_bounds())
+        if labels.shape[1:] != minimum.shape:
+            raise ValueError(
+                f"labels have shape {tuple(labels.shape)}, expected (batch, {self.config.num_scores}): one column for each of "
+                f"{self.config.score_names}."
+            )
+        normalised = (labels - minimum) / span
+        outside = (normalised < -1e-6) | (normalised > 1 + 1e-6)
+        if outside.any():
+            sample, column = outside.nonzero()[0].tolist()
+            lowest, width = self.config.score_minimums[column], self.config.score_ranges[column]
+            raise ValueError(
+                f"label of sample {sample}, score {self.config.score_names[column]!r}, is {labels[sample, column].item():g}; the "
+                f"configuration allows {lowest:g} to {lowest + width:g}: set `score_minimums` and `score_ranges` for your data."
+            )
+        return normalised
+
+    def _score_bounds(self) -> tuple[list[float], list[float]]:
+        return [float(value) for value in self.config.score_minimums], [float(value) for value in self.config.score_ranges]
+
+
+def _gather_positions(hidden: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor | None:
+    """`(batch, length, hidden)` at `(batch, tokens)` -> `(batch, tokens, hidden)`, in float32."""
+    if positions is None:
+        return None
+    return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]).to(hidden.device)).float()
+
+
+def _average_spans(hidden: torch.Tensor, spans: torch.Tensor) -> torch.Tensor:
+    """Mean of `(batch, length, hidden)` over each of the spans `(batch, modalities, length)`, in float32."""
+    weights = spans.to(hidden.device).float()
+    with torch.autocast(hidden.device.type, enabled=False):
+        return (weights / weights.sum(-1, keepdim=True)) @ hidden.float()  # (batch, modalities, hidden)
+
+
+def _refuse_unknown_modalities(kwargs: dict, modalities) -> None:
+    """Features of a modality the model does not have must not be passed over in silence."""
+    for name in kwargs:
+        if name.endswith(("_features", "_clip_mask")):
+            raise ValueError(f"{name} is given, but the modalities of this model are {list(modalities)}.")
+
+
+__all__ = ["LimssrForScoreRegression", "LimssrModel", "LimssrPreTrainedModel", "LimssrScoreOutput"]

@@ -1,0 +1,68 @@
+"""Reads off token ids which position of a sequence is what: the one description of a sample that the model needs."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ..configuration.configuration_limssr import clip_token, end_token, missing_token, start_token
+
+
+@dataclass
+class SequenceLayout:
+    """
+    Where everything stands in a batch of sequences.
+
+    Args:
+        spans (`(batch, modalities, length)` bool): positions between the boundary tokens of each modality.
+        clips (`(batch, modalities, length)` bool): positions that hold a projected clip.
+        missing (`(batch, modalities, length)` bool): positions that hold the placeholder of a missing clip.
+        fusion_positions (`(batch, fusion tokens)` int64 or `None`): index of each fusion token.
+    """
+
+    spans: torch.Tensor
+    clips: torch.Tensor
+    missing: torch.Tensor
+    fusion_positions: torch.Tensor | None
+
+    @property
+    def modality_mask(self) -> torch.Tensor:
+        """m `(batch, modalities)` bool: whether the sample has the modality."""
+        return ~self.missing.any(-1)
+
+    @classmethod
+    def from_input_ids(cls, input_ids: torch.Tensor, config) -> "SequenceLayout":
+        """
+        Args:
+            input_ids (`(batch, length)` int64): as written by `LimssrProcessor`.
+            config (`LimssrConfig`): names the added tokens.
+
+        Raises:
+            ValueError: a sample without exactly one non-empty block of every modality, or without every fusion token.
+        """
+
+        def find(token) -> torch.Tensor:
+            ids = torch.tensor(config.token_ids(token), device=input_ids.device)
+            return input_ids[:, None, :] == ids[None, :, None]  # (batch, modalities, length)
+
+        starts, ends = find(start_token), find(end_token)
+        spans = (starts.int().cumsum(-1) - ends.int().cumsum(-1)).bool() & ~starts
+        fusion_positions = None
+        if config.uses_fusion_tokens:
+            fusion_ids = torch.tensor(config.fusion_token_ids, device=input_ids.device)
+            fusion = input_ids[:, None, :] == fusion_ids[None, :, None]  # (batch, fusion tokens, length)
+            _check_once(fusion, [f"<|fusion_{slot + 1}|>" for slot in range(config.num_fusion_tokens)])
+            fusion_positions = fusion.int().argmax(-1)  # (batch, fusion tokens)
+        _check_once(starts, [start_token(name) for name in config.modalities])
+        _check_once(ends & spans.roll(1, dims=-1), [end_token(name) for name in config.modalities])
+        return cls(spans, find(clip_token), find(missing_token), fusion_positions)
+
+
+def _check_once(found: torch.Tensor, tokens: list[str]) -> None:
+    """Every sample must have each token once (an end counts where it closes a block that is not empty)."""
+    counts = found.sum(-1)  # (batch, tokens)
+    if (counts != 1).any():
+        sample, token = (counts != 1).nonzero()[0].tolist()
+        raise ValueError(
+            f"input_ids of sample {sample}: {tokens[token]} found {counts[sample, token].item()} times in its place, expected "
+            "once. Write the sequences with the LimssrProcessor saved beside this model."
+        )

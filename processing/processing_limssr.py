@@ -1,0 +1,279 @@
+"""Turns feature clips into the token sequences LIMSSR reads: prompt, clips, placeholders for what is missing, fusion tokens."""
+
+import copy
+import math
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from transformers import AddedToken, BatchFeature, ProcessorMixin
+
+from ..configuration.configuration_limssr import (
+    added_tokens,
+    clip_token,
+    end_token,
+    fusion_token,
+    missing_token,
+    start_token,
+)
+from ..modeling_limssr.remote_code import AUTO_MAP, write_code_bundle
+from .clips import as_clips, crop_clips, crop_position, pad_clips
+from .prompt import Prompt
+
+
+class LimssrProcessor(ProcessorMixin):
+    """
+    Writes each sample as one sequence: prompt, a block for each available modality, a block of placeholders for each missing
+    one, fusion tokens. Make one that fits a model with [`LimssrProcessor.from_config`].
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): of the backbone, with the added tokens.
+        modalities (`dict[str, int]` or list of pairs): ordered name -> feature size.
+        num_fusion_tokens (`int`): fusion tokens at the end of a sequence; 0 for a model with `fusion="mean"`.
+        max_clips (`int`, defaults to 95): longer modalities are cropped to this many clips.
+        pad_to_max_clips (`bool`, defaults to `False`): pad shorter ones with zero clips that count as real, as published.
+        missing_length (`"match"` or `int`, defaults to `"match"`): placeholders of a missing modality, as many as the sample's
+            longest modality has clips, or a fixed number, which costs less.
+        use_prompt (`bool`, defaults to `True`): whether there is a prompt.
+        prompt (`dict`, *optional*): wording, the fields of [`Prompt`].
+
+    Raises:
+        ValueError: an impossible setting, or a tokenizer without the added tokens.
+    """
+
+    def __init__(
+        self,
+        tokenizer,
+        modalities,
+        num_fusion_tokens: int = 4,
+        max_clips: int = 95,
+        pad_to_max_clips: bool = False,
+        missing_length: Literal["match"] | int = "match",
+        use_prompt: bool = True,
+        prompt: dict | None = None,
+    ):
+        super().__init__(tokenizer)
+        if isinstance(max_clips, bool) or not isinstance(max_clips, int) or max_clips < 1:
+            raise ValueError(f"max_clips is {max_clips!r}; allowed are whole numbers of 1 and more.")
+        if missing_length != "match" and (
+            isinstance(missing_length, bool) or not isinstance(missing_length, int) or missing_length < 1
+        ):
+            raise ValueError(f"missing_length is {missing_length!r}; allowed are 'match' and whole numbers of 1 and more.")
+        self.modalities = [list(pair) for pair in dict(modalities).items()]  # pairs keep their order in sorted JSON
+        self.num_fusion_tokens = num_fusion_tokens
+        self.max_clips = max_clips
+        self.pad_to_max_clips = pad_to_max_clips
+        self.missing_length = missing_length
+        self.use_prompt = use_prompt
+        self.prompt = asdict(Prompt(**(prompt or {})))
+        self._prompt_ids = {}
+        vocabulary = tokenizer.get_vocab()
+        self._ids = {name: vocabulary.get(name) for name in added_tokens(dict(modalities), num_fusion_tokens)}
+        if missing := [name for name, token_id in self._ids.items() if token_id is None]:
+            raise ValueError(f"the tokenizer lacks {missing[:3]}; make the processor with LimssrProcessor.from_config.")
+
+    @classmethod
+    def from_config(cls, config, tokenizer, **settings) -> "LimssrProcessor":
+        """
+        The processor that fits a model, with the added tokens in (a copy of) the backbone's tokenizer.
+
+        Args:
+            config (`LimssrConfig`): of the model.
+            tokenizer (`PreTrainedTokenizerBase`): of its backbone.
+            **settings: `max_clips`, `pad_to_max_clips`, `missing_length`, `prompt`.
+
+        Raises:
+            ValueError: the tokenizer has other tokens where the configuration puts the added ones.
+        """
+        return cls(
+            add_tokens_with_ids(tokenizer, config.added_token_ids),
+            config.modalities,
+            num_fusion_tokens=config.num_fusion_tokens if config.uses_fusion_tokens else 0,
+            use_prompt=config.use_prompt,
+            **settings,
+        )
+
+    @property
+    def feature_sizes(self) -> dict[str, int]:
+        """Ordered modality name -> feature size."""
+        return dict(self.modalities)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["input_ids", "attention_mask"] + [
+            f"{name}_{part}" for name in self.feature_sizes for part in ("features", "clip_mask")
+        ]
+
+    def __call__(
+        self,
+        features: dict[str, list],
+        labels=None,
+        crop: Literal["center", "random"] = "center",
+        generator: torch.Generator | None = None,
+        sample_ids: list[str] | None = None,
+        return_tensors: Literal["pt"] = "pt",
+    ) -> BatchFeature:
+        """
+        Args:
+            features (`dict[str, list]`): modality -> one entry a sample, an array `[clips, feature size]` (numpy, torch or nested
+                lists) or `None` where the sample lacks it. A modality that nobody has may be left out.
+            labels (*optional*): judged scores in the judges' units, `[batch]` or `[batch, scores]`; `None` or NaN = not given.
+            crop (`"center"` or `"random"`): which clips to keep of a longer modality.
+            generator (`torch.Generator`, *optional*): for the random crop.
+            sample_ids (`list[str]`, *optional*): how error messages call the samples; their index by default.
+
+        Returns:
+            `input_ids`, `attention_mask` `(batch, length)` int64, padded on the right; `{modality}_features`
+            `(batch, clips, feature size)` float32 and `{modality}_clip_mask` `(batch, clips)` bool; with labels `labels`
+            `(batch, scores)` float32.
+
+        Raises:
+            TypeError, ValueError: bad input; the message names sample, modality, what was found and what is expected.
+        """
+        if return_tensors != "pt":
+            raise ValueError(f"return_tensors is {return_tensors!r}; LimssrProcessor makes PyTorch tensors: pass 'pt'.")
+        samples = self._split_samples(features, sample_ids)
+        prepared = [self._prepare_clips(sample, name, crop_position(crop, generator)) for name, sample in samples.items()]
+        batch = self._pad_sequences([self._write_sequence(clips) for clips in prepared])
+        for name, feature_size in self.feature_sizes.items():
+            batch |= _stack_clips(name, feature_size, [clips.get(name) for clips in prepared])
+        if labels is not None:
+            batch["labels"] = _stack_labels(labels, list(samples))
+        return BatchFeature(batch)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs):
+        """Writes processor, tokenizer and the code bundle."""
+        self.auto_map = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
+        files = super().save_pretrained(save_directory, **kwargs)
+        write_code_bundle(save_directory)
+        return files
+
+    def _split_samples(self, features: dict[str, list], sample_ids: list[str] | None) -> dict[str, dict]:
+        """Modality -> list of samples, turned into sample name -> modality -> array, without the missing ones."""
+        if not isinstance(features, dict) or not features:
+            raise TypeError(
+                f"features is {type(features).__name__}, expected a dict modality -> list with one entry a sample."
+            )
+        if unknown := [name for name in features if name not in self.feature_sizes]:
+            raise ValueError(f"unknown modality {unknown[0]!r}; this processor has {list(self.feature_sizes)}.")
+        for name, entries in features.items():
+            if not isinstance(entries, list | tuple) and getattr(entries, "ndim", 0) != 3:
+                raise TypeError(f"features[{name!r}] is {type(entries).__name__}, expected a list with one entry a sample.")
+        lengths = {name: len(entries) for name, entries in features.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(
+                f"features have different numbers of samples: {lengths}. Pass None where a modality is missing."
+            )
+        count = next(iter(lengths.values()))
+        if count == 0:
+            raise ValueError("features hold no samples.")
+        names = (
+            [f"sample {index}" for index in range(count)]
+            if sample_ids is None
+            else [f"sample {name!r}" for name in sample_ids]
+        )
+        if len(names) != count:
+            raise ValueError(f"{len(names)} sample_ids for {count} samples.")
+        return {
+            name: {
+                modality: features[modality][index]
+                for modality in self.feature_sizes
+                if modality in features and features[modality][index] is not None
+            }
+            for index, name in enumerate(names)
+        }
+
+    def _prepare_clips(self, sample: dict, sample_name: str, position: float) -> dict[str, torch.Tensor]:
+        """Modality -> checked, cropped and padded clips `(clips, feature size)`."""
+        if not sample:
+            raise ValueError(f"{sample_name} has no modality at all; give at least one of {list(self.feature_sizes)}.")
+        prepared = {}
+        for modality, array in sample.items():
+            clips = as_clips(array, self.feature_sizes[modality], f"{sample_name}, modality {modality!r}")
+            clips = crop_clips(clips, self.max_clips, position)
+            prepared[modality] = pad_clips(clips, self.max_clips) if self.pad_to_max_clips else clips
+        return prepared
+
+    def _write_sequence(self, clips: dict[str, torch.Tensor]) -> list[int]:
+        """The token ids of one sample."""
+        mask = tuple(name in clips for name in self.feature_sizes)
+        longest = max(len(array) for array in clips.values())
+        missing_length = longest if self.missing_length == "match" else self.missing_length
+        available = [self._write_block(name, clip_token(name), len(array)) for name, array in clips.items()]
+        missing = [
+            self._write_block(name, missing_token(name), missing_length) for name in self.feature_sizes if name not in clips
+        ]
+        fusion = [self._ids[fusion_token(slot + 1)] for slot in range(self.num_fusion_tokens)]
+        return list(chain(self.encode_prompt(mask), *available, *missing, fusion))
+
+    def _write_block(self, modality: str, token: str, length: int) -> list[int]:
+        return [self._ids[start_token(modality)], *[self._ids[token]] * length, self._ids[end_token(modality)]]
+
+    def encode_prompt(self, mask: tuple[bool, ...]) -> list[int]:
+        """Token ids of the prompt of a mask; there are few masks, so each is encoded once."""
+        if not self.use_prompt:
+            return []
+        if mask not in self._prompt_ids:
+            self._prompt_ids[mask] = self.tokenizer(Prompt(**self.prompt).write(self.feature_sizes, mask)).input_ids
+        return self._prompt_ids[mask]
+
+    def _pad_sequences(self, sequences: list[list[int]]) -> dict[str, torch.Tensor]:
+        length = max(map(len, sequences))
+        padding = self.tokenizer.pad_token_id or 0
+        return {
+            "input_ids": torch.tensor([ids + [padding] * (length - len(ids)) for ids in sequences]),
+            "attention_mask": torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids in sequences]),
+        }
+
+
+def add_tokens_with_ids(tokenizer, added_token_ids: dict[str, int]):
+    """
+    A copy of the tokenizer in which each token has its id.
+
+    The table of a language model often has more rows than its tokenizer has tokens; reserved tokens fill that gap.
+    """
+    tokenizer = copy.deepcopy(tokenizer)
+    names = {token_id: name for name, token_id in added_token_ids.items()}
+    new_ids = range(len(tokenizer), max(names) + 1)
+    new_tokens = [names.get(token_id, f"<|reserved_{token_id}|>") for token_id in new_ids]
+    tokenizer.add_tokens([AddedToken(name, special=True, normalized=False) for name in new_tokens], special_tokens=True)
+    vocabulary = tokenizer.get_vocab()
+    for name, token_id in added_token_ids.items():
+        if vocabulary.get(name) != token_id:
+            raise ValueError(
+                f"the configuration gives {name} the id {token_id}, where this tokenizer ({len(vocabulary)} tokens) has "
+                f"{tokenizer.convert_ids_to_tokens(token_id)!r}. Is it the tokenizer of the backbone?"
+            )
+    return tokenizer
+
+
+def _stack_clips(name: str, feature_size: int, arrays: list[torch.Tensor | None]) -> dict[str, torch.Tensor]:
+    lengths = [0 if clips is None else len(clips) for clips in arrays]
+    features = torch.zeros(len(arrays), max(lengths), feature_size)  # (batch, clips, feature size)
+    for index, clips in enumerate(arrays):
+        if clips is not None:
+            features[index, : len(clips)] = clips
+    clip_mask = torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]  # (batch, clips)
+    return {f"{name}_features": features, f"{name}_clip_mask": clip_mask}
+
+
+def _stack_labels(labels, sample_names: list[str]) -> torch.Tensor:
+    """`[batch]` or `[batch, scores]` -> `(batch, scores)`, NaN where not given."""
+    if isinstance(labels, torch.Tensor):
+        labels = labels.tolist()
+    rows = [row if isinstance(row, list | tuple | np.ndarray) else [row] for row in labels]
+    if len(rows) != len(sample_names) or len({len(row) for row in rows}) > 1:
+        raise ValueError(
+            f"labels have lengths {[len(row) for row in rows]} for {len(sample_names)} samples; expected one row each."
+        )
+    values = [[math.nan if value is None else float(value) for value in row] for row in rows]
+    for name, row in zip(sample_names, values, strict=True):
+        if any(map(math.isinf, row)):
+            raise ValueError(f"{name}: label {row} is infinite; pass None or NaN for a score that is not given.")
+    return torch.tensor(values, dtype=torch.float32)
+
+
+__all__ = ["LimssrProcessor"]

@@ -1,0 +1,42 @@
+"""The words that tell the language model what is there and what is missing."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Prompt:
+    """
+    Args:
+        template (`str`): the prompt, with `{available}` and `{missing}` where the modalities are named. What does not depend on
+            them comes first, so that all samples share it.
+        modality_names (`dict[str, str]`): what a modality is called in the prompt; its own name where it is not listed.
+        separator (`str`): between two names.
+        none (`str`): stands where no modality is to be named.
+
+    Raises:
+        ValueError: the template names no modalities.
+    """
+
+    template: str = (
+        "Judge the quality of a performance. It is given as blocks of feature clips, one block for each modality. Where a "
+        "modality is missing, its block holds placeholders: infer from the other modalities what they would show. Gather "
+        "everything that matters for the score in the fusion tokens at the end. Available: {available}. Missing: {missing}."
+    )
+    modality_names: dict[str, str] = field(default_factory=dict)
+    separator: str = ", "
+    none: str = "none"
+
+    def __post_init__(self):
+        if "{available}" not in self.template or "{missing}" not in self.template:
+            raise ValueError(f"prompt template must contain {{available}} and {{missing}}; got {self.template!r}.")
+
+    def write(self, modalities, mask: tuple[bool, ...]) -> str:
+        """The prompt of a sample whose `mask` says of each modality whether it is there."""
+
+        def name_all(wanted: bool) -> str:
+            names = [
+                self.modality_names.get(name, name) for name, there in zip(modalities, mask, strict=True) if there == wanted
+            ]
+            return self.separator.join(names) or self.none
+
+        return self.template.replace("{available}", name_all(True)).replace("{missing}", name_all(False))

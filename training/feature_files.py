@@ -1,0 +1,166 @@
+"""Feature clips from files: one array a file, one sample from single files, a folder or a CSV."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+SUFFIXES = (".npy", ".safetensors")
+
+
+class FeatureFileError(ValueError):
+    """A feature file, folder or CSV that cannot be used; the message names it and what was expected."""
+
+
+@dataclass(frozen=True)
+class FileSample:
+    """A sample whose features are still on disk.
+
+    Attributes:
+        paths: modality -> file; what is missing is not in it.
+        error: what was already found wrong with the sample, raised when it is read.
+    """
+
+    sample_id: str
+    paths: dict[str, Path] = field(default_factory=dict)
+    error: str | None = None
+
+    def read(self) -> dict[str, np.ndarray]:
+        """modality -> (clips, dim) float32.
+
+        Raises:
+            FeatureFileError: the sample names no file at all, or one of them cannot be used.
+        """
+        if self.error is not None:
+            raise FeatureFileError(self.error)
+        if not self.paths:
+            raise FeatureFileError(f"sample {self.sample_id}: no modality is given; at least one is needed")
+        return {name: read_features(path) for name, path in self.paths.items()}
+
+
+def read_features(path: str | Path, tensor_name: str | None = None) -> np.ndarray:
+    """Clips of one sample and modality, (clips, dim) float32.
+
+    Args:
+        path: `.npy` (never with pickled objects in it) or `.safetensors`.
+        tensor_name: which tensor of a `.safetensors` file; not needed when it holds exactly one.
+
+    Raises:
+        FeatureFileError: missing, unreadable, of another type, rank or suffix, empty, or not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FeatureFileError(f"{path}: no such file; expected a .npy or .safetensors file with clips [clips, dim]")
+    if path.suffix == ".npy":
+        array = _read_npy(path)
+    elif path.suffix == ".safetensors":
+        array = _read_safetensors(path, tensor_name)
+    else:
+        raise FeatureFileError(f"{path}: the suffix is {path.suffix!r}, expected one of {', '.join(SUFFIXES)}")
+    if array.dtype.kind not in "fiu":
+        raise FeatureFileError(f"{path}: the array has dtype {array.dtype}, expected real numbers")
+    if array.ndim != 2 or 0 in array.shape:
+        raise FeatureFileError(f"{path}: the array has shape {list(array.shape)}, expected [clips, dim], neither zero")
+    with np.errstate(over="ignore"):  # too large for float32 is said below
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        clip, column = np.argwhere(~np.isfinite(array))[0]
+        raise FeatureFileError(f"{path}: clip {clip}, column {column} is {array[clip, column]}, expected finite float32")
+    return array
+
+
+def samples_from_folder(folder: str | Path, modalities: Sequence[str]) -> list[FileSample]:
+    """Samples of `<modality>/<id>.npy|.safetensors`, sorted by id; an id may contain subfolders.
+
+    Raises:
+        FeatureFileError: no subfolder named like a modality, or no feature file in any of them.
+    """
+    folder = Path(folder)
+    found = [name for name in modalities if (folder / name).is_dir()]
+    if not found:
+        raise FeatureFileError(f"{folder}: expected a folder with at least one subfolder of {list(modalities)}")
+    paths: dict[str, dict[str, list[Path]]] = {}
+    for name in found:
+        for path in sorted((folder / name).rglob("*")):
+            if path.suffix in SUFFIXES:
+                sample_id = path.relative_to(folder / name).with_suffix("").as_posix()
+                paths.setdefault(sample_id, {}).setdefault(name, []).append(path)
+    if not paths:
+        raise FeatureFileError(f"{folder}: no .npy or .safetensors file in the subfolders {found}")
+    return [_folder_sample(sample_id, files) for sample_id, files in sorted(paths.items())]
+
+
+def samples_from_csv(path: str | Path, modalities: Sequence[str]) -> list[FileSample]:
+    """Samples of a CSV with the column `sample_id` and one path column a modality.
+
+    An empty cell is a missing modality; relative paths start at the CSV's folder.
+
+    Raises:
+        FeatureFileError: no such file, wrong columns, a line of another length, an empty or repeated id.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FeatureFileError(f"{path}: no such file; expected a CSV with the columns sample_id, {', '.join(modalities)}")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            _check_columns(path, reader.fieldnames or [], modalities)
+            return list(_csv_samples(path, reader))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise FeatureFileError(f"{path}: not a CSV in UTF-8: {error}") from error
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    try:
+        # Mapped, so that the dtype and shape of a huge wrong file are known before it is read.
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise FeatureFileError(f"{path}: not a .npy array of numbers (pickled objects are refused): {error}") from error
+
+
+def _read_safetensors(path: Path, tensor_name: str | None) -> np.ndarray:
+    try:
+        with safe_open(path, framework="pt") as file:  # torch, because numpy knows no bfloat16
+            names = list(file.keys())
+            if tensor_name is None and len(names) != 1:
+                raise FeatureFileError(f"{path}: holds the tensors {names}, expected exactly one, or one that is named")
+            if tensor_name is not None and tensor_name not in names:
+                raise FeatureFileError(f"{path}: holds the tensors {names}, expected one named {tensor_name!r}")
+            tensor = file.get_tensor(tensor_name or names[0])
+    except SafetensorError as error:
+        raise FeatureFileError(f"{path}: not a .safetensors file: {error}") from error
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+
+
+def _folder_sample(sample_id: str, files: dict[str, list[Path]]) -> FileSample:
+    for paths in files.values():
+        if len(paths) > 1:
+            return FileSample(sample_id, error=f"{paths[0]} and {paths[1].name}: two files for one modality, expected one")
+    return FileSample(sample_id, {name: paths[0] for name, paths in files.items()})
+
+
+def _check_columns(path: Path, columns: Sequence[str], modalities: Sequence[str]) -> None:
+    unknown = [name for name in columns if name != "sample_id" and name not in modalities]
+    if "sample_id" not in columns or unknown or len(columns) < 2 or len(set(columns)) < len(columns):
+        raise FeatureFileError(
+            f"{path}: the columns are {list(columns)}, expected sample_id and one or more of {list(modalities)}"
+        )
+
+
+def _csv_samples(path: Path, reader: csv.DictReader) -> Iterator[FileSample]:
+    lines: dict[str, int] = {}
+    for row in reader:
+        sample_id = row.pop("sample_id")
+        if None in row or None in row.values():
+            raise FeatureFileError(f"{path}, line {reader.line_num}: expected {len(reader.fieldnames)} cells")
+        if not sample_id:
+            raise FeatureFileError(f"{path}, line {reader.line_num}: sample_id is empty")
+        if sample_id in lines:
+            raise FeatureFileError(
+                f"{path}, line {reader.line_num}: sample_id {sample_id!r} is already on line {lines[sample_id]}"
+            )
+        lines[sample_id] = reader.line_num
+        yield FileSample(sample_id, {name: path.parent / cell for name, cell in row.items() if cell})

@@ -1,0 +1,199 @@
+"""From rows with feature clips to scores: whole datasets (also over several processes) and streams of files."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ..modeling_limssr.modeling_limssr import LimssrForScoreRegression
+from ..processing.processing_limssr import LimssrProcessor
+from .feature_files import FileSample
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Scores of n rows, everything in judges' units.
+
+    Attributes:
+        sample_ids: n ids.
+        score: (n, scores) float64, the blend of both paths.
+        score_main: (n, scores) reasoning path; NaN where the model has only the other one.
+        score_aux: (n, scores) cross-modal path; NaN where the model has only the other one.
+        modalities: the model's, in its order.
+        visible: (n, modalities) bool, what each row showed.
+    """
+
+    sample_ids: list[str]
+    modalities: list[str]
+    score: np.ndarray
+    score_main: np.ndarray
+    score_aux: np.ndarray
+    visible: np.ndarray
+
+    @property
+    def path_disagreement(self) -> np.ndarray:
+        """|score_main - score_aux|, (n, scores)."""
+        return np.abs(self.score_main - self.score_aux)
+
+    def used(self, row: int) -> list[str]:
+        """Names of the modalities a row was scored from."""
+        return [name for name, shown in zip(self.modalities, self.visible[row], strict=True) if shown]
+
+
+@dataclass(frozen=True)
+class SamplePrediction:
+    """One sample of a stream: its scores in judges' units, or why there are none.
+
+    Attributes:
+        used: names of the modalities the score was made from.
+        score, score_main, score_aux: (scores,) float64; None with an error.
+        error: None, or what was wrong with the sample.
+    """
+
+    sample_id: str
+    used: list[str]
+    score: np.ndarray | None = None
+    score_main: np.ndarray | None = None
+    score_aux: np.ndarray | None = None
+    error: str | None = None
+
+
+def load_model_and_processor(name: str, text_model: str | None = None) -> tuple[LimssrForScoreRegression, LimssrProcessor]:
+    """A checkpoint folder or Hub name, in eval mode, on the accelerator where there is one.
+
+    Args:
+        name: the folder, or the name on the Hub.
+        text_model: where an adapter finds its backbone.
+    """
+    model = LimssrForScoreRegression.from_pretrained(name, text_model=text_model)
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    return model.to(device).eval(), LimssrProcessor.from_pretrained(name)
+
+
+def predict(model, processor, rows: Sequence[dict], batch_size: int = 16, accelerator=None, progress=None) -> Predictions:
+    """Scores every row once, from whatever modalities it has.
+
+    Args:
+        model: a `LimssrForScoreRegression`, possibly prepared by `accelerator`; its mode is restored afterwards.
+        processor: the model's `LimssrProcessor`.
+        rows: `datasets.Dataset`, `MaskedDataset` or any sequence of row dictionaries with `sample_id`.
+        batch_size: rows a batch and process; lengths and masks may mix freely.
+        accelerator: shares the rows over its processes; each of them returns all predictions.
+        progress: tqdm bar, moved on by the number of rows scored.
+
+    Returns:
+        `Predictions` in the order of `rows`.
+    """
+    unwrapped = accelerator.unwrap_model(model) if accelerator else model
+    config, modalities = unwrapped.config, list(unwrapped.config.modalities)
+    if hasattr(rows, "with_format"):
+        rows = rows.with_format("numpy")  # ten times faster than nested Python lists
+    loader = DataLoader(_NumberedRows(rows), batch_size=batch_size, collate_fn=_Collate(processor, modalities))
+    loader = accelerator.prepare(loader) if accelerator else loader
+    shape = (len(rows), len(config.score_names))
+    result = {name: np.full(shape, np.nan) for name in ("score", "score_main", "score_aux")}
+    visible = np.zeros((len(rows), len(modalities)), dtype=bool)
+    with _evaluating(model), accelerator.autocast() if accelerator else nullcontext():
+        for batch in loader:
+            inputs = {name: value.to(unwrapped.device) for name, value in batch.pop("inputs").items()}
+            outputs = {**batch, **_judged(model(**inputs), config)}
+            outputs = accelerator.gather_for_metrics(outputs) if accelerator else outputs
+            index = outputs["index"].cpu().numpy()  # each row goes to its own place, so none can count twice
+            visible[index] = outputs["visible"].cpu().numpy()
+            for name in result:
+                result[name][index] = outputs[name].cpu().numpy()
+            if progress is not None:
+                progress.update(len(index))
+    return Predictions(_sample_ids(rows), modalities, visible=visible, **result)
+
+
+def predict_stream(model, processor, samples: Iterable[FileSample], batch_size: int = 16) -> Iterator[SamplePrediction]:
+    """Scores samples in the order they come, holding one batch at a time in memory.
+
+    A sample that cannot be read or that the processor refuses gives a `SamplePrediction` with its `error`; the others
+    are scored all the same.
+    """
+    samples = iter(samples)
+    while batch := list(islice(samples, batch_size)):
+        yield from _predict_readable(model, processor, batch)
+
+
+def _predict_readable(model, processor, batch: list[FileSample]) -> Iterator[SamplePrediction]:
+    rows, errors = [], {}
+    for number, sample in enumerate(batch):
+        try:
+            row = {"sample_id": sample.sample_id, **sample.read()}
+            _Collate(processor, list(model.config.modalities))([{"index": 0, **row}])  # the processor's own checks
+            rows.append(row)
+        except (OSError, ValueError, TypeError) as error:
+            errors[number] = str(error)
+    predictions = predict(model, processor, rows, batch_size=len(batch)) if rows else None
+    position = 0
+    for number, sample in enumerate(batch):
+        if number in errors:
+            yield SamplePrediction(sample.sample_id, [], error=errors[number])
+            continue
+        scores = (predictions.score[position], predictions.score_main[position], predictions.score_aux[position])
+        yield SamplePrediction(sample.sample_id, predictions.used(position), *scores)
+        position += 1
+
+
+def _sample_ids(rows: Sequence[dict]) -> list[str]:
+    if hasattr(rows, "select_columns"):  # without reading a single feature
+        return [str(sample_id) for sample_id in rows.select_columns(["sample_id"])["sample_id"]]
+    return [str(rows[index]["sample_id"]) for index in range(len(rows))]
+
+
+def _judged(output, config) -> dict[str, torch.Tensor]:
+    """Both paths and their blend in judges' units, each (batch, scores) float32."""
+    score = output.judged_scores.float()
+    minimums, ranges = score.new_tensor(config.score_minimums), score.new_tensor(config.score_ranges)
+    paths = {"score_main": output.score_main, "score_aux": output.score_aux}  # None where the config leaves one out
+    missing = torch.full_like(score, float("nan"))
+    judged = {name: missing if path is None else path.float() * ranges + minimums for name, path in paths.items()}
+    return {"score": score, **judged}
+
+
+@contextmanager
+def _evaluating(model) -> Iterator[None]:
+    """Eval mode without gradients; every submodule gets back the mode it had."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+class _NumberedRows(Dataset):
+    """Rows that know their position, which is how predictions from several processes find their place."""
+
+    def __init__(self, rows: Sequence[dict]):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict:
+        return {**self.rows[index], "index": index}
+
+
+class _Collate:
+    """Rows -> processor inputs, their positions (batch,) and what they show (batch, modalities)."""
+
+    def __init__(self, processor, modalities: list[str]):
+        self.processor = processor
+        self.modalities = modalities
+
+    def __call__(self, rows: list[dict]) -> dict:
+        features = {name: [row.get(name) for row in rows] for name in self.modalities}
+        visible = torch.tensor([[values[row] is not None for values in features.values()] for row in range(len(rows))])
+        sample_ids = [str(row["sample_id"]) for row in rows]
+        inputs = self.processor(features=features, sample_ids=sample_ids, crop="center", return_tensors="pt")
+        return {"inputs": dict(inputs), "index": torch.tensor([row["index"] for row in rows]), "visible": visible}

@@ -1,0 +1,95 @@
+"""One picture of an evaluation: rank correlation of every mask, and predicted against judged scores."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..evaluation import EvaluationResult
+
+_MODEL, _WEAK, _RIDGE, _BEST = "#2f6f9f", "#b9c4cc", "#d9822b", "#2e2e2e"
+_PANEL_HEIGHT = 3.9  # inches for one score
+
+
+def save_figure(result: EvaluationResult, path: str | Path, title: str | None = None) -> None:
+    """Writes a PNG with one row of two panels for each score.
+
+    Left: Spearman of each mask as a bar, grey where the model is not better than the training mean, with the ridge
+    baseline and the best attainable value as marks. Right: the samples with the first mask (all modalities).
+    """
+    rows = len(result.score_names)
+    height = max(_PANEL_HEIGHT, 0.42 * len(result.masks) + 1.6)
+    # A Figure of its own draws through Agg, whatever pyplot is set to in the process.
+    figure = Figure(figsize=(11.5, rows * height + (0.4 if title else 0)), layout="constrained")
+    axes = figure.subplots(rows, 2, squeeze=False, width_ratios=[1.45, 1])
+    for (bars, scatter), score_name in zip(axes, result.score_names, strict=True):
+        _draw_bars(bars, result, score_name)
+        _draw_scatter(scatter, result, score_name)
+    if title:
+        figure.suptitle(title, fontsize=13, fontweight="bold")
+    figure.savefig(path, dpi=150, format="png")
+
+
+def _draw_bars(axes: Axes, result: EvaluationResult, score_name: str) -> None:
+    cells = [mask.scores[score_name] for mask in result.masks]
+    places = np.arange(len(cells))
+    values = [cell.model["spearman"] for cell in cells]
+    colors = [_WEAK if cell.not_better_than_floor else _MODEL for cell in cells]
+    axes.barh(places, [value or 0.0 for value in values], height=0.62, color=colors, label="LIMSSR", zorder=2)
+    for place, value in zip(places, values, strict=True):
+        text = "undefined" if value is None else f"{value:.3f}"
+        inside = value is not None and value > 0.25
+        position = (value - 0.012) if inside else max(value or 0.0, 0.0) + 0.012
+        color = "white" if inside and colors[place] == _MODEL else "black"
+        axes.text(position, place, text, va="center", ha="right" if inside else "left", color=color, fontsize=9)
+    _draw_marks(axes, cells, "ridge", {"marker": "D", "s": 38, "color": _RIDGE, "label": "ridge"})
+    best = {"marker": "|", "s": 300, "linewidths": 2.2, "color": _BEST, "label": "best attainable"}
+    _draw_marks(axes, cells, "best", best)
+    axes.set_yticks(places, [mask.name.replace("+", " + ") for mask in result.masks])
+    axes.invert_yaxis()
+    lowest = min([0.0, *(value for value in values if value is not None)])
+    axes.set_xlim(lowest - (0.05 if lowest < 0 else 0), 1.0)
+    axes.set_xlabel("Spearman correlation with the judges")
+    axes.set_title(_title(result, score_name, "what the model may see"), fontsize=11, loc="left")
+    axes.grid(axis="x", color="0.9", zorder=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    legend = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3, frameon=False, fontsize=9)
+    legend.legend_handles[0].set_color(_MODEL)  # not the grey of a first bar that is not better than the floor
+
+
+def _draw_marks(axes: Axes, cells: list, part: str, style: dict) -> None:
+    metrics = [getattr(cell, part) for cell in cells]
+    points = [
+        (entry["spearman"], place)
+        for place, entry in enumerate(metrics)
+        if entry is not None and entry["spearman"] is not None
+    ]
+    if points:
+        axes.scatter(*zip(*points, strict=True), zorder=3, **style)
+
+
+def _draw_scatter(axes: Axes, result: EvaluationResult, score_name: str) -> None:
+    mask, column = result.masks[0], result.score_names.index(score_name)
+    axes.set_title(_title(result, score_name, f"seen: {mask.name.replace('+', ' + ')}"), fontsize=11, loc="left")
+    axes.set_xlabel("judged")
+    axes.set_ylabel("predicted")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.92", zorder=0)
+    if mask.predictions is None:
+        return
+    judged, predicted = mask.targets[:, column], mask.predictions.score[:, column]
+    shown = np.isfinite(judged) & np.isfinite(predicted)
+    axes.scatter(judged[shown], predicted[shown], s=16, alpha=0.55, color=_MODEL, edgecolors="none", zorder=3)
+    if shown.any():
+        low = min(judged[shown].min(), predicted[shown].min())
+        high = max(judged[shown].max(), predicted[shown].max())
+        margin = 0.04 * (high - low or 1.0)
+        limits = (low - margin, high + margin)
+        axes.plot(limits, limits, color="0.55", linewidth=1, linestyle="--", zorder=2)
+        axes.set(xlim=limits, ylim=limits)
+    axes.set_box_aspect(1)
+
+
+def _title(result: EvaluationResult, score_name: str, text: str) -> str:
+    return text if len(result.score_names) == 1 else f"{score_name}: {text}"

@@ -1,0 +1,121 @@
+"""Predictions on disk: every scored sample of an evaluation as Parquet, streams of scores as text, CSV or JSON."""
+
+import csv
+import json
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..evaluation import EvaluationResult, MaskResult
+from ..prediction import SamplePrediction
+
+FORMATS = ("text", "csv", "json")
+_CSV_COLUMNS = ["sample_id", "score_name", "score", "score_main", "score_aux", "path_disagreement", "used", "error"]
+
+
+def write_predictions(result: EvaluationResult, path: str | Path) -> None:
+    """One row for each mask, sample and score, all in judges' units; what is not available or not given is null.
+
+    Columns: `sample_id`, `mask` (what may be seen, `video+audio`), `used` (what the sample had of it), `score_name`,
+    `score`, `score_main` (reasoning path), `score_aux` (cross-modal path), `ridge`, `target`.
+    """
+    columns = [(name, pa.string()) for name in ("sample_id", "mask", "used", "score_name")]
+    columns += [(name, pa.float64()) for name in ("score", "score_main", "score_aux", "ridge", "target")]
+    with pq.ParquetWriter(path, pa.schema(columns)) as writer:
+        for mask in result.masks:
+            if mask.predictions is not None:
+                writer.write_table(_mask_table(mask, result.score_names, pa.schema(columns)))
+
+
+def _mask_table(mask: MaskResult, score_names: list[str], schema: pa.Schema) -> pa.Table:
+    predictions, repeats = mask.predictions, len(score_names)
+    numbers = {name: getattr(predictions, name) for name in ("score", "score_main", "score_aux")}
+    numbers |= {"ridge": mask.ridge, "target": mask.targets}
+    columns = {
+        "sample_id": np.repeat(predictions.sample_ids, repeats).tolist(),
+        "mask": [mask.name] * (mask.samples * repeats),
+        "used": np.repeat(["+".join(predictions.used(row)) for row in range(mask.samples)], repeats).tolist(),
+        "score_name": score_names * mask.samples,
+        **{name: pa.array(values.reshape(-1), from_pandas=True) for name, values in numbers.items()},
+    }
+    return pa.table(columns, schema=schema)
+
+
+def write_stream(
+    predictions: Iterable[SamplePrediction], score_names: list[str], form: str, stream: TextIO
+) -> list[SamplePrediction]:
+    """Writes each sample as it comes, in judges' units, and returns those that have an error.
+
+    Args:
+        predictions: as `predict_stream` gives them.
+        score_names: the model's.
+        stream: an open text file.
+        form: one of `FORMATS`. CSV has one line a sample and score, JSON one list with an object a sample.
+    """
+    writers = {"text": _write_text, "csv": _write_csv, "json": _write_json}
+    failed: list[SamplePrediction] = []
+
+    def watched() -> Iterable[SamplePrediction]:
+        for prediction in predictions:
+            if prediction.error is not None:
+                failed.append(prediction)
+            yield prediction
+            stream.flush()
+
+    writers[form](watched(), score_names, stream)
+    return failed
+
+
+def _scores(prediction: SamplePrediction, score_names: list[str]) -> dict[str, dict[str, float | None]]:
+    """score name -> blend, both paths and how far they are apart; a path the model does not have is None."""
+    result = {}
+    for column, name in enumerate(score_names if prediction.error is None else []):
+        main, auxiliary = float(prediction.score_main[column]), float(prediction.score_aux[column])
+        values = {"score": float(prediction.score[column]), "score_main": main, "score_aux": auxiliary}
+        values["path_disagreement"] = abs(main - auxiliary)
+        result[name] = {key: value if np.isfinite(value) else None for key, value in values.items()}
+    return result
+
+
+def _write_text(predictions: Iterable[SamplePrediction], score_names: list[str], stream: TextIO) -> None:
+    predictions = iter(predictions)
+    first = next(predictions, None)
+    if first is None:
+        return
+    id_width, name_width = max(10, len(first.sample_id)), max(5, *map(len, score_names))
+    stream.write(f"{'sample':{id_width}}  {'score':{name_width}}  {'value':>9}  reasoning  cross-modal  apart  from\n")
+    for prediction in chain([first], predictions):
+        if prediction.error is not None:
+            stream.write(f"{prediction.sample_id:{id_width}}  ERROR  {prediction.error}\n")
+        for name, values in _scores(prediction, score_names).items():
+            value, main, auxiliary, apart = ("-" if number is None else f"{number:.2f}" for number in values.values())
+            stream.write(f"{prediction.sample_id:{id_width}}  {name:{name_width}}  {value:>9}  {main:>9}  ")
+            stream.write(f"{auxiliary:>11}  {apart:>5}  {'+'.join(prediction.used)}\n")
+
+
+def _write_csv(predictions: Iterable[SamplePrediction], score_names: list[str], stream: TextIO) -> None:
+    writer = csv.DictWriter(stream, _CSV_COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for prediction in predictions:
+        if prediction.error is not None:
+            writer.writerow({"sample_id": prediction.sample_id, "error": prediction.error})
+        for name, values in _scores(prediction, score_names).items():
+            used = "+".join(prediction.used)
+            writer.writerow({"sample_id": prediction.sample_id, "score_name": name, "used": used, **values})
+
+
+def _write_json(predictions: Iterable[SamplePrediction], score_names: list[str], stream: TextIO) -> None:
+    separator = "["
+    try:
+        for prediction in predictions:
+            entry = {"sample_id": prediction.sample_id, "used": prediction.used, "error": prediction.error}
+            entry["scores"] = _scores(prediction, score_names)
+            stream.write(f"{separator}\n  {json.dumps(entry, allow_nan=False, ensure_ascii=False)}")
+            separator = ","
+    finally:
+        stream.write("[]\n" if separator == "[" else "\n]\n")
