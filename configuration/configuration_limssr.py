@@ -51,8 +51,9 @@ def added_tokens(modalities, num_fusion_tokens: int) -> list[str]:
 @strict
 class LimssrConfig(PreTrainedConfig):
     r"""
-    Everything that shapes the network of [`LimssrForScoreRegression`]. What shapes the token sequence (prompt wording, clip
-    counts, cropping) belongs to [`LimssrProcessor`]. Figures are the defaults of the LIMSSR paper (arXiv 2605.00434).
+    Everything that shapes the network of [`LimssrForScoreRegression`]. What shapes the token sequence (prompt wording,
+    clip counts, cropping) belongs to [`LimssrProcessor`]. Figures are the defaults of the LIMSSR paper (arXiv
+    2605.00434).
 
     Args:
         text_config (`PreTrainedConfig` or `dict`, *optional*):
@@ -61,36 +62,40 @@ class LimssrConfig(PreTrainedConfig):
             Ordered name -> feature size. Names are lower-case identifiers.
         num_fusion_tokens (`int`, defaults to 4): K, the fusion tokens at the end of the sequence, at least 1.
         projector_dropout, head_dropout (`float`, defaults to 0.15): dropout rates in [0, 1).
-        regression_weight, consistency_weight, separation_weight (`float`, defaults to 10, 1, 1): loss weights, 0 or more.
+        regression_weight, consistency_weight, separation_weight (`float`, defaults to 10, 1, 1): loss weights, 0 or
+            more.
         separation_margin (`float`, defaults to 1.0): margin of the token separation loss, 0 or more.
         imputation (`"tokens"` or `"zeros"`): what stands at a missing clip, a trained placeholder or the zero vector.
         use_prompt (`bool`, defaults to `True`): whether a matching processor writes a prompt.
-        fusion (`"tokens"` or `"mean"`): what the reasoning path reads, fusion tokens or the mean of the modality spans.
+        fusion (`"tokens"` or `"mean"`): what the reasoning path reads, fusion tokens or the mean of the modality
+            spans.
         aggregation (`"dual"`, `"reasoning"` or `"cross_modal"`): both scoring paths, or one of them alone.
         backbone_training (`"lora"`, `"full"` or `"frozen"`): what of the backbone is trained. Its vocabulary never is.
-        lora_rank, lora_alpha (`int`, defaults to 16, 32): rank, and scale numerator: the update is scaled by alpha / rank.
+        lora_rank, lora_alpha (`int`, defaults to 16, 32): rank, and scale numerator: the update is scaled by alpha /
+            rank.
         lora_dropout (`float`, defaults to 0.1): dropout before the LoRA factors, in [0, 1).
         lora_target_modules (`list[str]`, defaults to the query, key, value and output projections).
         score_names (`list[str]`, defaults to `["score"]`): one name for each score the model predicts.
         score_minimums, score_ranges (`list[float]`, defaults to 0 and 1 for each score):
             Lowest attainable score and (highest - lowest), in the judges' units.
-        added_token_ids (`dict[str, int]`, *optional*): id of each added token. Consecutive from the backbone's `vocab_size`
-            by default, in the order of [`added_tokens`].
-        checkpoint_form (`"full"` or `"adapter"`): written by `save_pretrained`: whether the backbone's own weights lie in
-            the checkpoint.
-        backbone_source (`dict`, *optional*): written by `from_text_model`: where the backbone came from, as a repository with
-            its revision or as local files with their SHA-256. Never a path.
+        added_token_ids (`dict[str, int]`, *optional*): id of each added token. Consecutive from the backbone's
+            `vocab_size` by default, in the order of [`added_tokens`].
+        checkpoint_form (`"full"` or `"adapter"`): written by `save_pretrained`: whether the backbone's own weights lie
+            in the checkpoint.
+        backbone_source (`dict`, *optional*): written by `from_text_model`: where the backbone came from, as a
+            repository with its revision or as local files with their SHA-256. Never a path.
 
     Raises:
-        StrictDataclassFieldValidationError, StrictDataclassClassValidationError: an impossible value, at construction; the
+        StrictDataclassFieldValidationError, StrictDataclassClassValidationError: an impossible value, at construction;
+            the
             message names field, value and what is allowed.
 
     Example:
 
     ```python
     >>> from limssr import LimssrConfig
-    >>> config = LimssrConfig(modalities={"video": 768, "audio": 768}, score_names=["tes", "pcs"], score_ranges=[130, 60])
-    >>> config.num_scores
+    >>> config = LimssrConfig(modalities={"video": 768, "audio": 768}, score_names=["tes", "pcs"], score_ranges=[130,
+    60]) >>> config.num_scores
     2
     ```
     """
@@ -147,7 +152,7 @@ class LimssrConfig(PreTrainedConfig):
             self.added_token_ids = {name: self.backbone_config.vocab_size + i for i, name in enumerate(names)}
 
     def to_dict(self) -> dict:
-        # `config.json` is written with sorted keys, and the order of the modalities is part of the model: pairs keep it.
+        # `config.json` is written with sorted keys; pairs keep the order of the modalities, which the model needs.
         return {**super().to_dict(), "modalities": [list(pair) for pair in self.modalities.items()]}
 
     @property
@@ -187,12 +192,16 @@ class LimssrConfig(PreTrainedConfig):
             raise ValueError("`modalities` is empty; give at least one, for example {'video': 1024}.")
         for name, size in self.modalities.items():
             if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
-                raise ValueError(f"`modalities` has the name {name!r}; allowed are lower-case identifiers, like 'video'.")
-            if isinstance(size, str) or isinstance(size, bool) or size < 1:
+                raise ValueError(
+                    f"`modalities` has the name {name!r}; allowed are lower-case identifiers, like 'video'."
+                )
+            if isinstance(size, str | bool) or size < 1:
                 raise ValueError(f"`modalities[{name!r}]` is {size!r}; allowed are feature sizes of 1 and more.")
         names = added_tokens(self.modalities, max(self.num_fusion_tokens, 1))
         if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"`modalities` {list(self.modalities)} make the token {repeated[0]} twice; rename one of them.")
+            raise ValueError(
+                f"`modalities` {list(self.modalities)} make the token {repeated[0]} twice; rename one of them."
+            )
 
     def validate_numbers(self):
         """Part of `@strict`: sizes at least 1, rates in [0, 1), weights finite and not negative."""
@@ -222,7 +231,9 @@ class LimssrConfig(PreTrainedConfig):
         for field in ("score_minimums", "score_ranges"):
             values = getattr(self, field)
             if len(values) != self.num_scores:
-                raise ValueError(f"`{field}` has {len(values)} values; `score_names` has {self.num_scores}: give one each.")
+                raise ValueError(
+                    f"`{field}` has {len(values)} values; `score_names` has {self.num_scores}: give one each."
+                )
             if not all(math.isfinite(value) for value in values):
                 raise ValueError(f"`{field}` is {values}; allowed are finite numbers.")
         if min(self.score_ranges) <= 0:
@@ -231,7 +242,9 @@ class LimssrConfig(PreTrainedConfig):
     def validate_fusion(self):
         """Part of `@strict`: the ablation switches fit together."""
         if self.fusion == "mean" and self.aggregation == "cross_modal":
-            raise ValueError("`fusion` is 'mean', which only the reasoning path reads, but `aggregation` is 'cross_modal'.")
+            raise ValueError(
+                "`fusion` is 'mean', which only the reasoning path reads, but `aggregation` is 'cross_modal'."
+            )
 
     def validate_added_token_ids(self):
         """Part of `@strict`: exactly the added tokens, each with an id of its own."""

@@ -80,13 +80,15 @@ def find_backbone(
     source = source or {}
     if text_model is None and "subfolder" in source:
         folder = Path(checkpoint) / source["subfolder"]
-        text_model, kwargs = (folder, {}) if folder.is_dir() else (checkpoint, kwargs | {"subfolder": source["subfolder"]})
+        text_model, kwargs = (
+            (folder, {}) if folder.is_dir() else (checkpoint, kwargs | {"subfolder": source["subfolder"]})
+        )
     elif text_model is None and "repository" in source:
         text_model, kwargs = source["repository"], {"revision": source["revision"]}
     elif text_model is None:
         raise ValueError(
-            "This checkpoint is an adapter of a language model that is not on the Hub: pass text_model=FOLDER_OR_FILE, "
-            f"the place of {', '.join(source.get('sha256', {})) or 'the language model it was trained on'}."
+            "This checkpoint is an adapter of a language model that is not on the Hub: pass "
+            f"text_model=FOLDER_OR_FILE, the place of {', '.join(source.get('sha256', {})) or 'the language model it was trained on'}."
         )
     else:
         kwargs = {}

@@ -5,7 +5,6 @@ from typing import Literal
 
 import torch
 from safetensors.torch import load_file
-from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
 from .backbone import find_backbone
@@ -33,8 +32,8 @@ class LimssrCheckpointMixin:
 
         Args:
             save_directory (`str` or `Path`): created where needed.
-            form (`"full"` or `"adapter"`): all weights with LoRA merged, or only what was trained (LoRA factors, added tokens,
-                projectors, heads, statistics), to be put on the same backbone when it is loaded.
+            form (`"full"` or `"adapter"`): all weights with LoRA merged, or only what was trained (LoRA factors, added
+                tokens, projectors, heads, statistics), to be put on the same backbone when it is loaded.
             state_dict (`dict`, *optional*): the weights to save instead of the model's own.
             push_to_hub (`bool`): also upload the folder; `repo_id`, `private`, `token` and so on are passed on.
             is_main_process (`bool`): only this process writes configuration and code.
@@ -66,11 +65,13 @@ class LimssrCheckpointMixin:
 
     def _adapter_state_dict(self, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if self.config.backbone_training == "full":
-            raise ValueError("form='adapter' leaves the backbone out, but it was trained as a whole: save form='full'.")
+            raise ValueError(
+                "form='adapter' leaves the backbone out, but it was trained as a whole: save form='full'."
+            )
         if self.config.backbone_training == "lora" and not any(map(is_lora_factor, state_dict)):
             raise ValueError(
-                "form='adapter' needs the LoRA factors, and this model has none (they are merged, or were never added): save "
-                "form='full', or load the adapter with trainable=True."
+                "form='adapter' needs the LoRA factors, and this model has none (they are merged, or were never "
+                "added): save form='full', or load the adapter with trainable=True."
             )
         return {
             name: tensor
@@ -94,11 +95,14 @@ class LimssrCheckpointMixin:
 
         Args:
             pretrained_model_name_or_path (`str` or `Path`): checkpoint folder or Hub repository.
+            *model_args: passed on to `PreTrainedModel.from_pretrained`.
             config (`LimssrConfig`, *optional*): read from the checkpoint by default.
-            text_model (`str` or `Path`, *optional*): where the backbone of an adapter lies; needed unless it is on the Hub.
+            text_model (`str` or `Path`, *optional*): where the backbone of an adapter lies; needed unless it is on the
+                Hub.
             trainable (`bool`): keep LoRA apart, ready for training (needs peft), instead of merging it.
             output_loading_info (`bool`): also return what was loaded how.
-            **kwargs: of `PreTrainedModel.from_pretrained`: `dtype`, `device_map`, `attn_implementation`, `revision`, ...
+            **kwargs: of `PreTrainedModel.from_pretrained`: `dtype`, `device_map`, `attn_implementation`, `revision`,
+                ...
 
         Raises:
             ValueError: a missing, unexpected or misshapen weight, or another backbone than the adapter's.

@@ -45,7 +45,9 @@ KEY_PATTERNS = (
 @dataclass
 class ConversionArguments:
     checkpoint: str = field(metadata={"help": "published checkpoint, a state dict in a .pkl file"})
-    text_model: str = field(metadata={"help": "the language model it was trained from: its configuration and tokenizer"})
+    text_model: str = field(
+        metadata={"help": "the language model it was trained from: its configuration and tokenizer"}
+    )
     prompt: str = field(metadata={"help": "JSON file with the wording: template, modality_names, separator, none"})
     output_dir: str = field(metadata={"help": "folder for the converted checkpoint"})
     max_clips: int = field(default=95, metadata={"help": "clips every modality is padded or cropped to"})
@@ -60,21 +62,26 @@ def convert(arguments: ConversionArguments) -> None:
     Writes the converted model and processor to `output_dir`.
 
     Raises:
-        ValueError: a key of the checkpoint is unknown, or its tensors do not fit the language model; the message names them.
+        ValueError: a key of the checkpoint is unknown, or its tensors do not fit the language model; the message names
+            them.
     """
     tensors = rename_keys(torch.load(arguments.checkpoint, map_location="cpu", weights_only=True))
     text_config = AutoConfig.from_pretrained(arguments.text_model)
     embedding_key, embedding_scale = describe_embedding(text_config)
     config = read_config(tensors, text_config, len(tensors[embedding_key]), arguments)
     # The last 3M + K rows of the published table are the added tokens, the rest is the backbone's own vocabulary.
-    vocabulary, rows = tensors[embedding_key].split([config.backbone_config.vocab_size, len(config.trainable_token_ids)])
+    vocabulary, rows = tensors[embedding_key].split(
+        [config.backbone_config.vocab_size, len(config.trainable_token_ids)]
+    )
     tensors[embedding_key], tensors[ROWS_KEY] = vocabulary.clone(), rows * embedding_scale
     base = {name: tensor for name, tensor in tensors.items() if not is_lora_factor(name)}
     factors = {name: tensor for name, tensor in tensors.items() if is_lora_factor(name)}
     if arguments.keep_lora and factors:
         backbone_folder = Path(arguments.output_dir) / CHECKPOINT_SUBFOLDER
         save_backbone(base, config, backbone_folder)
-        config.backbone_source = describe_source(str(backbone_folder), None, None) | {"subfolder": CHECKPOINT_SUBFOLDER}
+        config.backbone_source = describe_source(str(backbone_folder), None, None) | {
+            "subfolder": CHECKPOINT_SUBFOLDER
+        }
         model = load_strictly(base, config)
         add_lora(model)
         model.load_lora(factors)
@@ -160,7 +167,9 @@ def load_strictly(state_dict: dict[str, torch.Tensor], config: LimssrConfig) -> 
 def save_backbone(tensors: dict[str, torch.Tensor], config: LimssrConfig, folder: Path) -> None:
     """The language model as published training left it, as a model folder of its own."""
     weights = {
-        name.removeprefix(BACKBONE_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(BACKBONE_PREFIX)
+        name.removeprefix(BACKBONE_PREFIX): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(BACKBONE_PREFIX)
     }
     with torch.device("meta"):
         backbone_class = type(AutoModel.from_config(config.text_config))

@@ -9,7 +9,8 @@ LORA_FACTORS = (".lora_A.weight", ".lora_B.weight")
 
 def add_lora(model: nn.Module) -> None:
     """
-    Gives the backbone of a LIMSSR model trainable LoRA factors, as its configuration says, and freezes its own weights.
+    Gives the backbone of a LIMSSR model trainable LoRA factors, as its configuration says, and freezes its own
+    weights.
 
     Raises:
         ImportError: peft is not installed.
@@ -23,8 +24,12 @@ def add_lora(model: nn.Module) -> None:
     for target in config.lora_target_modules:
         modules = [module for name, module in backbone.named_modules() if name.split(".")[-1] == target]
         if not modules or not all(isinstance(module, nn.Linear) for module in modules):
-            linear = {name.split(".")[-1] for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}
-            raise ValueError(f"`lora_target_modules` names {target!r}; the backbone's linear layers are {sorted(linear)}.")
+            linear = {
+                name.split(".")[-1] for name, module in backbone.named_modules() if isinstance(module, nn.Linear)
+            }
+            raise ValueError(
+                f"`lora_target_modules` names {target!r}; the backbone's linear layers are {sorted(linear)}."
+            )
     lora_config = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,

@@ -13,8 +13,8 @@ from transformers.utils.generic import can_return_tuple
 from ..configuration.configuration_limssr import LimssrConfig
 from .backbone import load_backbone, lookup_scale
 from .checkpoint import BACKBONE_PREFIX, LimssrCheckpointMixin
-from .losses import consistency_loss, regression_loss, token_separation_loss
 from .lora import add_lora
+from .losses import consistency_loss, regression_loss, token_separation_loss
 from .projector import LimssrProjector
 from .scoring_paths import LimssrCrossModalPath, LimssrReasoningPath
 from .sequence_layout import SequenceLayout
@@ -47,8 +47,8 @@ class LimssrScoreOutput(ModelOutput):
         loss (`()`, *optional*): weighted sum of the three terms; returned when `labels` are given.
         judged_scores (`(batch, scores)`): predicted scores in the judges' units.
         score (`(batch, scores)`): the same, normalised: score * range + minimum = judged score.
-        score_main, score_aux (`(batch, scores)`, *optional*): normalised scores of the reasoning and the cross-modal path;
-            `None` for a path that `aggregation` leaves out.
+        score_main, score_aux (`(batch, scores)`, *optional*): normalised scores of the reasoning and the cross-modal
+            path; `None` for a path that `aggregation` leaves out.
         path_disagreement (`(batch, scores)`, *optional*): |score_main - score_aux|, with both paths.
         regression_loss, consistency_loss, separation_loss (`()`, *optional*): the unweighted terms of the loss.
         fusion_hidden_state (`(batch, fusion tokens, hidden)`, *optional*): h_k.
@@ -81,7 +81,7 @@ class LimssrPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    # Scores in half precision would come in steps of 0.4 % of their range, so everything but the backbone stays in float32.
+    # Scores in half precision would come in steps of 0.4 % of their range: all but the backbone stays in float32.
     _keep_in_fp32_modules_strict = (
         "projectors",
         "token_embeddings",
@@ -106,8 +106,8 @@ class LimssrModel(LimssrPreTrainedModel):
     """
     The language model over prompt, projected clips, placeholders and fusion tokens, without the scoring heads.
 
-    The backbone (`language_model`) has no vocabulary head and its own embedding table is frozen; the added tokens have a small
-    trainable table of their own, `token_embeddings` `(3M + K, hidden)`.
+    The backbone (`language_model`) has no vocabulary head and its own embedding table is frozen; the added tokens have
+    a small trainable table of their own, `token_embeddings` `(3M + K, hidden)`.
     """
 
     def __init__(self, config: LimssrConfig):
@@ -152,26 +152,32 @@ class LimssrModel(LimssrPreTrainedModel):
     ) -> LimssrModelOutput:
         """
         Args:
-            input_ids (`(batch, length)` int64): sequences as written by `LimssrProcessor`; they say what each position is.
+            input_ids (`(batch, length)` int64): sequences as written by `LimssrProcessor`; they say what each position
+                is.
             attention_mask (`(batch, length)`, *optional*): 1 for real positions, 0 for padding on the right.
-            inputs_embeds (`(batch, length, hidden)`, *optional*): replaces the backbone's embeddings of the prompt tokens.
-                Clips and added tokens are still written over it, at the positions `input_ids` gives.
+            inputs_embeds (`(batch, length, hidden)`, *optional*): replaces the backbone's embeddings of the prompt
+                tokens. Clips and added tokens are still written over it, at the positions `input_ids` gives.
             {modality}_features (`(batch, clips, feature size)` float): the clips of a modality.
             {modality}_clip_mask (`(batch, clips)` bool): which of them are real; hidden or padded ones are never read.
             **kwargs: passed on to the backbone (`output_hidden_states`, `output_attentions`, ...).
 
         Raises:
-            ValueError: sequences and features do not fit together; the message names sample, modality and both numbers.
+            ValueError: sequences and features do not fit together; the message names sample, modality and both
+                numbers.
         """
         if input_ids is None:
-            raise ValueError("input_ids is needed beside inputs_embeds too: it says where clips and added tokens stand.")
+            raise ValueError(
+                "input_ids is needed beside inputs_embeds too: it says where clips and added tokens stand."
+            )
         layout = SequenceLayout.from_input_ids(input_ids, self.config)
         if inputs_embeds is None:
             inputs_embeds = self.embed_vocabulary(input_ids)  # (batch, length, hidden)
         inputs_embeds = self.write_added_tokens(inputs_embeds, input_ids)
         for index, name in enumerate(self.config.modalities):
             features, clip_mask = kwargs.pop(f"{name}_features", None), kwargs.pop(f"{name}_clip_mask", None)
-            clips = self.select_clips(name, layout.clips[:, index].sum(-1), features, clip_mask)  # (clips, feature size)
+            clips = self.select_clips(
+                name, layout.clips[:, index].sum(-1), features, clip_mask
+            )  # (clips, feature size)
             projected = self.projectors[name](clips).to(inputs_embeds)  # (clips, hidden)
             inputs_embeds = inputs_embeds.masked_scatter(layout.clips[:, index, :, None], projected)
         if self.config.imputation == "zeros":
@@ -208,15 +214,16 @@ class LimssrModel(LimssrPreTrainedModel):
         """
         The real clips of a modality as one list `(clips, feature size)`, checked against the placeholders `(batch,)`.
 
-        A modality that nobody in the batch has gives an empty list, which still runs through its projector: all parameters
-        then take part in every step, as training on several processes demands.
+        A modality that nobody in the batch has gives an empty list, which still runs through its projector: all
+        parameters then take part in every step, as training on several processes demands.
         """
         weight = self.projectors[name].linear_1.weight
         if features is None:
             features = weight.new_empty(len(placeholders), 0, weight.shape[1])
         if features.dim() != 3 or features.shape[-1] != weight.shape[1] or len(features) != len(placeholders):
             raise ValueError(
-                f"{name}_features has shape {tuple(features.shape)}, expected ({len(placeholders)}, clips, {weight.shape[1]})."
+                f"{name}_features has shape {tuple(features.shape)}, expected "
+                f"({len(placeholders)}, clips, {weight.shape[1]})."
             )
         if clip_mask is None:
             clip_mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
@@ -224,8 +231,8 @@ class LimssrModel(LimssrPreTrainedModel):
         if (differing := given != placeholders.to(given.device)).any():
             sample = int(differing.nonzero()[0])
             raise ValueError(
-                f"sample {sample}, modality {name!r}: input_ids have {placeholders[sample].item()} clip placeholders, but "
-                f"{given[sample].item()} clips of features are given. Both must come from the same processor call."
+                f"sample {sample}, modality {name!r}: input_ids have {placeholders[sample].item()} clip placeholders, "
+                f"but {given[sample].item()} clips of features are given. Both must come from the same processor call."
             )
         return features[clip_mask.bool()].to(weight)  # (clips, feature size)
 
@@ -271,7 +278,8 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
         **config_fields,
     ) -> "LimssrForScoreRegression":
         """
-        A new model around a pretrained language model. With `backbone_training="lora"` the backbone gets LoRA (needs peft).
+        A new model around a pretrained language model. With `backbone_training="lora"` the backbone gets LoRA (needs
+        peft).
 
         Args:
             name_or_folder (`str` or `Path`): Hub repository, model folder, or a GGUF file, which is dequantised.
@@ -312,8 +320,10 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
     ) -> LimssrScoreOutput:
         """
         Args:
-            input_ids, attention_mask, **kwargs: see [`LimssrModel.forward`].
+            input_ids (`(batch, length)` int64): see [`LimssrModel.forward`], like the next.
+            attention_mask (`(batch, length)`, *optional*): 1 for real positions.
             labels (`(batch, scores)` float, *optional*): judged scores, in the judges' units; NaN = not given.
+            **kwargs: features, clip masks and arguments of the backbone, see [`LimssrModel.forward`].
 
         Raises:
             ValueError: sequences, features or labels do not fit; a label outside the score range.
@@ -321,7 +331,11 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
         outputs = self.model(input_ids, attention_mask, return_dict=True, **kwargs)
         with torch.autocast(input_ids.device.type, enabled=False):
             score, score_main, score_aux = self.score(outputs)
-            losses = {} if labels is None else self.losses(labels, score, score_main, score_aux, outputs.fusion_hidden_state)
+            losses = (
+                {}
+                if labels is None
+                else self.losses(labels, score, score_main, score_aux, outputs.fusion_hidden_state)
+            )
         minimum, span = (torch.tensor(values, device=score.device) for values in self._score_bounds())
         return LimssrScoreOutput(
             **losses,
@@ -350,7 +364,7 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
         return self.reasoning_weight * score_main + (1 - self.reasoning_weight) * score_aux, score_main, score_aux
 
     def losses(self, labels, score, score_main, score_aux, fusion_states) -> dict[str, torch.Tensor]:
-        """loss = regression weight * MSE(s, y) + consistency weight * MSE(s_main, s_aux) + separation weight * separation."""
+        """The weighted loss and its terms: MSE(s, y), MSE(s_main, s_aux) and token separation, each `()`."""
         config = self.config
         regression = regression_loss(score, self.normalise_labels(labels.to(score)))
         consistency = score.new_zeros(()) if config.aggregation != "dual" else consistency_loss(score_main, score_aux)
@@ -371,8 +385,8 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
         minimum, span = (torch.tensor(values, device=labels.device) for values in self._score_bounds())
         if labels.shape[1:] != minimum.shape:
             raise ValueError(
-                f"labels have shape {tuple(labels.shape)}, expected (batch, {self.config.num_scores}): one column for each of "
-                f"{self.config.score_names}."
+                f"labels have shape {tuple(labels.shape)}, expected (batch, {self.config.num_scores}): one column for "
+                f"each of {self.config.score_names}."
             )
         normalised = (labels - minimum) / span
         outside = (normalised < -1e-6) | (normalised > 1 + 1e-6)
@@ -380,13 +394,16 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
             sample, column = outside.nonzero()[0].tolist()
             lowest, width = self.config.score_minimums[column], self.config.score_ranges[column]
             raise ValueError(
-                f"label of sample {sample}, score {self.config.score_names[column]!r}, is {labels[sample, column].item():g}; the "
-                f"configuration allows {lowest:g} to {lowest + width:g}: set `score_minimums` and `score_ranges` for your data."
+                f"label of sample {sample}, score {self.config.score_names[column]!r}, is "
+                f"{labels[sample, column].item():g}; the configuration allows {lowest:g} to {lowest + width:g}: set "
+                "`score_minimums` and `score_ranges` for your data."
             )
         return normalised
 
     def _score_bounds(self) -> tuple[list[float], list[float]]:
-        return [float(value) for value in self.config.score_minimums], [float(value) for value in self.config.score_ranges]
+        return [float(value) for value in self.config.score_minimums], [
+            float(value) for value in self.config.score_ranges
+        ]
 
 
 def _gather_positions(hidden: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor | None:

@@ -10,9 +10,10 @@ class ClipBatchNorm(nn.BatchNorm1d):
     """
     Batch norm over a flat list of clips `(clips, hidden)` of any length, zero included.
 
-    Only real clips are in that list, so neither padding nor absent samples touch the statistics. A list of a single clip is
-    normalised with the running statistics (its own variance says nothing), an empty one leaves everything alone. Under several
-    processes the running statistics combine the clips of all of them, so every process saves the same.
+    Only real clips are in that list, so neither padding nor absent samples touch the statistics. A list of a single
+    clip is normalised with the running statistics (its own variance says nothing), an empty one leaves everything
+    alone. Under several processes the running statistics combine the clips of all of them, so every process saves the
+    same.
     """
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:

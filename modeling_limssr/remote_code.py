@@ -1,4 +1,4 @@
-"""Writes the flat code bundle beside a checkpoint, so that `trust_remote_code=True` loads it with nothing of ours installed."""
+"""Writes the code bundle beside a checkpoint: `trust_remote_code=True` loads it with nothing of ours installed."""
 
 import importlib.util
 import re
@@ -14,7 +14,8 @@ RELATIVE_IMPORT = re.compile(r"^(\s*from )(\.+)([\w.]+)( import )", flags=re.MUL
 
 def write_code_bundle(folder: str | Path) -> None:
     """
-    Copies the modules of configuration, model and processor, and all they import of this package, into a checkpoint folder.
+    Copies the modules of configuration, model and processor, and all they import of this package, into a checkpoint
+    folder.
 
     A checkpoint folder is flat, so `from ..package.module import` becomes `from .module import`; nothing else changes.
     """

@@ -43,7 +43,8 @@ class LimssrReasoningPath(nn.Module):
     def forward(self, states: torch.Tensor, modality_mask: torch.Tensor) -> torch.Tensor:
         """
         Args:
-            states (`(batch, fusion tokens, hidden)`): h_k; with `fusion="mean"` the modality states, which are averaged.
+            states (`(batch, fusion tokens, hidden)`): h_k; with `fusion="mean"` the modality states, which are
+                averaged.
             modality_mask (`(batch, modalities)`): m, 1 where the modality is there.
 
         Returns:

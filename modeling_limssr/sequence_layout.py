@@ -63,6 +63,6 @@ def _check_once(found: torch.Tensor, tokens: list[str]) -> None:
     if (counts != 1).any():
         sample, token = (counts != 1).nonzero()[0].tolist()
         raise ValueError(
-            f"input_ids of sample {sample}: {tokens[token]} found {counts[sample, token].item()} times in its place, expected "
-            "once. Write the sequences with the LimssrProcessor saved beside this model."
+            f"input_ids of sample {sample}: {tokens[token]} found {counts[sample, token].item()} times in its place, "
+            "expected once. Write the sequences with the LimssrProcessor saved beside this model."
         )

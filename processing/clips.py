@@ -20,9 +20,13 @@ def as_clips(array, feature_size: int, where: str) -> torch.Tensor:
         ValueError: wrong rank or width, no clips, NaN or infinite values.
     """
     try:
-        clips = array.detach().cpu() if isinstance(array, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(array))
+        clips = (
+            array.detach().cpu() if isinstance(array, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(array))
+        )
     except (TypeError, ValueError) as error:
-        raise TypeError(f"{where}: expected an array of numbers [clips, {feature_size}], got {_describe(array)}.") from error
+        raise TypeError(
+            f"{where}: expected an array of numbers [clips, {feature_size}], got {_describe(array)}."
+        ) from error
     if clips.dtype == torch.bool or clips.is_complex():
         raise TypeError(f"{where}: expected real numbers, got dtype {clips.dtype}.")
     if clips.dim() != 2 or clips.shape[1] != feature_size:
@@ -61,4 +65,8 @@ def crop_position(crop: Literal["center", "random"], generator: torch.Generator 
 
 def _describe(array) -> str:
     dtype = getattr(array, "dtype", None)
-    return f"{type(array).__name__} of dtype {dtype}" if dtype is not None else f"{type(array).__name__} {str(array)[:60]!r}"
+    return (
+        f"{type(array).__name__} of dtype {dtype}"
+        if dtype is not None
+        else f"{type(array).__name__} {str(array)[:60]!r}"
+    )

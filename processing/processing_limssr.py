@@ -1,4 +1,4 @@
-"""Turns feature clips into the token sequences LIMSSR reads: prompt, clips, placeholders for what is missing, fusion tokens."""
+"""Turns feature clips into the sequences LIMSSR reads: prompt, clips, placeholders of missing clips, fusion tokens."""
 
 import copy
 import math
@@ -26,17 +26,18 @@ from .prompt import Prompt
 
 class LimssrProcessor(ProcessorMixin):
     """
-    Writes each sample as one sequence: prompt, a block for each available modality, a block of placeholders for each missing
-    one, fusion tokens. Make one that fits a model with [`LimssrProcessor.from_config`].
+    Writes each sample as one sequence: prompt, a block for each available modality, a block of placeholders for each
+    missing one, fusion tokens. Make one that fits a model with [`LimssrProcessor.from_config`].
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): of the backbone, with the added tokens.
         modalities (`dict[str, int]` or list of pairs): ordered name -> feature size.
         num_fusion_tokens (`int`): fusion tokens at the end of a sequence; 0 for a model with `fusion="mean"`.
         max_clips (`int`, defaults to 95): longer modalities are cropped to this many clips.
-        pad_to_max_clips (`bool`, defaults to `False`): pad shorter ones with zero clips that count as real, as published.
-        missing_length (`"match"` or `int`, defaults to `"match"`): placeholders of a missing modality, as many as the sample's
-            longest modality has clips, or a fixed number, which costs less.
+        pad_to_max_clips (`bool`, defaults to `False`): pad shorter ones with zero clips that count as real, as
+            published.
+        missing_length (`"match"` or `int`, defaults to `"match"`): placeholders of a missing modality, as many as the
+            sample's longest modality has clips, or a fixed number, which costs less.
         use_prompt (`bool`, defaults to `True`): whether there is a prompt.
         prompt (`dict`, *optional*): wording, the fields of [`Prompt`].
 
@@ -61,7 +62,9 @@ class LimssrProcessor(ProcessorMixin):
         if missing_length != "match" and (
             isinstance(missing_length, bool) or not isinstance(missing_length, int) or missing_length < 1
         ):
-            raise ValueError(f"missing_length is {missing_length!r}; allowed are 'match' and whole numbers of 1 and more.")
+            raise ValueError(
+                f"missing_length is {missing_length!r}; allowed are 'match' and whole numbers of 1 and more."
+            )
         self.modalities = [list(pair) for pair in dict(modalities).items()]  # pairs keep their order in sorted JSON
         self.num_fusion_tokens = num_fusion_tokens
         self.max_clips = max_clips
@@ -73,7 +76,9 @@ class LimssrProcessor(ProcessorMixin):
         vocabulary = tokenizer.get_vocab()
         self._ids = {name: vocabulary.get(name) for name in added_tokens(dict(modalities), num_fusion_tokens)}
         if missing := [name for name, token_id in self._ids.items() if token_id is None]:
-            raise ValueError(f"the tokenizer lacks {missing[:3]}; make the processor with LimssrProcessor.from_config.")
+            raise ValueError(
+                f"the tokenizer lacks {missing[:3]}; make the processor with LimssrProcessor.from_config."
+            )
 
     @classmethod
     def from_config(cls, config, tokenizer, **settings) -> "LimssrProcessor":
@@ -118,25 +123,31 @@ class LimssrProcessor(ProcessorMixin):
     ) -> BatchFeature:
         """
         Args:
-            features (`dict[str, list]`): modality -> one entry a sample, an array `[clips, feature size]` (numpy, torch or nested
-                lists) or `None` where the sample lacks it. A modality that nobody has may be left out.
-            labels (*optional*): judged scores in the judges' units, `[batch]` or `[batch, scores]`; `None` or NaN = not given.
+            features (`dict[str, list]`): modality -> one entry a sample, an array `[clips, feature size]` (numpy,
+                torch or nested lists) or `None` where the sample lacks it. A modality that nobody has may be left out.
+            labels (*optional*): judged scores in the judges' units, `[batch]` or `[batch, scores]`; `None` or NaN =
+                not given.
             crop (`"center"` or `"random"`): which clips to keep of a longer modality.
             generator (`torch.Generator`, *optional*): for the random crop.
+            return_tensors (`"pt"`): only PyTorch tensors are made.
             sample_ids (`list[str]`, *optional*): how error messages call the samples; their index by default.
 
         Returns:
             `input_ids`, `attention_mask` `(batch, length)` int64, padded on the right; `{modality}_features`
-            `(batch, clips, feature size)` float32 and `{modality}_clip_mask` `(batch, clips)` bool; with labels `labels`
-            `(batch, scores)` float32.
+            `(batch, clips, feature size)` float32 and `{modality}_clip_mask` `(batch, clips)` bool; with labels
+            `labels` `(batch, scores)` float32.
 
         Raises:
             TypeError, ValueError: bad input; the message names sample, modality, what was found and what is expected.
         """
         if return_tensors != "pt":
-            raise ValueError(f"return_tensors is {return_tensors!r}; LimssrProcessor makes PyTorch tensors: pass 'pt'.")
+            raise ValueError(
+                f"return_tensors is {return_tensors!r}; LimssrProcessor makes PyTorch tensors: pass 'pt'."
+            )
         samples = self._split_samples(features, sample_ids)
-        prepared = [self._prepare_clips(sample, name, crop_position(crop, generator)) for name, sample in samples.items()]
+        prepared = [
+            self._prepare_clips(sample, name, crop_position(crop, generator)) for name, sample in samples.items()
+        ]
         batch = self._pad_sequences([self._write_sequence(clips) for clips in prepared])
         for name, feature_size in self.feature_sizes.items():
             batch |= _stack_clips(name, feature_size, [clips.get(name) for clips in prepared])
@@ -161,7 +172,9 @@ class LimssrProcessor(ProcessorMixin):
             raise ValueError(f"unknown modality {unknown[0]!r}; this processor has {list(self.feature_sizes)}.")
         for name, entries in features.items():
             if not isinstance(entries, list | tuple) and getattr(entries, "ndim", 0) != 3:
-                raise TypeError(f"features[{name!r}] is {type(entries).__name__}, expected a list with one entry a sample.")
+                raise TypeError(
+                    f"features[{name!r}] is {type(entries).__name__}, expected a list with one entry a sample."
+                )
         lengths = {name: len(entries) for name, entries in features.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(
@@ -204,7 +217,9 @@ class LimssrProcessor(ProcessorMixin):
         missing_length = longest if self.missing_length == "match" else self.missing_length
         available = [self._write_block(name, clip_token(name), len(array)) for name, array in clips.items()]
         missing = [
-            self._write_block(name, missing_token(name), missing_length) for name in self.feature_sizes if name not in clips
+            self._write_block(name, missing_token(name), missing_length)
+            for name in self.feature_sizes
+            if name not in clips
         ]
         fusion = [self._ids[fusion_token(slot + 1)] for slot in range(self.num_fusion_tokens)]
         return list(chain(self.encode_prompt(mask), *available, *missing, fusion))
@@ -239,12 +254,14 @@ def add_tokens_with_ids(tokenizer, added_token_ids: dict[str, int]):
     names = {token_id: name for name, token_id in added_token_ids.items()}
     new_ids = range(len(tokenizer), max(names) + 1)
     new_tokens = [names.get(token_id, f"<|reserved_{token_id}|>") for token_id in new_ids]
-    tokenizer.add_tokens([AddedToken(name, special=True, normalized=False) for name in new_tokens], special_tokens=True)
+    tokenizer.add_tokens(
+        [AddedToken(name, special=True, normalized=False) for name in new_tokens], special_tokens=True
+    )
     vocabulary = tokenizer.get_vocab()
     for name, token_id in added_token_ids.items():
         if vocabulary.get(name) != token_id:
             raise ValueError(
-                f"the configuration gives {name} the id {token_id}, where this tokenizer ({len(vocabulary)} tokens) has "
+                f"the configuration gives {name} the id {token_id}, where this tokenizer of {len(vocabulary)} has "
                 f"{tokenizer.convert_ids_to_tokens(token_id)!r}. Is it the tokenizer of the backbone?"
             )
     return tokenizer

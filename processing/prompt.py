@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 class Prompt:
     """
     Args:
-        template (`str`): the prompt, with `{available}` and `{missing}` where the modalities are named. What does not depend on
-            them comes first, so that all samples share it.
-        modality_names (`dict[str, str]`): what a modality is called in the prompt; its own name where it is not listed.
+        template (`str`): the prompt, with `{available}` and `{missing}` where the modalities are named. What does not
+            depend on them comes first, so that all samples share it.
+        modality_names (`dict[str, str]`): what a modality is called in the prompt; its own name where it is not
+            listed.
         separator (`str`): between two names.
         none (`str`): stands where no modality is to be named.
 
@@ -18,9 +19,10 @@ class Prompt:
     """
 
     template: str = (
-        "Judge the quality of a performance. It is given as blocks of feature clips, one block for each modality. Where a "
-        "modality is missing, its block holds placeholders: infer from the other modalities what they would show. Gather "
-        "everything that matters for the score in the fusion tokens at the end. Available: {available}. Missing: {missing}."
+        "Judge the quality of a performance. It is given as blocks of feature clips, one block for each modality. "
+        "Where a modality is missing, its block holds placeholders: infer from the other modalities what they would "
+        "show. Gather everything that matters for the score in the fusion tokens at the end. "
+        "Available: {available}. Missing: {missing}."
     )
     modality_names: dict[str, str] = field(default_factory=dict)
     separator: str = ", "
@@ -35,7 +37,9 @@ class Prompt:
 
         def name_all(wanted: bool) -> str:
             names = [
-                self.modality_names.get(name, name) for name, there in zip(modalities, mask, strict=True) if there == wanted
+                self.modality_names.get(name, name)
+                for name, there in zip(modalities, mask, strict=True)
+                if there == wanted
             ]
             return self.separator.join(names) or self.none
 

@@ -1,4 +1,4 @@
-"""Tiny real parts that the tests share: a random language model, its tokenizer, a model and a processor around them."""
+"""Tiny real parts that the tests share: a random language model, its tokenizer, a model and a processor."""
 
 import os
 from pathlib import Path
@@ -34,7 +34,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture
 def tiny_text_config() -> Qwen3Config:
-    """A random language model of a few thousand weights; like real ones its table has more rows than there are tokens."""
+    """A small random language model; like real ones its table has more rows than there are tokens."""
     return Qwen3Config(
         hidden_size=32,
         num_hidden_layers=2,

@@ -27,7 +27,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--text_model", help="where an adapter checkpoint finds its language model")
     parser.add_argument("--output_dir", type=Path)
-    rates = "one rate or modality=rate ...: the static missing rates of training, so that ridge sees no more than it did"
+    rates = (
+        "one rate or modality=rate ...: the static missing rates of training, so that ridge sees no more than it did"
+    )
     parser.add_argument("--train_missing_rates", nargs="+", default=[], metavar="RATE", help=rates)
     parser.add_argument("--train_missing_seed", type=int, default=0, help="seed of those masks")
     arguments = parser.parse_args()
@@ -84,7 +86,9 @@ def evaluate(arguments: argparse.Namespace, data: AqaData) -> EvaluationResult:
         if not any(flag for name, flag in zip(data.modalities, mask, strict=True) if name not in modalities)
     }
     split, size = data.splits[arguments.split], arguments.batch_size
-    return evaluate_subsets(model, processor, split, modalities, train_rows, best_attainable=best or None, batch_size=size)
+    return evaluate_subsets(
+        model, processor, split, modalities, train_rows, best_attainable=best or None, batch_size=size
+    )
 
 
 def main() -> None:

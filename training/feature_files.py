@@ -68,7 +68,9 @@ def read_features(path: str | Path, tensor_name: str | None = None) -> np.ndarra
         array = array.astype(np.float32)
     if not np.isfinite(array).all():
         clip, column = np.argwhere(~np.isfinite(array))[0]
-        raise FeatureFileError(f"{path}: clip {clip}, column {column} is {array[clip, column]}, expected finite float32")
+        raise FeatureFileError(
+            f"{path}: clip {clip}, column {column} is {array[clip, column]}, expected finite float32"
+        )
     return array
 
 
@@ -103,7 +105,9 @@ def samples_from_csv(path: str | Path, modalities: Sequence[str]) -> list[FileSa
     """
     path = Path(path)
     if not path.is_file():
-        raise FeatureFileError(f"{path}: no such file; expected a CSV with the columns sample_id, {', '.join(modalities)}")
+        raise FeatureFileError(
+            f"{path}: no such file; expected a CSV with the columns sample_id, {', '.join(modalities)}"
+        )
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
@@ -118,7 +122,9 @@ def _read_npy(path: Path) -> np.ndarray:
         # Mapped, so that the dtype and shape of a huge wrong file are known before it is read.
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise FeatureFileError(f"{path}: not a .npy array of numbers (pickled objects are refused): {error}") from error
+        raise FeatureFileError(
+            f"{path}: not a .npy array of numbers (pickled objects are refused): {error}"
+        ) from error
 
 
 def _read_safetensors(path: Path, tensor_name: str | None) -> np.ndarray:
@@ -126,7 +132,9 @@ def _read_safetensors(path: Path, tensor_name: str | None) -> np.ndarray:
         with safe_open(path, framework="pt") as file:  # torch, because numpy knows no bfloat16
             names = list(file.keys())
             if tensor_name is None and len(names) != 1:
-                raise FeatureFileError(f"{path}: holds the tensors {names}, expected exactly one, or one that is named")
+                raise FeatureFileError(
+                    f"{path}: holds the tensors {names}, expected exactly one, or one that is named"
+                )
             if tensor_name is not None and tensor_name not in names:
                 raise FeatureFileError(f"{path}: holds the tensors {names}, expected one named {tensor_name!r}")
             tensor = file.get_tensor(tensor_name or names[0])
@@ -138,7 +146,9 @@ def _read_safetensors(path: Path, tensor_name: str | None) -> np.ndarray:
 def _folder_sample(sample_id: str, files: dict[str, list[Path]]) -> FileSample:
     for paths in files.values():
         if len(paths) > 1:
-            return FileSample(sample_id, error=f"{paths[0]} and {paths[1].name}: two files for one modality, expected one")
+            return FileSample(
+                sample_id, error=f"{paths[0]} and {paths[1].name}: two files for one modality, expected one"
+            )
     return FileSample(sample_id, {name: paths[0] for name, paths in files.items()})
 
 

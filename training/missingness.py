@@ -37,7 +37,9 @@ def validate_rates(rates: Rates, modalities: Sequence[str]) -> dict[str, float]:
     """
     if isinstance(rates, Mapping):
         if unknown := [name for name in rates if name not in modalities]:
-            raise ValueError(f"missing rates name {unknown[0]!r}, which is no modality; known: {', '.join(modalities)}")
+            raise ValueError(
+                f"missing rates name {unknown[0]!r}, which is no modality; known: {', '.join(modalities)}"
+            )
         by_name = {name: rates.get(name, 0.0) for name in modalities}
     else:
         by_name = dict.fromkeys(modalities, rates)
@@ -148,10 +150,13 @@ class MaskedDataset(data.Dataset):
         for index, mask in enumerate(self.masks):
             if len(mask) != len(self.modalities) or not any(mask) or not set(mask) <= {0, 1}:
                 names = ", ".join(self.modalities)
-                raise ValueError(f"mask {mask} of sample number {index}: expected 0 or 1 for each of {names}, not only 0")
+                raise ValueError(
+                    f"mask {mask} of sample number {index}: expected 0 or 1 for each of {names}, not only 0"
+                )
         others = [name for name in dataset.column_names if name not in self.modalities]
         self._views = {
-            mask: dataset.select_columns([*others, *self._present(mask)]).with_format("arrow") for mask in set(self.masks)
+            mask: dataset.select_columns([*others, *self._present(mask)]).with_format("arrow")
+            for mask in set(self.masks)
         }
 
     def __len__(self) -> int:

@@ -27,9 +27,13 @@ def build_parser(modalities: list[str]) -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("model", metavar="MODEL", help="checkpoint folder or Hub name; always the first argument")
-    files = parser.add_argument_group("one sample" if modalities else "one sample: --<modality> FILE, as the model has it")
+    files = parser.add_argument_group(
+        "one sample" if modalities else "one sample: --<modality> FILE, as the model has it"
+    )
     for name in modalities:
-        files.add_argument(f"--{name}", type=Path, dest=f"features of {name}", metavar="FILE", help="clips [clips, dim]")
+        files.add_argument(
+            f"--{name}", type=Path, dest=f"features of {name}", metavar="FILE", help="clips [clips, dim]"
+        )
     files.add_argument("--sample_id", default="sample", help="what to call it")
     many = parser.add_mutually_exclusive_group()
     many.add_argument("--folder", type=Path)

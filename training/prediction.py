@@ -62,7 +62,9 @@ class SamplePrediction:
     error: str | None = None
 
 
-def load_model_and_processor(name: str, text_model: str | None = None) -> tuple[LimssrForScoreRegression, LimssrProcessor]:
+def load_model_and_processor(
+    name: str, text_model: str | None = None
+) -> tuple[LimssrForScoreRegression, LimssrProcessor]:
     """A checkpoint folder or Hub name, in eval mode, on the accelerator where there is one.
 
     Args:
@@ -74,7 +76,9 @@ def load_model_and_processor(name: str, text_model: str | None = None) -> tuple[
     return model.to(device).eval(), LimssrProcessor.from_pretrained(name)
 
 
-def predict(model, processor, rows: Sequence[dict], batch_size: int = 16, accelerator=None, progress=None) -> Predictions:
+def predict(
+    model, processor, rows: Sequence[dict], batch_size: int = 16, accelerator=None, progress=None
+) -> Predictions:
     """Scores every row once, from whatever modalities it has.
 
     Args:
@@ -111,7 +115,9 @@ def predict(model, processor, rows: Sequence[dict], batch_size: int = 16, accele
     return Predictions(_sample_ids(rows), modalities, visible=visible, **result)
 
 
-def predict_stream(model, processor, samples: Iterable[FileSample], batch_size: int = 16) -> Iterator[SamplePrediction]:
+def predict_stream(
+    model, processor, samples: Iterable[FileSample], batch_size: int = 16
+) -> Iterator[SamplePrediction]:
     """Scores samples in the order they come, holding one batch at a time in memory.
 
     A sample that cannot be read or that the processor refuses gives a `SamplePrediction` with its `error`; the others

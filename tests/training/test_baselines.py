@@ -82,7 +82,9 @@ def test_each_score_has_its_own_ridge_and_its_own_missing_targets(rows):
 def test_static_masks_hide_features_from_the_ridge_too(rows):
     from datasets import Dataset
 
-    plain = [{key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in r.items()} for r in rows]
+    plain = [
+        {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in r.items()} for r in rows
+    ]
     from datasets import Features, List, Value
 
     clips = {name: List(List(Value("float32"), length=size)) for name, size in (("video", 4), ("audio", 3))}

@@ -81,7 +81,9 @@ def test_a_bad_file_loses_no_other_sample_of_a_folder(checkpoint, tiny_model, ti
     (folder / first / "sample1.npy").write_bytes(b"damaged")
     np.save(folder / second / "sample3.npy", np.zeros((2, 99)))  # a width the model does not have
     output = tmp_path / "scores.csv"
-    done = run("predict.py", checkpoint, "--folder", folder, "--format", "csv", "--output", output, "--batch_size", "2")
+    done = run(
+        "predict.py", checkpoint, "--folder", folder, "--format", "csv", "--output", output, "--batch_size", "2"
+    )
     assert done.returncode == 1
     assert "2 of 4 samples could not be scored" in done.stderr
     rows = {row["sample_id"]: row for row in csv.DictReader(output.open())}

@@ -18,7 +18,9 @@ from limssr.training.reports.table import evaluation_table
 from PIL import Image
 
 
-def make_dataset(modalities: dict[str, int], samples: int = 24, missing: dict | None = None, scores=("score",)) -> Dataset:
+def make_dataset(
+    modalities: dict[str, int], samples: int = 24, missing: dict | None = None, scores=("score",)
+) -> Dataset:
     """Clips that follow a latent quality; `missing` is modality -> numbers of the samples that lack it."""
     random = np.random.default_rng(1)
     quality = random.normal(size=samples)
@@ -30,7 +32,9 @@ def make_dataset(modalities: dict[str, int], samples: int = 24, missing: dict | 
         columns[name] = [None if number in lacking else array for number, array in enumerate(clips)]
     clip_features = {name: List(List(Value("float32"), length=width)) for name, width in modalities.items()}
     score_features = {name: Value("float32") for name in scores}
-    return Dataset.from_dict(columns, features=Features({"sample_id": Value("string"), **score_features, **clip_features}))
+    return Dataset.from_dict(
+        columns, features=Features({"sample_id": Value("string"), **score_features, **clip_features})
+    )
 
 
 @pytest.fixture

@@ -67,7 +67,9 @@ def test_a_modality_without_a_rate_is_never_hidden(rates):
 
 
 @given(
-    st.one_of(st.floats(max_value=0, exclude_max=True), st.floats(min_value=1), st.just(math.nan), st.booleans(), st.text())
+    st.one_of(
+        st.floats(max_value=0, exclude_max=True), st.floats(min_value=1), st.just(math.nan), st.booleans(), st.text()
+    )
 )
 def test_impossible_rates_are_refused_by_name(rate):
     with pytest.raises(ValueError, match="video"):

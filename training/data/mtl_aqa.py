@@ -57,7 +57,9 @@ def dive_features(annotation: dict[str, Any], sample_id: str) -> np.ndarray:
     parts = []
     for name, size in DIVE_ATTRIBUTES.items():
         if annotation[name] not in range(size):
-            raise ValueError(f"dive {sample_id}: {name} is {annotation[name]!r}, expected an integer from 0 to {size - 1}")
+            raise ValueError(
+                f"dive {sample_id}: {name} is {annotation[name]!r}, expected an integer from 0 to {size - 1}"
+            )
         parts.append(np.eye(size, dtype=np.float32)[int(annotation[name])])
     return np.concatenate(parts)
 

@@ -197,4 +197,6 @@ def load_restricted(path: str | Path) -> Any:
             IndexError,
             KeyError,
         ) as error:
-            raise ValueError(f"{path}: not a readable pickle of arrays and containers ({error}); fetch it again") from error
+            raise ValueError(
+                f"{path}: not a readable pickle of arrays and containers ({error}); fetch it again"
+            ) from error

@@ -49,7 +49,9 @@ class Synthetic:
     seed: int = 0
     modalities: dict[str, int] = field(default_factory=lambda: {"video": 16, "audio": 12, "flow": 16})
     noise: dict[str, float] = field(default_factory=lambda: {"video": 0.45, "audio": 0.9, "flow": 0.6})
-    clips: dict[str, tuple[int, int]] = field(default_factory=lambda: {"video": (6, 10), "audio": (3, 5), "flow": (4, 8)})
+    clips: dict[str, tuple[int, int]] = field(
+        default_factory=lambda: {"video": (6, 10), "audio": (3, 5), "flow": (4, 8)}
+    )
     clip_noise: float = 0.5
     nuisance: float = 0.3
 

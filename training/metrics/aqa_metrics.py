@@ -106,7 +106,9 @@ def _given(predictions: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np
         )
     given = ~np.isnan(targets)
     if np.isinf(targets).any():
-        raise ValueError(f"target number {int(np.flatnonzero(np.isinf(targets))[0])} is infinite; use NaN for not given")
+        raise ValueError(
+            f"target number {int(np.flatnonzero(np.isinf(targets))[0])} is infinite; use NaN for not given"
+        )
     return predictions[given], targets[given], int((~given).sum())
 
 

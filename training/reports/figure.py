@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from ..evaluation import EvaluationResult
 
@@ -36,16 +38,17 @@ def _draw_bars(axes: Axes, result: EvaluationResult, score_name: str) -> None:
     places = np.arange(len(cells))
     values = [cell.model["spearman"] for cell in cells]
     colors = [_WEAK if cell.not_better_than_floor else _MODEL for cell in cells]
-    axes.barh(places, [value or 0.0 for value in values], height=0.62, color=colors, label="LIMSSR", zorder=2)
+    axes.barh(places, [value or 0.0 for value in values], height=0.62, color=colors, zorder=2)
     for place, value in zip(places, values, strict=True):
         text = "undefined" if value is None else f"{value:.3f}"
         inside = value is not None and value > 0.25
-        position = (value - 0.012) if inside else max(value or 0.0, 0.0) + 0.012
+        position = (value - 0.025) if inside else max(value or 0.0, 0.0) + 0.025
         color = "white" if inside and colors[place] == _MODEL else "black"
         axes.text(position, place, text, va="center", ha="right" if inside else "left", color=color, fontsize=9)
-    _draw_marks(axes, cells, "ridge", {"marker": "D", "s": 38, "color": _RIDGE, "label": "ridge"})
-    best = {"marker": "|", "s": 300, "linewidths": 2.2, "color": _BEST, "label": "best attainable"}
-    _draw_marks(axes, cells, "best", best)
+    weak = Patch(color=_WEAK, label="LIMSSR, not better than the training mean") if _WEAK in colors else None
+    ridge = _draw_marks(axes, cells, "ridge", {"marker": "D", "s": 38, "color": _RIDGE, "label": "ridge"})
+    style = {"marker": "|", "s": 300, "linewidths": 2.2, "color": _BEST, "label": "best attainable"}
+    best = _draw_marks(axes, cells, "best", style)
     axes.set_yticks(places, [mask.name.replace("+", " + ") for mask in result.masks])
     axes.invert_yaxis()
     lowest = min([0.0, *(value for value in values if value is not None)])
@@ -54,19 +57,19 @@ def _draw_bars(axes: Axes, result: EvaluationResult, score_name: str) -> None:
     axes.set_title(_title(result, score_name, "what the model may see"), fontsize=11, loc="left")
     axes.grid(axis="x", color="0.9", zorder=0)
     axes.spines[["top", "right"]].set_visible(False)
-    legend = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3, frameon=False, fontsize=9)
-    legend.legend_handles[0].set_color(_MODEL)  # not the grey of a first bar that is not better than the floor
+    handles = [handle for handle in (Patch(color=_MODEL, label="LIMSSR"), weak, ridge, best) if handle is not None]
+    axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=4, frameon=False, fontsize=9)
 
 
-def _draw_marks(axes: Axes, cells: list, part: str, style: dict) -> None:
+def _draw_marks(axes: Axes, cells: list, part: str, style: dict) -> PathCollection | None:
+    """Marks at the Spearman of one part of the cells; None where no cell has it."""
     metrics = [getattr(cell, part) for cell in cells]
     points = [
         (entry["spearman"], place)
         for place, entry in enumerate(metrics)
         if entry is not None and entry["spearman"] is not None
     ]
-    if points:
-        axes.scatter(*zip(*points, strict=True), zorder=3, **style)
+    return axes.scatter(*zip(*points, strict=True), zorder=3, **style) if points else None
 
 
 def _draw_scatter(axes: Axes, result: EvaluationResult, score_name: str) -> None:

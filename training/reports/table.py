@@ -30,8 +30,8 @@ def _score_table(result: EvaluationResult, score_name: str) -> str:
     for mask, cell in zip(result.masks, cells, strict=True):
         rows.append([mask.name, _samples(mask), *(_value(cell, metric, part) for _, metric, part in columns)])
     if len(result.masks) > 1:
-        averages = result.averages[score_name]
-        values = [_plain(averages[part], metric) for _, metric, part in columns]
+        average = Cell(**result.averages[score_name])
+        values = [_value(average, metric, part) for _, metric, part in columns]
         rows.append([f"average of the {len(result.masks) - 1} incomplete", "", *values])
     title = f"{score_name}: {result.samples} samples, MSE and MAE in judges' units"
     return "\n".join([title, "", *_aligned(rows), *_notes(result, score_name)])
