@@ -78,18 +78,8 @@ def find_backbone(
         ValueError: the backbone is local and `text_model` is not given, or its weights are others.
     """
     source = source or {}
-    if text_model is None and "subfolder" in source:
-        folder = Path(checkpoint) / source["subfolder"]
-        text_model, kwargs = (
-            (folder, {}) if folder.is_dir() else (checkpoint, kwargs | {"subfolder": source["subfolder"]})
-        )
-    elif text_model is None and "repository" in source:
-        text_model, kwargs = source["repository"], {"revision": source["revision"]}
-    elif text_model is None:
-        raise ValueError(
-            "This checkpoint is an adapter of a language model that is not on the Hub: pass "
-            f"text_model=FOLDER_OR_FILE, the place of {', '.join(source.get('sha256', {})) or 'the language model it was trained on'}."
-        )
+    if text_model is None:
+        text_model, kwargs = _own_place(checkpoint, source, kwargs)
     else:
         kwargs = {}
     is_file = Path(text_model).expanduser().is_file()
@@ -102,6 +92,20 @@ def find_backbone(
                 f"{found['sha256'].get(file, '(no such file)')}, expected {digest}."
             )
     return backbone
+
+
+def _own_place(checkpoint: str | Path, source: dict, hub_arguments: dict) -> tuple[str | Path, dict]:
+    """Where the backbone lies by the checkpoint's own word, with the arguments of its download."""
+    if "subfolder" in source:
+        folder = Path(checkpoint) / source["subfolder"]
+        return (folder, {}) if folder.is_dir() else (checkpoint, hub_arguments | {"subfolder": source["subfolder"]})
+    if "repository" in source:
+        return source["repository"], {"revision": source["revision"]}
+    files = ", ".join(source.get("sha256", {})) or "the language model it was trained on"
+    raise ValueError(
+        "This checkpoint is an adapter of a language model that is not on the Hub: pass text_model=FOLDER_OR_FILE, the "
+        f"place of {files}."
+    )
 
 
 def lookup_scale(embedding: nn.Module) -> float:

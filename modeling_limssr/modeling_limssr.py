@@ -1,5 +1,6 @@
 """LIMSSR: scores a performance from the modalities that are present (arXiv 2605.00434)."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_limssr import LimssrConfig
@@ -295,10 +296,11 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
         backbone, source = load_backbone(name_or_folder, num_hidden_layers, gguf_file, revision, dtype=dtype)
         config = cls.config_class(text_config=backbone.config, backbone_source=source, **config_fields)
         backbone_weights = {BACKBONE_PREFIX + name: weight for name, weight in backbone.state_dict().items()}
-        # Past the strict `from_pretrained` of this class: projectors, heads and added tokens start at random.
-        model = PreTrainedModel.from_pretrained.__func__(
-            cls, None, config=config, state_dict=backbone_weights, dtype=backbone.dtype
-        )
+        with _quiet_loading():
+            # Past the strict `from_pretrained` of this class: projectors, heads and added tokens start at random.
+            model = PreTrainedModel.from_pretrained.__func__(
+                cls, None, config=config, state_dict=backbone_weights, dtype=backbone.dtype
+            )
         model.model.draw_token_embeddings()
         if config.backbone_training == "lora":
             add_lora(model)
@@ -404,6 +406,17 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
         return [float(value) for value in self.config.score_minimums], [
             float(value) for value in self.config.score_ranges
         ]
+
+
+@contextmanager
+def _quiet_loading():
+    """Keeps transformers from reporting weights that are meant to be new as missing."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _gather_positions(hidden: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor | None:

@@ -19,10 +19,8 @@ class Prompt:
     """
 
     template: str = (
-        "Judge the quality of a performance. It is given as blocks of feature clips, one block for each modality. "
-        "Where a modality is missing, its block holds placeholders: infer from the other modalities what they would "
-        "show. Gather everything that matters for the score in the fusion tokens at the end. "
-        "Available: {available}. Missing: {missing}."
+        "Judge how well this performance is executed. Infer what is missing from what is available, and gather all "
+        "that matters for the score at the end. Available: {available}. Missing: {missing}."
     )
     modality_names: dict[str, str] = field(default_factory=dict)
     separator: str = ", "

@@ -138,7 +138,7 @@ def _read_safetensors(path: Path, tensor_name: str | None) -> np.ndarray:
             if tensor_name is not None and tensor_name not in names:
                 raise FeatureFileError(f"{path}: holds the tensors {names}, expected one named {tensor_name!r}")
             tensor = file.get_tensor(tensor_name or names[0])
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise FeatureFileError(f"{path}: not a .safetensors file: {error}") from error
     return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
 

@@ -186,14 +186,15 @@ def _clips(cell) -> np.ndarray | None:
 
 def _redraw(rates: Mapping[str, float], available: Mask, name: str) -> Mask:
     """Hide each available modality with its rate until something is left."""
-    for attempt in itertools.count():
+    attempts = itertools.count()
+    mask = (0,) * len(available)
+    while not any(mask):
+        draw = f"{name}/{next(attempts)}"
         mask = tuple(
-            int(bit and _uniform(f"{name}/{attempt}/{modality}") >= rate)
+            int(bit and _uniform(f"{draw}/{modality}") >= rate)
             for bit, (modality, rate) in zip(available, rates.items(), strict=True)
         )
-        if any(mask):
-            return mask
-    raise AssertionError("rates are below 1, so a draw that shows something comes")
+    return mask
 
 
 def _uniform(name: str) -> float:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..modeling_limssr.modeling_limssr import LimssrForScoreRegression
 from ..processing.processing_limssr import LimssrProcessor
-from .feature_files import FileSample
+from .feature_files import FeatureFileError, FileSample
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,10 @@ def _predict_readable(model, processor, batch: list[FileSample]) -> Iterator[Sam
             row = {"sample_id": sample.sample_id, **sample.read()}
             _Collate(processor, list(model.config.modalities))([{"index": 0, **row}])  # the processor's own checks
             rows.append(row)
-        except (OSError, ValueError, TypeError) as error:
+        except FeatureFileError as error:
             errors[number] = str(error)
+        except (TypeError, ValueError) as error:  # the processor's message names sample and modality, not the file
+            errors[number] = f"{error} Read from {', '.join(map(str, sample.paths.values()))}"
     predictions = predict(model, processor, rows, batch_size=len(batch)) if rows else None
     position = 0
     for number, sample in enumerate(batch):

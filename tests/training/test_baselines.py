@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from datasets import Dataset, Features, List, Value
 from limssr.training.baselines import RIDGE_ALPHAS, Baselines, pool_rows, target_columns
 from limssr.training.missingness import MaskedDataset, all_subsets
 from sklearn.linear_model import RidgeCV
@@ -80,13 +81,9 @@ def test_each_score_has_its_own_ridge_and_its_own_missing_targets(rows):
 
 
 def test_static_masks_hide_features_from_the_ridge_too(rows):
-    from datasets import Dataset
-
     plain = [
         {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in r.items()} for r in rows
     ]
-    from datasets import Features, List, Value
-
     clips = {name: List(List(Value("float32"), length=size)) for name, size in (("video", 4), ("audio", 3))}
     features = Features({"sample_id": Value("string"), **clips, "score": Value("float32")})
     masks = [(1, 0) if number % 2 else (0, 1) for number in range(len(rows))]

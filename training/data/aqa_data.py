@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, Features, List, Value
 
-Mask = tuple[int, ...]
+from ..missingness import Mask
 
 
 @dataclass

@@ -188,15 +188,7 @@ def load_restricted(path: str | Path) -> Any:
                 f"{path}: refused, {error}, and only numpy arrays and builtin containers are read. "
                 "Do not use this file unless you know who wrote it and why it needs that."
             ) from None
-        except (
-            pickle.UnpicklingError,
-            EOFError,
-            ValueError,
-            TypeError,
-            AttributeError,
-            IndexError,
-            KeyError,
-        ) as error:
+        except DAMAGE as error:
             raise ValueError(
-                f"{path}: not a readable pickle of arrays and containers ({error}); fetch it again"
+                f"{path}: not a whole pickle of arrays and containers ({error}); fetch it again"
             ) from error

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from datasets import Dataset, DatasetDict
 
-from ..missingness import all_subsets
-from .aqa_data import AqaData, Mask, build_split, feature_column
+from ..missingness import Mask, all_subsets
+from .aqa_data import AqaData, build_split, feature_column
 
 SCORE_MIDDLE, SCORE_DEVIATION, SCORE_RANGE = 50.0, 12.5, 100.0
 

