@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
+from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
@@ -87,20 +88,33 @@ class LimssrConfig(PreTrainedConfig):
 
     Raises:
         StrictDataclassFieldValidationError, StrictDataclassClassValidationError: an impossible value, at construction;
-            the
-            message names field, value and what is allowed.
+            the message names field, value and what is allowed.
 
     Example:
 
     ```python
     >>> from limssr import LimssrConfig
-    >>> config = LimssrConfig(modalities={"video": 768, "audio": 768}, score_names=["tes", "pcs"], score_ranges=[130,
-    60]) >>> config.num_scores
+    >>> config = LimssrConfig(modalities={"video": 768, "audio": 768}, score_names=["tes", "pcs"], score_ranges=[9, 9])
+    >>> config.num_scores
     2
     ```
     """
 
     model_type = "limssr"
+    # `Trainer.predict` then gives the judged scores alone.
+    keys_to_ignore_at_inference = [  # noqa: RUF012
+        "score",
+        "score_main",
+        "score_aux",
+        "path_disagreement",
+        "regression_loss",
+        "consistency_loss",
+        "separation_loss",
+        "fusion_hidden_state",
+        "modality_hidden_state",
+        "hidden_states",
+        "attentions",
+    ]
     sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen3")}  # noqa: RUF012
 
     text_config: dict | PreTrainedConfig | None = None
@@ -195,6 +209,8 @@ class LimssrConfig(PreTrainedConfig):
                 raise ValueError(
                     f"`modalities` has the name {name!r}; allowed are lower-case identifiers, like 'video'."
                 )
+            if hasattr(nn.ModuleDict(), name):
+                raise ValueError(f"`modalities` has the name {name!r}, which PyTorch modules use; choose another.")
             if isinstance(size, str | bool) or size < 1:
                 raise ValueError(f"`modalities[{name!r}]` is {size!r}; allowed are feature sizes of 1 and more.")
         names = added_tokens(self.modalities, max(self.num_fusion_tokens, 1))

@@ -97,14 +97,16 @@ def find_backbone(
 def _own_place(checkpoint: str | Path, source: dict, hub_arguments: dict) -> tuple[str | Path, dict]:
     """Where the backbone lies by the checkpoint's own word, with the arguments of its download."""
     if "subfolder" in source:
-        folder = Path(checkpoint) / source["subfolder"]
-        return (folder, {}) if folder.is_dir() else (checkpoint, hub_arguments | {"subfolder": source["subfolder"]})
+        subfolder = Path(hub_arguments.get("subfolder", "")) / source["subfolder"]
+        if (Path(checkpoint) / subfolder).is_dir():
+            return Path(checkpoint) / subfolder, {}
+        return checkpoint, hub_arguments | {"subfolder": subfolder.as_posix()}
     if "repository" in source:
         return source["repository"], {"revision": source["revision"]}
     files = ", ".join(source.get("sha256", {})) or "the language model it was trained on"
     raise ValueError(
-        "This checkpoint is an adapter of a language model that is not on the Hub: pass text_model=FOLDER_OR_FILE, the "
-        f"place of {files}."
+        "This checkpoint is an adapter of a language model that is not on the Hub: pass text_model=FOLDER_OR_FILE, "
+        f"the place of {files}."
     )
 
 
@@ -127,6 +129,8 @@ def _forget_origin(backbone: PreTrainedModel) -> None:
 
 
 def _keep_first_layers(backbone: PreTrainedModel, count: int) -> None:
+    if count == backbone.config.num_hidden_layers:
+        return
     layers = getattr(backbone, "layers", None)
     if layers is None or not 1 <= count <= len(layers):
         available = "no list `layers`" if layers is None else f"{len(layers)} layers"

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from huggingface_hub import create_repo, upload_folder
 from safetensors.torch import load_file
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
@@ -45,6 +46,7 @@ class LimssrCheckpointMixin:
         state_dict = strip_peft_names(self.state_dict() if state_dict is None else state_dict)
         if form == "adapter":
             state_dict = self._adapter_state_dict(state_dict)
+            kwargs["max_shard_size"] = "100GB"  # always one file, which is how it is read
         elif form == "full":
             state_dict = merge_lora(state_dict, self.config.lora_alpha / self.config.lora_rank)
         else:
@@ -60,13 +62,18 @@ class LimssrCheckpointMixin:
             self.config.checkpoint_form, self.config.auto_map = saved.values()
         if is_main_process:
             write_code_bundle(save_directory)
-        if push_to_hub:
-            self.push_to_hub(hub_arguments.pop("repo_id", Path(save_directory).name), form=form, **hub_arguments)
+        if push_to_hub and is_main_process:
+            _upload(save_directory, **hub_arguments)
 
     def _adapter_state_dict(self, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if self.config.backbone_training == "full":
             raise ValueError(
                 "form='adapter' leaves the backbone out, but it was trained as a whole: save form='full'."
+            )
+        if not self.config.backbone_source:
+            raise ValueError(
+                "form='adapter' leaves the backbone out, but nothing says where to find it again (the model was not "
+                "made by from_text_model): save form='full'."
             )
         if self.config.backbone_training == "lora" and not any(map(is_lora_factor, state_dict)):
             raise ValueError(
@@ -113,6 +120,11 @@ class LimssrCheckpointMixin:
                 pretrained_model_name_or_path, return_unused_kwargs=True, **hub_arguments, **kwargs
             )
         adapter, kwargs["config"] = {}, config
+        if trainable and config.backbone_training == "lora" and config.checkpoint_form == "full":
+            raise ValueError(
+                "trainable=True needs the LoRA factors, and this full checkpoint has them merged: load one that was "
+                "saved with form='adapter'."
+            )
         location = pretrained_model_name_or_path
         if location is not None and config.checkpoint_form == "adapter":
             adapter = load_file(cached_file(location, SAFE_WEIGHTS_NAME, **hub_arguments))
@@ -125,6 +137,7 @@ class LimssrCheckpointMixin:
             location, *model_args, use_safetensors=True, output_loading_info=True, **hub_arguments, **kwargs
         )
         _require_all_weights(info, pretrained_model_name_or_path)
+        model.model.freeze_backbone()  # loading makes every weight trainable
         if trainable and config.backbone_training == "lora":
             add_lora(model)
             model.load_lora({name: tensor for name, tensor in adapter.items() if is_lora_factor(name)})
@@ -146,6 +159,11 @@ class LimssrCheckpointMixin:
         with torch.no_grad():
             for name, value in own.items():
                 value.copy_(factors[name])
+
+
+def _upload(folder: str | Path, repo_id: str | None = None, private: bool | None = None, token=None, **commit) -> None:
+    repo_id = create_repo(repo_id or Path(folder).name, private=private, token=token, exist_ok=True).repo_id
+    upload_folder(repo_id=repo_id, folder_path=folder, token=token, **commit)
 
 
 def _require_all_weights(info: dict, name_or_path) -> None:

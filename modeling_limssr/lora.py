@@ -37,6 +37,9 @@ def add_lora(model: nn.Module) -> None:
         target_modules=config.lora_target_modules,
     )
     inject_adapter_in_model(lora_config, backbone)
+    for name, factor in backbone.named_parameters():
+        if any(map(is_lora_factor, strip_peft_names({name: None}))):
+            factor.data = factor.data.float()  # steps of a small learning rate vanish in half precision
     model.train(model.training)  # the new dropout layers follow the model's mode
 
 

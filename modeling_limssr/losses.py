@@ -21,9 +21,8 @@ def token_separation_loss(fusion_states: torch.Tensor, margin: float) -> torch.T
     Keeps the fusion tokens apart: a triplet loss over all batch * K states with their slot as label.
 
     For each anchor the hardest positive is the farthest state of the same slot (distance 0 when the batch has one
-    sample), the
-    hardest negative the nearest state of another slot, by cosine distance: mean of relu(d_positive - d_negative +
-        margin).
+    sample), the hardest negative the nearest state of another slot, by cosine distance: mean of
+    relu(d_positive - d_negative + margin).
 
     Args:
         fusion_states (`(batch, K, hidden)`): h_k of every sample.

@@ -91,6 +91,11 @@ class LimssrPreTrainedModel(PreTrainedModel):
         "reasoning_weight",
     )
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the language model, which is what `config.json` records and a later load restores."""
+        return self.get_input_embeddings().weight.dtype
+
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
         if isinstance(module, LimssrModel):
@@ -125,9 +130,9 @@ class LimssrModel(LimssrPreTrainedModel):
         self.freeze_backbone()
 
     def freeze_backbone(self) -> None:
-        """Freezes the vocabulary of the backbone, and all of it where the configuration says `frozen`."""
+        """Freezes the vocabulary of the backbone, and all the rest unless it is trained as a whole."""
         self.get_input_embeddings().requires_grad_(False)
-        if self.config.backbone_training == "frozen":
+        if self.config.backbone_training != "full":
             self.language_model.requires_grad_(False)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -301,6 +306,7 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
             model = PreTrainedModel.from_pretrained.__func__(
                 cls, None, config=config, state_dict=backbone_weights, dtype=backbone.dtype
             )
+        model.model.freeze_backbone()  # loading makes every weight trainable
         model.model.draw_token_embeddings()
         if config.backbone_training == "lora":
             add_lora(model)

@@ -145,14 +145,12 @@ class LimssrProcessor(ProcessorMixin):
                 f"return_tensors is {return_tensors!r}; LimssrProcessor makes PyTorch tensors: pass 'pt'."
             )
         samples = self._split_samples(features, sample_ids)
-        prepared = [
-            self._prepare_clips(sample, name, crop_position(crop, generator)) for name, sample in samples.items()
-        ]
+        prepared = [self._prepare_clips(sample, name, crop_position(crop, generator)) for name, sample in samples]
         batch = self._pad_sequences([self._write_sequence(clips) for clips in prepared])
         for name, feature_size in self.feature_sizes.items():
             batch |= _stack_clips(name, feature_size, [clips.get(name) for clips in prepared])
         if labels is not None:
-            batch["labels"] = _stack_labels(labels, list(samples))
+            batch["labels"] = _stack_labels(labels, [name for name, _ in samples])
         return BatchFeature(batch)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs):
@@ -162,8 +160,8 @@ class LimssrProcessor(ProcessorMixin):
         write_code_bundle(save_directory)
         return files
 
-    def _split_samples(self, features: dict[str, list], sample_ids: list[str] | None) -> dict[str, dict]:
-        """Modality -> list of samples, turned into sample name -> modality -> array, without the missing ones."""
+    def _split_samples(self, features: dict[str, list], sample_ids: list[str] | None) -> list[tuple[str, dict]]:
+        """Modality -> list of samples, turned into (sample name, modality -> array) without the missing ones."""
         if not isinstance(features, dict) or not features:
             raise TypeError(
                 f"features is {type(features).__name__}, expected a dict modality -> list with one entry a sample."
@@ -190,14 +188,12 @@ class LimssrProcessor(ProcessorMixin):
         )
         if len(names) != count:
             raise ValueError(f"{len(names)} sample_ids for {count} samples.")
-        return {
-            name: {
-                modality: features[modality][index]
-                for modality in self.feature_sizes
-                if modality in features and features[modality][index] is not None
-            }
-            for index, name in enumerate(names)
-        }
+        given = [name for name in self.feature_sizes if name in features]
+        samples = [{modality: features[modality][index] for modality in given} for index in range(count)]
+        return [
+            (name, {modality: array for modality, array in sample.items() if array is not None})
+            for name, sample in zip(names, samples, strict=True)
+        ]
 
     def _prepare_clips(self, sample: dict, sample_name: str, position: float) -> dict[str, torch.Tensor]:
         """Modality -> checked, cropped and padded clips `(clips, feature size)`."""

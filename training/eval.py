@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 import yaml
+
 from limssr.training.data import AqaData, load
 from limssr.training.evaluation import EvaluationResult, evaluate_subsets
 from limssr.training.missingness import MaskedDataset, draw_static_masks, observed_masks

@@ -14,11 +14,12 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+from tqdm.auto import tqdm
+
 from limssr.configuration.configuration_limssr import LimssrConfig
 from limssr.training.feature_files import FeatureFileError, FileSample, samples_from_csv, samples_from_folder
 from limssr.training.prediction import load_model_and_processor, predict_stream
 from limssr.training.reports.prediction_files import FORMATS, write_stream
-from tqdm.auto import tqdm
 
 
 def build_parser(modalities: list[str]) -> argparse.ArgumentParser:

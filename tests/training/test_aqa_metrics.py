@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import stats
+
 from limssr.training.metrics.aqa_metrics import (
     METRIC_NAMES,
     UndefinedMetricWarning,
@@ -17,7 +19,6 @@ from limssr.training.metrics.aqa_metrics import (
     score_metrics,
     spearman,
 )
-from scipy import stats
 
 scores = arrays(np.float64, st.integers(2, 30), elements=st.integers(0, 200).map(lambda value: value / 2))
 

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 from datasets import Dataset, Features, List, Value
-from limssr.training.baselines import RIDGE_ALPHAS, Baselines, pool_rows, target_columns
-from limssr.training.missingness import MaskedDataset, all_subsets
 from sklearn.linear_model import RidgeCV
 from sklearn.preprocessing import StandardScaler
+
+from limssr.training.baselines import RIDGE_ALPHAS, Baselines, pool_rows, target_columns
+from limssr.training.missingness import MaskedDataset, all_subsets
 
 MODALITIES = ["video", "audio"]
 

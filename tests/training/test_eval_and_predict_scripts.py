@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from limssr.configuration.configuration_limssr import LimssrConfig
 from limssr.modeling_limssr.modeling_limssr import LimssrForScoreRegression
 from limssr.processing.processing_limssr import LimssrProcessor
-from safetensors.torch import save_file
 
 TRAINING = Path(__file__).parents[2] / "training"
 SYNTHETIC = ["synthetic", "--data_options", "samples_train=60", "samples_test=20"]

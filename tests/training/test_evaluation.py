@@ -7,6 +7,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 from datasets import Dataset, Features, List, Value
+from PIL import Image
+
 from limssr.training.baselines import Baselines
 from limssr.training.evaluation import Cell, evaluate_subsets
 from limssr.training.metrics.aqa_metrics import METRIC_NAMES, score_metrics
@@ -15,7 +17,6 @@ from limssr.training.prediction import predict
 from limssr.training.reports.figure import save_figure
 from limssr.training.reports.prediction_files import write_predictions
 from limssr.training.reports.table import evaluation_table
-from PIL import Image
 
 
 def make_dataset(

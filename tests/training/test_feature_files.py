@@ -4,8 +4,9 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from limssr.training.feature_files import FeatureFileError, read_features, samples_from_csv, samples_from_folder
 from safetensors.torch import save_file
+
+from limssr.training.feature_files import FeatureFileError, read_features, samples_from_csv, samples_from_folder
 
 CLIPS = np.arange(12, dtype=np.float32).reshape(3, 4)
 

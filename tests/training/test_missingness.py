@@ -7,6 +7,7 @@ import pytest
 from datasets import Dataset, concatenate_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from limssr.training.data import load
 from limssr.training.missingness import (
     DynamicMask,

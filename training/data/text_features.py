@@ -14,7 +14,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer
+from transformers.utils import cached_file
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,8 @@ def encoder_identity(name_or_folder: str, revision: str | None = None) -> str:
     """What tells one encoder from another: the checksum of a folder's files, or the commit of a Hub repository."""
     folder = Path(name_or_folder)
     if not folder.is_dir():
-        config = AutoConfig.from_pretrained(name_or_folder, revision=revision)
-        return f"{name_or_folder}@{config._commit_hash}"
+        snapshot = Path(cached_file(name_or_folder, "config.json", revision=revision)).parent
+        return f"{name_or_folder}@{snapshot.name}"  # a snapshot of the Hub's cache is named by its commit
     checksum = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in IDENTITY_SUFFIXES:
@@ -145,7 +146,7 @@ def _token_limit(tokenizer, config) -> int:
 def _encode(texts: Sequence[str], encoder: str, revision: str | None, batch_size: int) -> list[np.ndarray]:
     """Contextual embeddings of the tokens of each text, float32 (tokens, dim)."""
     tokenizer = AutoTokenizer.from_pretrained(encoder, revision=revision)
-    model = AutoModel.from_pretrained(encoder, revision=revision, dtype=torch.float32).eval()
+    model = AutoModel.from_pretrained(encoder, revision=revision, dtype=torch.float32, use_safetensors=True).eval()
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
     if tokenizer.pad_token is None:

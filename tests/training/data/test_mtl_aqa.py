@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from limssr.training.data import load
 from limssr.training.data.mtl_aqa import FILES, REMOVED_WORDS, clean_transcript
 from limssr.training.data.restricted_pickle import load_restricted

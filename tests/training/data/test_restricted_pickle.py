@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
+
 from limssr.training.data.restricted_pickle import UnsafePickleError, load_restricted
 
 

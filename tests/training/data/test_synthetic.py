@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
+from sklearn.linear_model import LinearRegression
+
 from limssr.training.data import load
 from limssr.training.data.synthetic import Synthetic
 from limssr.training.missingness import MaskedDataset, all_subsets, subset_name
-from scipy.stats import spearmanr
-from sklearn.linear_model import LinearRegression
 
 SAMPLES = 20000
 

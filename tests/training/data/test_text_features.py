@@ -5,8 +5,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from limssr.training.data.text_features import embed_texts, resolve_encoder
 from transformers import AutoModel, AutoTokenizer
+
+from limssr.training.data.text_features import embed_texts, resolve_encoder
 
 TEXTS = ["she dive into the water", "", "nice", "so that and half twist", "  "]
 
