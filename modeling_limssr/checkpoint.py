@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
 from .backbone import find_backbone
-from .lora import add_lora, is_lora_factor, merge_lora, strip_peft_names
+from .lora import LORA_FACTORS, add_lora, is_lora_factor, merge_lora, strip_peft_names
 from .remote_code import AUTO_MAP, write_code_bundle
 
 BACKBONE_PREFIX = "model.language_model."
@@ -133,6 +133,7 @@ class LimssrCheckpointMixin:
             )
             kwargs["state_dict"] = cls._join_backbone(backbone, adapter, config, merge=not trainable)
             location, hub_arguments = None, {}
+        kwargs["ignore_mismatched_sizes"] = True  # refused below, by name
         model, info = super().from_pretrained(
             location, *model_args, use_safetensors=True, output_loading_info=True, **hub_arguments, **kwargs
         )
@@ -146,6 +147,14 @@ class LimssrCheckpointMixin:
     @staticmethod
     def _join_backbone(backbone, adapter, config, merge: bool) -> dict[str, torch.Tensor]:
         state_dict = {BACKBONE_PREFIX + name: tensor for name, tensor in backbone.state_dict().items()}
+        targets = config.lora_target_modules if config.backbone_training == "lora" else []
+        layers = [name.removesuffix(".weight") for name in state_dict if name.endswith(".weight")]
+        expected = {layer + factor for layer in layers if layer.split(".")[-1] in targets for factor in LORA_FACTORS}
+        if differing := sorted(expected ^ set(filter(is_lora_factor, adapter))):
+            raise ValueError(
+                f"The LoRA factors of the adapter do not fit its configuration: {len(differing)} are missing or "
+                f"unexpected, first {differing[0]}."
+            )
         if merge:
             return merge_lora(state_dict | adapter, config.lora_alpha / config.lora_rank)
         return state_dict | {name: tensor for name, tensor in adapter.items() if not is_lora_factor(name)}

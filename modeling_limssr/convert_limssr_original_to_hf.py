@@ -143,20 +143,21 @@ def read_config(tensors, text_config, table_rows: int, arguments: ConversionArgu
     modalities = {match[1]: tensors[name].shape[1] for match, name in projectors.items() if match}
     num_fusion_tokens = len(tensors["reasoning_path.slot_weight"])
     text_config.get_text_config(decoder=True).vocab_size = table_rows - 3 * len(modalities) - num_fusion_tokens
-    factors = [name for name in tensors if name.endswith(LORA_FACTORS[0])]
-    lora = {
-        "backbone_training": "lora",
-        "lora_rank": len(tensors[factors[0]]),
-        "lora_alpha": arguments.lora_alpha,
-        "lora_target_modules": sorted({name.split(".")[-3] for name in factors}),
-    }
+    training = {"backbone_training": "full"}
+    if factors := [name for name in tensors if name.endswith(LORA_FACTORS[0])]:
+        training = {
+            "backbone_training": "lora",
+            "lora_rank": len(tensors[factors[0]]),
+            "lora_alpha": arguments.lora_alpha,
+            "lora_target_modules": sorted({name.split(".")[-3] for name in factors}),
+        }
     return LimssrConfig(
         text_config=text_config,
         modalities=modalities,
         num_fusion_tokens=num_fusion_tokens,
         score_names=[arguments.score_name],
         score_ranges=[arguments.score_range],
-        **(lora if factors else {"backbone_training": "full"}),
+        **training,
     )
 
 

@@ -67,11 +67,9 @@ def merge_lora(state_dict: dict[str, torch.Tensor], scaling: float) -> dict[str,
         KeyError: factors without their weight, or without each other.
     """
     merged = {name: tensor for name, tensor in state_dict.items() if not is_lora_factor(name)}
-    for name, factor_a in state_dict.items():
-        if not name.endswith(LORA_FACTORS[0]):
-            continue
-        layer = name.removesuffix(LORA_FACTORS[0])
-        weight, factor_b = merged[f"{layer}.weight"], state_dict[layer + LORA_FACTORS[1]]
+    for layer in {name.rpartition(".lora_")[0] for name in state_dict if is_lora_factor(name)}:
+        factor_a, factor_b = (state_dict[layer + factor] for factor in LORA_FACTORS)
+        weight = merged[f"{layer}.weight"]
         update = scaling * factor_b.float() @ factor_a.float()  # (out, in)
         merged[f"{layer}.weight"] = (weight.float() + update.to(weight.device)).to(weight.dtype)
     return merged

@@ -189,9 +189,8 @@ class LimssrModel(LimssrPreTrainedModel):
         if self.config.imputation == "zeros":
             inputs_embeds = inputs_embeds.masked_fill(layout.missing.any(1)[..., None], 0)
         _refuse_unknown_modalities(kwargs, self.config.modalities)
-        outputs = self.language_model(
-            inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False, return_dict=True, **kwargs
-        )
+        kwargs |= {"use_cache": False, "return_dict": True}  # nothing is generated, so nothing is worth caching
+        outputs = self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
         hidden = outputs.last_hidden_state  # (batch, length, hidden)
         return LimssrModelOutput(
             last_hidden_state=hidden,
@@ -304,8 +303,10 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
         with _quiet_loading():
             # Past the strict `from_pretrained` of this class: projectors, heads and added tokens start at random.
             model = PreTrainedModel.from_pretrained.__func__(
-                cls, None, config=config, state_dict=backbone_weights, dtype=backbone.dtype
+                cls, None, config=config, state_dict=backbone_weights, dtype=torch.float32
             )
+        for weight, own in zip(model.model.language_model.parameters(), backbone.parameters(), strict=True):
+            weight.data = weight.data.to(own.dtype)  # what is new stays in float32
         model.model.freeze_backbone()  # loading makes every weight trainable
         model.model.draw_token_embeddings()
         if config.backbone_training == "lora":

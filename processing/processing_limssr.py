@@ -153,11 +153,13 @@ class LimssrProcessor(ProcessorMixin):
             batch["labels"] = _stack_labels(labels, [name for name, _ in samples])
         return BatchFeature(batch)
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs):
-        """Writes processor, tokenizer and the code bundle."""
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs):
+        """Writes processor, tokenizer and the code bundle; with `push_to_hub` also uploads them to `repo_id`."""
         self.auto_map = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
-        files = super().save_pretrained(save_directory, **kwargs)
+        files = super().save_pretrained(save_directory)
         write_code_bundle(save_directory)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
         return files
 
     def _split_samples(self, features: dict[str, list], sample_ids: list[str] | None) -> list[tuple[str, dict]]:

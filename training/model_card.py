@@ -60,7 +60,7 @@ def write_model_card(
         results=evaluation_table(result),
         checkpoint_form=config.checkpoint_form,
         leaky_text=(
-            "**The features give the label away** (the commentary says the score); these results are no measure of skill."
+            "**The features give the label away** (the commentary says it); these results are no measure of skill."
             if data.leaky
             else "Nothing in the features is known to give the label away."
         ),

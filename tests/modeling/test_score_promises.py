@@ -1,0 +1,166 @@
+"""What a score may depend on: the sample's own visible clips, and nothing else."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from limssr import LimssrConfig, LimssrForScoreRegression
+
+SIZES = {"video": 16, "audio": 12, "flow": 8}
+TOLERANCE = 1e-5
+
+
+def one_by_one(model, processor, features) -> torch.Tensor:
+    """The score of each sample scored alone."""
+    count = len(next(iter(features.values())))
+    alone = [{name: [entries[index]] for name, entries in features.items()} for index in range(count)]
+    return torch.cat([model(**processor(features=sample)).judged_scores for sample in alone])
+
+
+@torch.no_grad()
+def test_batch_mates_and_padding_never_change_a_score(tiny_model, tiny_processor, tiny_features):
+    together = tiny_model(**tiny_processor(features=tiny_features)).judged_scores
+    torch.testing.assert_close(
+        one_by_one(tiny_model, tiny_processor, tiny_features), together, atol=TOLERANCE * 100, rtol=0
+    )
+    longer = {name: [*entries, torch.randn(12, SIZES[name])] for name, entries in tiny_features.items()}
+    with_longer = tiny_model(**tiny_processor(features=longer)).score[:3]
+    torch.testing.assert_close(with_longer, together / 100, atol=TOLERANCE, rtol=0)
+
+
+samples = st.lists(
+    st.tuples(*[st.integers(0, 14)] * 3).filter(any),  # clips of each modality, 0 = missing
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(samples, st.integers(0, 2**31))
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_masks_and_lengths_mix_in_one_batch(tiny_model, tiny_processor, counts, seed):
+    generator = torch.Generator().manual_seed(seed)
+    features = {
+        name: [torch.randn(row[index], size, generator=generator) if row[index] else None for row in counts]
+        for index, (name, size) in enumerate(SIZES.items())
+    }
+    with torch.no_grad():
+        together = tiny_model(**tiny_processor(features=features)).score
+        alone = one_by_one(tiny_model, tiny_processor, features) / 100
+    torch.testing.assert_close(together, alone, atol=TOLERANCE, rtol=0)
+    assert together.isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_hidden_and_padded_values_never_change_a_score(tiny_model, tiny_processor, tiny_features, value):
+    batch = tiny_processor(features=tiny_features)
+    expected = tiny_model(**batch)
+    for name in SIZES:
+        batch[f"{name}_features"][~batch[f"{name}_clip_mask"]] = value
+    found = tiny_model(**batch)
+    assert torch.equal(found.judged_scores, expected.judged_scores)
+    assert torch.equal(found.fusion_hidden_state, expected.fusion_hidden_state)
+
+
+@torch.no_grad()
+def test_padding_tokens_never_change_a_score(tiny_model, tiny_processor, tiny_features):
+    batch = tiny_processor(features=tiny_features)
+    expected = tiny_model(**batch).score
+    batch["input_ids"] = batch.input_ids.masked_fill(batch.attention_mask == 0, 7)
+    assert torch.equal(tiny_model(**batch).score, expected)
+
+
+@torch.no_grad()
+def test_a_visible_clip_and_the_mask_do_change_the_score(tiny_model, tiny_processor, tiny_features):
+    expected = tiny_model(**tiny_processor(features=tiny_features)).score
+    changed = {name: list(entries) for name, entries in tiny_features.items()}
+    changed["video"][0] = changed["video"][0] + 1
+    changed["audio"][1], changed["flow"][1] = None, torch.randn(7, 8)
+    difference = (tiny_model(**tiny_processor(features=changed)).score - expected).abs().flatten()
+    assert (difference[:2] > 1e-7).all()
+    assert difference[2] < TOLERANCE
+
+
+@torch.no_grad()
+def test_judged_scores_are_the_blend_in_the_judges_units(tiny_text_config, tiny_tokenizer, tiny_features):
+    from limssr import LimssrProcessor
+
+    config = LimssrConfig(
+        text_config=tiny_text_config,
+        modalities=SIZES,
+        score_names=["tes", "pcs"],
+        score_minimums=[10, -5],
+        score_ranges=[50, 20],
+    )
+    model = LimssrForScoreRegression(config).eval()
+    outputs = model(**LimssrProcessor.from_config(config, tiny_tokenizer)(features=tiny_features))
+    assert outputs.judged_scores.shape == outputs.score_main.shape == outputs.path_disagreement.shape == (3, 2)
+    assert outputs.loss is None
+    blend = 0.7 * outputs.score_main + 0.3 * outputs.score_aux
+    torch.testing.assert_close(outputs.score, blend)
+    torch.testing.assert_close(outputs.judged_scores, blend * torch.tensor([50.0, 20]) + torch.tensor([10.0, -5]))
+    torch.testing.assert_close(outputs.path_disagreement, (outputs.score_main - outputs.score_aux).abs())
+    assert ((outputs.score > 0) & (outputs.score < 1)).all()
+
+
+def test_a_placeholder_mismatch_names_sample_modality_and_both_numbers(tiny_model, tiny_processor, tiny_features):
+    batch = tiny_processor(features=tiny_features)
+    batch["video_clip_mask"][2, 5:] = False
+    with pytest.raises(ValueError, match=r"sample 2, modality 'video': .* 9 clip placeholders, but 5 clips"):
+        tiny_model(**batch)
+    batch = tiny_processor(features=tiny_features)
+    del batch["audio_features"], batch["audio_clip_mask"]
+    with pytest.raises(ValueError, match=r"sample 0, modality 'audio': .* 5 clip placeholders, but 0 clips"):
+        tiny_model(**batch)
+
+
+def test_features_of_the_wrong_shape_or_of_no_modality_are_refused(tiny_model, tiny_processor, tiny_features):
+    batch = tiny_processor(features=tiny_features)
+    with pytest.raises(ValueError, match=r"video_features has shape \(3, 9, 15\), expected \(3, clips, 16\)"):
+        tiny_model(**batch | {"video_features": batch.video_features[..., 1:]})
+    with pytest.raises(ValueError, match="sound_features is given, but the modalities of this model are"):
+        tiny_model(**batch, sound_features=batch.video_features)
+
+
+@pytest.mark.parametrize("token", ["<|fusion_2|>", "<|audio_start|>", "<|flow_end|>"])
+def test_a_sequence_that_lacks_or_repeats_a_token_is_refused(tiny_model, tiny_processor, tiny_features, token):
+    token_id = tiny_model.config.added_token_ids[token]
+    batch = tiny_processor(features=tiny_features)
+    row = batch.input_ids[1].clone()
+    row[row == token_id] = 5
+    batch["input_ids"][1] = row
+    with pytest.raises(ValueError, match=rf"input_ids of sample 1: {token} found 0 times".replace("|", r"\|")):
+        tiny_model(**batch)
+
+
+def test_labels_outside_the_score_range_or_of_another_width_are_refused(tiny_model, tiny_processor, tiny_features):
+    batch = tiny_processor(features=tiny_features, labels=[1, 2, 101])
+    with pytest.raises(ValueError, match=r"label of sample 2, score 'score', is 101; .* allows 0 to 100"):
+        tiny_model(**batch)
+    with pytest.raises(ValueError, match=r"labels have shape \(3, 2\), expected \(batch, 1\)"):
+        tiny_model(**batch | {"labels": torch.ones(3, 2)})
+
+
+def test_the_part_outside_the_backbone_has_the_published_size():
+    with torch.device("meta"):
+        config = LimssrConfig(
+            text_config={"model_type": "qwen3", "hidden_size": 1024, "num_hidden_layers": 1, "vocab_size": 100},
+            modalities={"video": 768, "audio": 768, "flow": 1024},
+        )
+        model = LimssrForScoreRegression(config)
+    counted = {
+        name: value.numel()
+        for name, value in model.named_parameters()
+        if "language_model" not in name and "token" not in name
+    }
+    # The slot weights of the fusion tokens are part of the reasoning path, not of the token table.
+    assert sum(counted.values()) == 17_349_645
+    assert model.model.token_embeddings.shape == (3 * 3 + 4, 1024)
+
+
+def test_vocabulary_logits_are_never_computed(tiny_model):
+    rows = tiny_model.config.text_config.vocab_size
+    assert not any("lm_head" in name for name, _ in tiny_model.named_modules())
+    tables = [name for name, value in tiny_model.named_parameters() if rows in value.shape]
+    assert tables == ["model.language_model.embed_tokens.weight"]

@@ -1,0 +1,112 @@
+"""What is random in a batch follows from seed, epoch and samples, whoever makes the batch."""
+
+import numpy as np
+import pytest
+import torch
+from limssr import LimssrCollator
+from limssr.training.collator import EpochRows, EpochSampler
+from limssr.training.missingness import DynamicMask
+from torch.utils.data import DataLoader
+
+SIZES = {"video": 16, "audio": 12, "flow": 8}
+
+
+def make_rows(count: int = 10) -> list[dict]:
+    random = np.random.default_rng(0)
+    clips = {name: random.normal(size=(count, 30, size)).astype("float32") for name, size in SIZES.items()}
+    return [
+        {"sample_id": f"s{index}", "score": float(index), **{name: clips[name][index] for name in SIZES}}
+        for index in range(count)
+    ]
+
+
+def make_collator(processor, **settings) -> LimssrCollator:
+    return LimssrCollator(processor, list(SIZES), ["score"], **settings)
+
+
+def batches(collator, epoch: int = 0, workers: int = 0) -> list[dict]:
+    rows = make_rows()
+    sampler = EpochSampler(len(rows), seed=0)
+    sampler.set_epoch(epoch)
+    return list(
+        DataLoader(EpochRows(rows), batch_size=4, sampler=sampler, collate_fn=collator, num_workers=workers)
+    )
+
+
+def equal(first: list[dict], second: list[dict]) -> bool:
+    return all(
+        a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def test_batches_are_the_same_for_any_number_of_workers(tiny_processor):
+    collator = make_collator(tiny_processor, dynamic_mask=DynamicMask(list(SIZES)))
+    torch.manual_seed(1)
+    alone = batches(collator)
+    torch.manual_seed(2)
+    torch.rand(5)
+    assert equal(alone, batches(collator, workers=2))
+
+
+def test_every_epoch_and_every_seed_crops_and_shuffles_anew(tiny_processor):
+    first = batches(make_collator(tiny_processor))
+    assert not equal(first, batches(make_collator(tiny_processor), epoch=1))
+    assert not equal(first, batches(make_collator(tiny_processor, seed=1)))
+    assert equal(first, batches(make_collator(tiny_processor)))
+
+
+def test_one_sample_is_cropped_differently_in_another_epoch(tiny_processor):
+    collator, row = make_collator(tiny_processor), make_rows(1)[0]
+    crops = [collator([EpochRows([row])[epoch, 0]])["video_features"] for epoch in range(5)]
+    assert any(not torch.equal(crops[0], crop) for crop in crops)
+    assert all(crop.shape == (1, 12, 16) for crop in crops)
+
+
+def test_an_epoch_visits_every_row_once():
+    sampler = EpochSampler(7, seed=0)
+    first = [index for _, index in sampler]
+    sampler.set_epoch(1)
+    assert sorted(first) == list(range(7)) == sorted(index for _, index in sampler)
+    assert first != [index for _, index in sampler]
+
+
+def test_a_dynamic_mask_hides_the_same_in_the_whole_batch(tiny_processor):
+    collator = make_collator(tiny_processor, dynamic_mask=DynamicMask(list(SIZES)))
+    shown = set()
+    for epoch in range(30):
+        for batch in batches(collator, epoch):
+            masks = torch.stack([batch[f"{name}_clip_mask"].any(1) for name in SIZES], dim=1)  # (batch, modalities)
+            assert (masks == masks[0]).all()
+            shown.add(tuple(masks[0].tolist()))
+    assert len(shown) == 7
+
+
+def test_labels_are_in_judges_units_and_may_be_missing(tiny_processor):
+    rows = [{**row, "score": None if row["sample_id"] == "s1" else 50.0} for row in make_rows(2)]
+    labels = make_collator(tiny_processor)(rows)["labels"]
+    assert labels[0].item() == 50
+    assert labels[1].isnan()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"video": np.full((3, 16), np.nan, dtype="float32")},
+        {"video": np.zeros((3, 5), dtype="float32")},
+        {"video": None, "audio": None, "flow": None},
+        {"score": "high"},
+        {"score": float("inf")},
+    ],
+)
+def test_a_bad_row_is_named(tiny_processor, change):
+    rows = make_rows(3)
+    rows[1] |= change
+    with pytest.raises((TypeError, ValueError), match="sample 's1'"):
+        make_collator(tiny_processor)(rows)
+
+
+def test_a_dataset_without_the_score_is_named(tiny_processor):
+    rows = [{name: value for name, value in row.items() if name != "score"} for row in make_rows(1)]
+    with pytest.raises(ValueError, match=r"sample 's0': .*score"):
+        make_collator(tiny_processor)(rows)

@@ -1,0 +1,104 @@
+"""Rows to batches: hides, crops and labels, repeatable for any number of workers and after a resume."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from ..processing.processing_limssr import LimssrProcessor
+from .baselines import row_targets
+from .missingness import DynamicMask
+
+EPOCH_COLUMN = "training_epoch"
+
+
+@dataclass
+class LimssrCollator:
+    """
+    Rows of a dataset -> inputs of the model, labels included.
+
+    What is random (crop, dynamic mask) follows from the seed, the epoch and the ids of the batch alone: not from the
+    number of workers, not from what was drawn before.
+
+    Args:
+        processor: of the model.
+        modalities: their columns.
+        score_names: columns of the labels, in the model's order.
+        dynamic_mask: draws one mask for each batch; `None` leaves the rows as they are.
+        crop: `random` for training, `center` for evaluation.
+        seed: of the crops.
+    """
+
+    processor: LimssrProcessor
+    modalities: Sequence[str]
+    score_names: Sequence[str]
+    dynamic_mask: DynamicMask | None = None
+    crop: Literal["random", "center"] = "random"
+    seed: int = 0
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """
+        Raises:
+            TypeError, ValueError: a row is unfit; the message names its `sample_id`.
+        """
+        sample_ids = [str(row["sample_id"]) for row in rows]
+        key = (rows[0].get(EPOCH_COLUMN, 0), *sample_ids)
+        if self.dynamic_mask is not None:
+            rows = self.dynamic_mask.apply(rows, self.dynamic_mask.draw(*key))
+        batch = self.processor(
+            features={name: [row.get(name) for row in rows] for name in self.modalities},
+            labels=[self._labels(row) for row in rows],
+            crop=self.crop,
+            generator=torch.Generator().manual_seed(derive_seed(self.seed, *key)),
+            sample_ids=sample_ids,
+        )
+        return dict(batch)
+
+    def _labels(self, row: dict[str, Any]) -> list[float]:
+        try:
+            return row_targets(row, self.score_names)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"sample {row['sample_id']!r}: {error}") from error
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Shuffles anew in every epoch, by seed and epoch alone, and hands the epoch on with each row number."""
+
+    def __init__(self, length: int, seed: int):
+        self.length = length
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "epoch", self.epoch))
+        for index in torch.randperm(self.length, generator=generator).tolist():
+            yield self.epoch, index
+
+
+class EpochRows(Dataset):
+    """Rows that carry the epoch in which they are read, which the sampler sends along: workers need not be told."""
+
+    def __init__(self, rows: Sequence[dict]):
+        self.rows = rows.with_format("numpy") if hasattr(rows, "with_format") else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key
+        return {**self.rows[index], EPOCH_COLUMN: epoch}
+
+
+def derive_seed(*key: Any) -> int:
+    """A seed that only this key gives, the same on every machine."""
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

@@ -1,0 +1,67 @@
+"""A new model and its processor, from arguments and dataset."""
+
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from ..configuration.configuration_limssr import LimssrConfig
+from ..modeling_limssr.modeling_limssr import LimssrForScoreRegression
+from ..processing.processing_limssr import LimssrProcessor
+from .arguments import ModelArguments
+from .byte_tokenizer import make_byte_tokenizer
+from .data import AqaData
+from .packaged_models import resolve_packaged
+
+
+def build_model(arguments: ModelArguments, data: AqaData) -> tuple[LimssrForScoreRegression, LimssrProcessor]:
+    """
+    A model for the dataset's modalities and scores, around a pretrained language model or a small random one.
+
+    Args:
+        arguments: which language model, and what is given of configuration and processor.
+        data: modalities, scores and number of clips.
+    """
+    settings = {
+        "modalities": data.modalities,
+        "score_names": data.score_names,
+        "score_minimums": data.score_minimums,
+        "score_ranges": data.score_ranges,
+        **arguments.config_fields(),
+    }
+    if arguments.text_config:
+        tokenizer = make_byte_tokenizer()
+        ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        text_config = {"vocab_size": len(tokenizer), **ids, **arguments.text_config}
+        config = LimssrConfig(text_config=text_config, **{"backbone_training": "full", **settings})
+        model = LimssrForScoreRegression(config)
+    else:
+        location, gguf_file = locate_text_model(arguments.text_model, arguments.gguf_file)
+        model = LimssrForScoreRegression.from_text_model(
+            location,
+            num_hidden_layers=arguments.num_hidden_layers,
+            gguf_file=gguf_file,
+            revision=arguments.revision,
+            dtype=arguments.dtype,
+            **settings,
+        )
+        tokenizer_arguments = {"gguf_file": gguf_file, "revision": arguments.revision}
+        tokenizer = AutoTokenizer.from_pretrained(
+            location, **{name: value for name, value in tokenizer_arguments.items() if value is not None}
+        )
+    processor = LimssrProcessor.from_config(
+        model.config,
+        tokenizer,
+        max_clips=arguments.max_clips or data.max_clips,
+        pad_to_max_clips=arguments.pad_to_max_clips,
+        missing_length=arguments.missing_length,
+        prompt=arguments.prompt,
+    )
+    return model, processor
+
+
+def locate_text_model(text_model: str, gguf_file: str | None) -> tuple[str, str | None]:
+    """Folder or Hub name, and the name of the GGUF file in it where there is one."""
+    path = Path(resolve_packaged(text_model)).expanduser()
+    if path.is_file():
+        return str(path.parent), path.name
+    return (str(path) if path.is_dir() else text_model), gguf_file

@@ -1,0 +1,255 @@
+"""`transformers.Trainer`, where LIMSSR differs from it."""
+
+import json
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import Trainer
+from transformers.integrations import TensorBoardCallback
+from transformers.trainer_utils import speed_metrics
+from transformers.utils import logging
+
+from ..modeling_limssr.lora import strip_peft_names
+from .baselines import row_targets, target_columns
+from .collator import EpochRows, EpochSampler, LimssrCollator
+from .metrics.aqa_metrics import METRIC_NAMES, average_metrics, score_metrics
+from .prediction import Predictions, predict
+from .reports.run_record import without_paths
+
+LOSS_TERMS = ("regression_loss", "consistency_loss", "separation_loss")
+BACKBONE_PARAMETERS = "model.language_model."
+
+logger = logging.get_logger(__name__)
+
+
+class LimssrTrainer(Trainer):
+    """
+    Trains a `LimssrForScoreRegression`. It differs from its parent in that
+
+    - training rows are shuffled, cropped and masked by seed and epoch alone, so that runs repeat for any number of
+      workers and a resumed run equals one that was never stopped;
+    - validation scores each sample once, also over several processes, and logs AQA metrics;
+    - checkpoints hold only what was trained, with the processor and the code bundle, and no pickle of a Python object;
+      loading one fails on any weight that is missing or left over;
+    - the three terms of the loss are logged, and the language model can have a learning rate of its own.
+
+    Args:
+        train_dataset: rows of a dataset, `datasets.Dataset` or `MaskedDataset`.
+        eval_dataset: the same, or several by name: what is logged without a name is their mean.
+        processing_class: the model's `LimssrProcessor`.
+        data_collator: by default a `LimssrCollator` with random crops and no dynamic mask.
+        **kwargs: of `transformers.Trainer`.
+    """
+
+    def __init__(self, model, args, train_dataset=None, processing_class=None, data_collator=None, **kwargs):
+        config = model.config
+        self.train_sampler = None
+        if train_dataset is not None:
+            data_seed = args.seed if args.data_seed is None else args.data_seed
+            self.train_sampler = EpochSampler(len(train_dataset), data_seed)
+            train_dataset = EpochRows(train_dataset)
+        if data_collator is None:
+            data_collator = LimssrCollator(
+                processing_class, list(config.modalities), config.score_names, seed=args.seed
+            )
+        super().__init__(
+            model,
+            args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            processing_class=processing_class,
+            **kwargs,
+        )
+        self._loss_terms: dict[str, list[torch.Tensor]] = defaultdict(list)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+                callback.logging_dir = os.path.join(args.output_dir, "logs")
+
+    # Order of the training rows.
+
+    def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
+        return self.train_sampler
+
+    def _run_epoch(self, *args, epoch: int, **kwargs) -> None:
+        self.train_sampler.set_epoch(epoch)
+        super()._run_epoch(*args, epoch=epoch, **kwargs)
+
+    # Optimizer.
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """One group for each learning rate and weight decay, see `LimssrTrainingArguments`."""
+        model = self.model if model is None else model
+        if self.optimizer is None:
+            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = optimizer_class(self.parameter_groups(model), **settings)
+        return self.optimizer
+
+    def parameter_groups(self, model: nn.Module) -> list[dict]:
+        """The trained parameters, each in exactly one group."""
+        args, groups = self.args, defaultdict(list)
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                is_vector = parameter.dim() < 2 or name.endswith("token_embeddings")
+                groups[BACKBONE_PARAMETERS in name, args.decay_all or not is_vector].append(parameter)
+        head_rate = args.learning_rate if args.head_learning_rate is None else args.head_learning_rate
+        return [
+            {
+                "params": parameters,
+                "lr": args.learning_rate if of_backbone else head_rate,
+                "weight_decay": args.weight_decay if decays else 0.0,
+            }
+            for (of_backbone, decays), parameters in groups.items()
+        ]
+
+    # The terms of the loss.
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if model.training:
+            for name in LOSS_TERMS:
+                self._loss_terms[name].append(outputs[name].detach())
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._loss_terms:
+            means = torch.stack([torch.stack(self._loss_terms[name]).mean() for name in LOSS_TERMS])
+            means = self.accelerator.reduce(means, "mean").tolist()
+            logs |= dict(zip(LOSS_TERMS, means, strict=True))
+            self._loss_terms.clear()
+        super().log(logs, start_time)
+
+    # Validation.
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """
+        Scores the validation rows, each from what it shows.
+
+        Returns:
+            With the prefix: every metric of `METRIC_NAMES` in judges' units, averaged over datasets and scores
+            (correlations in Fisher's z), `loss` (regression and consistency term; the separation term belongs to
+            batches, not to samples) and, of several datasets, the Spearman of each. NaN where undefined.
+        """
+        views = self.eval_dataset if eval_dataset is None else eval_dataset
+        views = views if isinstance(views, Mapping) else {"": views}
+        start = time.time()
+        metrics, cells, losses = {}, [], []
+        silent = self.args.disable_tqdm or not self.is_world_process_zero()
+        count = sum(map(len, views.values()))
+        with tqdm(total=count, desc="validation", unit="sample", disable=silent, leave=False) as bar:
+            for name, rows in views.items():
+                scored, loss = self._score_view(rows, bar)
+                cells += scored
+                losses.append(loss)
+                if len(views) > 1:
+                    metrics[f"{name}_spearman"] = average_metrics(scored)["spearman"]
+        averages = average_metrics(cells)
+        metrics |= {name: averages[name] for name in METRIC_NAMES} | {"loss": float(np.mean(losses))}
+        metrics = {f"{metric_key_prefix}_{name}": math.nan if x is None else x for name, x in metrics.items()}
+        metrics |= speed_metrics(metric_key_prefix, start, num_samples=count)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _score_view(self, rows: Sequence[dict], bar: tqdm) -> tuple[list[dict], float]:
+        """The metrics of each score, and the loss."""
+        config = self.model.config
+        size = self.args.per_device_eval_batch_size
+        predictions = predict(self.model, self.processing_class, rows, size, self.accelerator, bar)
+        targets = read_targets(rows, config.score_names)  # (rows, scores)
+        columns = range(len(config.score_names))
+        scored = [score_metrics(predictions.score[:, column], targets[:, column]) for column in columns]
+        return scored, validation_loss(predictions, targets, config)
+
+    # Checkpoints.
+
+    @property
+    def checkpoint_form(self) -> str:
+        return "full" if self.model.config.backbone_training == "full" else "adapter"
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Model, processor, code and, as JSON, the arguments. The final model may have another form."""
+        if not self.args.should_save:
+            return
+        folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        is_final = folder == Path(self.args.output_dir)
+        form = self.args.save_form if is_final and self.args.save_form else self.checkpoint_form
+        self.accelerator.unwrap_model(self.model).save_pretrained(folder, form=form, state_dict=state_dict)
+        self.processing_class.save_pretrained(folder)
+        arguments = json.dumps(without_paths(self.args.to_dict()), indent=2, sort_keys=True)
+        (folder / "training_args.json").write_text(arguments + "\n", encoding="utf-8")
+
+    def create_model_card(self, **kwargs) -> None:
+        """A card that is there already (`training_run` writes one) stays."""
+        if not (Path(self.args.output_dir) / "README.md").exists():
+            super().create_model_card(**kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        load_trained_weights(self.model if model is None else model, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        logger.info(f"Loading the best model, {self.state.best_model_checkpoint} ({self.state.best_metric}).")
+        load_trained_weights(self.model, self.state.best_model_checkpoint)
+
+
+@torch.no_grad()
+def load_trained_weights(model: nn.Module, checkpoint: str | Path) -> None:
+    """
+    Loads a checkpoint of the trainer into the model it was made with, LoRA still apart.
+
+    Args:
+        model: a `LimssrForScoreRegression` in training.
+        checkpoint: the folder.
+
+    Raises:
+        FileNotFoundError: no weights in the folder.
+        ValueError: a weight is missing, left over or misshapen, or the checkpoint belongs to another language model.
+    """
+    folder = Path(checkpoint)
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no model*.safetensors; name a checkpoint folder of the trainer.")
+    saved = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    source = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("backbone_source")
+    if source != model.config.backbone_source:
+        raise ValueError(f"{folder} was trained on the language model {source}, not {model.config.backbone_source}.")
+    own = strip_peft_names(model.state_dict())
+    if model.config.backbone_training != "full":
+        own = model._adapter_state_dict(own)
+    problems = {
+        "missing": own.keys() - saved.keys(),
+        "unexpected": saved.keys() - own.keys(),
+        "misshapen": {name for name in own.keys() & saved.keys() if own[name].shape != saved[name].shape},
+    }
+    found = [f"{len(names)} {kind}, first {min(names)}" for kind, names in problems.items() if names]
+    if found:
+        raise ValueError(f"The weights of {folder} do not fit the model in training: {'; '.join(found)}.")
+    for name, tensor in own.items():
+        tensor.copy_(saved[name])
+
+
+def read_targets(rows: Sequence[dict] | Iterable[dict], score_names: Sequence[str]) -> np.ndarray:
+    """Judged scores `(rows, scores)`, NaN = not given."""
+    if hasattr(rows, "select_columns"):  # without reading a single feature
+        rows = rows.select_columns(target_columns(rows.column_names, score_names))
+    targets = [row_targets(rows[index], score_names) for index in range(len(rows))]
+    return np.array(targets, dtype=np.float64).reshape(len(rows), len(score_names))
+
+
+def validation_loss(predictions: Predictions, targets: np.ndarray, config) -> float:
+    """The terms of the loss that belong to samples: weighted regression and consistency of normalised scores."""
+    ranges = np.array(config.score_ranges, dtype=np.float64)
+    given = ~np.isnan(targets)
+    errors = ((predictions.score - targets) / ranges)[given]
+    loss = config.regression_weight * float(np.mean(errors**2)) if len(errors) else 0.0
+    if config.aggregation == "dual":
+        loss += config.consistency_weight * float(np.mean((predictions.path_disagreement / ranges) ** 2))
+    return loss

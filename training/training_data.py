@@ -1,0 +1,120 @@
+"""From a loaded dataset to the rows that training, validation and the baselines may see."""
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+
+from .arguments import DataArguments
+from .data import AqaData
+from .missingness import (
+    DynamicMask,
+    Mask,
+    MaskedDataset,
+    all_subsets,
+    draw_static_masks,
+    observed_masks,
+    subset_name,
+    validate_rates,
+)
+from .validation_split import split_validation
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainingData:
+    """
+    Attributes:
+        train: what training may read.
+        validation: views of the validation rows by name, the mean over which selects the best checkpoint.
+        seen: training and validation rows together, what the baselines are fitted on.
+        dynamic_mask: draws a mask for each training batch; `None` unless missingness is `dynamic`.
+        summary: counts, for the record of the run.
+    """
+
+    train: MaskedDataset
+    validation: dict[str, MaskedDataset]
+    seen: MaskedDataset
+    dynamic_mask: DynamicMask | None
+    summary: dict
+
+
+def prepare_training_data(data: AqaData, arguments: DataArguments, seed: int) -> TrainingData:
+    """
+    Args:
+        data: the dataset.
+        arguments: what to hide and what to hold back.
+        seed: of the validation split.
+
+    Raises:
+        ValueError: nothing is left to train on, a rate is impossible, or a split is missing.
+    """
+    modalities = list(data.modalities)
+    train = _usable(data.splits["train"], modalities, arguments, "train")
+    if arguments.select_on == "test":
+        validation, rest = _usable(data.splits["test"], modalities, arguments, "test"), train
+    elif "validation" in data.splits:
+        validation, rest = _usable(data.splits["validation"], modalities, arguments, "validation"), train
+    else:
+        rows = split_validation(train, data.score_names, arguments.validation_fraction, seed)
+        rest, validation = train.select(rows[0]), train.select(rows[1])
+    seen = train
+    dynamic_mask = None
+    if arguments.missingness == "dynamic":
+        dynamic_mask = DynamicMask(modalities, arguments.missing_rates, arguments.mask_seed)
+    masked = {
+        name: MaskedDataset(part, modalities, _masks(part, modalities, arguments))
+        for name, part in (("train", rest), ("validation", validation), ("seen", seen))
+    }
+    views = _subset_views(validation, masked["validation"]) if arguments.validates_subsets else {}
+    return TrainingData(
+        train=masked["train"],
+        validation=views or {"observed": masked["validation"]},
+        seen=masked["seen"],
+        dynamic_mask=dynamic_mask,
+        summary={name: _summary(masked[name]) for name in ("train", "validation")},
+    )
+
+
+def _usable(split: Dataset, modalities: list[str], arguments: DataArguments, name: str) -> Dataset:
+    """The rows that have anything, or with missingness `none` everything; what is left out is said."""
+    present = np.array(observed_masks(split, modalities), dtype=bool).reshape(len(split), len(modalities))
+    enough = present.all(1) if arguments.missingness == "none" else present.any(1)
+    if not enough.any():
+        raise ValueError(f"no sample of the split {name!r} has the modalities {', '.join(modalities)}.")
+    if enough.all():
+        return split
+    ids = np.array(split.select_columns(["sample_id"])["sample_id"][:])[~enough]
+    lacking = "a modality" if arguments.missingness == "none" else "every modality"
+    logger.warning("%d samples of %s lack %s and are left out: %s ...", len(ids), name, lacking, ", ".join(ids[:5]))
+    return split.select(np.flatnonzero(enough))
+
+
+def _masks(split: Dataset, modalities: list[str], arguments: DataArguments) -> list[Mask]:
+    observed = observed_masks(split, modalities)
+    if arguments.missingness != "static":
+        return observed
+    rates = validate_rates(arguments.missing_rates, modalities)
+    ids = split.select_columns(["sample_id"])["sample_id"][:]
+    return draw_static_masks(ids, modalities, rates, arguments.mask_seed, observed)
+
+
+def _subset_views(split: Dataset, masked: MaskedDataset) -> dict[str, MaskedDataset]:
+    """For every subset of the modalities the rows that show some of it, showing no more than that."""
+    views = {}
+    for subset in all_subsets(len(masked.modalities)):
+        shown = [tuple(a * b for a, b in zip(mask, subset, strict=True)) for mask in masked.masks]
+        rows = [row for row, mask in enumerate(shown) if any(mask)]
+        if rows:
+            masks = [shown[row] for row in rows]
+            views[subset_name(subset, masked.modalities)] = MaskedDataset(split.select(rows), masked.modalities, masks)
+    return views
+
+
+def _summary(masked: MaskedDataset) -> dict:
+    """How many samples there are, and how many show what."""
+    counts = Counter(subset_name(mask, masked.modalities) for mask in masked.masks)
+    return {"samples": len(masked), "shown": dict(counts.most_common())}

@@ -1,0 +1,179 @@
+"""One training run from arguments to results: what `train.py` and the demo call."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from transformers import set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..configuration.configuration_limssr import LimssrConfig
+from .arguments import DataArguments, LimssrTrainingArguments, ModelArguments
+from .collator import LimssrCollator
+from .data import AqaData, load
+from .evaluation import EvaluationResult, evaluate_subsets
+from .model_building import build_model
+from .model_card import write_model_card
+from .reports.figure import save_figure
+from .reports.prediction_files import write_predictions
+from .reports.run_record import package_versions, parameter_counts, without_paths, write_run_record
+from .reports.table import evaluation_table
+from .trainer import LimssrTrainer
+from .training_data import TrainingData, prepare_training_data
+
+
+def run_training(
+    model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: LimssrTrainingArguments
+) -> EvaluationResult:
+    """
+    Trains, keeps the best checkpoint by validation, evaluates it on every subset of the test split.
+
+    Writes into `output_dir`: model, processor and code, `metrics.json`, `predictions.parquet`, `evaluation.png`,
+    `run.json` (what was trained, on what and how) and `logs` (TensorBoard). Prints the table.
+
+    Returns:
+        The evaluation on the test split.
+    """
+    args = training_arguments
+    checkpoint = find_checkpoint(args)
+    with args.main_process_first(desc="loading the dataset"):  # which may write a cache
+        data = load(data_arguments.dataset, **data_arguments.data_options)
+    rows = prepare_training_data(data, data_arguments, args.seed)
+    set_seed(args.seed)  # whatever loading drew: what is new in the model depends on the seed alone
+    model, processor = build_model(model_arguments, data)
+    collator = LimssrCollator(
+        processor, list(data.modalities), data.score_names, dynamic_mask=rows.dynamic_mask, seed=args.seed
+    )
+    trainer = LimssrTrainer(
+        model,
+        args,
+        train_dataset=rows.train,
+        eval_dataset=rows.validation,
+        processing_class=processor,
+        data_collator=collator,
+    )
+    start = time.time()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = time.time() - start
+    result = evaluate_subsets(
+        model,
+        processor,
+        data.splits["test"],
+        list(data.modalities),
+        rows.seen,
+        trainer.accelerator,
+        best_attainable=data.best_attainable,
+        batch_size=args.per_device_eval_batch_size,
+        progress=not args.disable_tqdm,
+    )
+    trainer.save_model(_internal_call=True)  # without a push: the card is not written yet
+    if trainer.is_world_process_zero():
+        arguments = (model_arguments, data_arguments, args)
+        record = describe_run(trainer, arguments, data, rows) | {"training_seconds": round(seconds, 1)}
+        write_results(result, record, Path(args.output_dir))
+        write_card(record, data, result, Path(args.output_dir))
+    if args.push_to_hub:
+        trainer.push_to_hub(commit_message="Training finished")
+    return result
+
+
+def find_checkpoint(args: LimssrTrainingArguments) -> str | None:
+    """The checkpoint to go on from; `last` is the newest of `output_dir`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        FileExistsError: there is one, but the run is to start anew.
+    """
+    wanted = args.resume_from_checkpoint
+    newest = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+    if wanted is None and newest is not None:
+        raise FileExistsError(
+            f"{newest} is left from an earlier run and would be mixed up with the checkpoints of this one: remove it, "
+            "name another `output_dir`, or go on with `--resume_from_checkpoint last`."
+        )
+    found = newest if wanted == "last" else wanted
+    if wanted is not None and (found is None or not Path(found).is_dir()):
+        raise FileNotFoundError(f"`resume_from_checkpoint` is {wanted!r}, but there is no checkpoint to go on from.")
+    return found
+
+
+def describe_run(trainer: LimssrTrainer, arguments: tuple, data: AqaData, rows: TrainingData) -> dict:
+    """What was trained, on what, how and with which result of the selection."""
+    model_arguments, data_arguments, args = arguments
+    state = trainer.state
+    return {
+        "dataset": {
+            "name": data_arguments.dataset,
+            "description": data.description,
+            "options": data_arguments.data_options,
+            "leaky": data.leaky,
+            **rows.summary,
+            "test": {"samples": len(data.splits["test"])},
+        },
+        "missingness": {
+            "kind": data_arguments.missingness,
+            "rates": data_arguments.missing_rates,
+            "seed": data_arguments.mask_seed,
+        },
+        "selection": {
+            "on": data_arguments.select_on,
+            "views": list(rows.validation),
+            "metric": args.metric_for_best_model,
+            "best": state.best_metric,
+            "step": state.best_global_step,
+            "steps": state.global_step,
+        },
+        "seeds": {"training": args.seed, "data": args.data_seed, "masks": data_arguments.mask_seed},
+        "parameters": parameter_counts(trainer.model),
+        "processes": args.world_size,
+        "device": str(args.device),
+        "versions": package_versions(),
+        "history": [{name: _finite(value) for name, value in entry.items()} for entry in state.log_history],
+        "arguments": {"model": asdict(model_arguments), "data": asdict(data_arguments), "training": args.to_dict()},
+    }
+
+
+def write_results(result: EvaluationResult, record: dict, folder: Path) -> None:
+    """Prints the table; writes metrics, predictions, picture and record. What is not honest is marked in all."""
+    dataset = record["dataset"]
+    marks = ["leaky: the features give the label away"] if dataset["leaky"] else []
+    marks += ["checkpoint selected on the test split"] if record["selection"]["on"] == "test" else []
+    title = f"{dataset['description']}, test split" + "".join(f" ({mark})" for mark in marks)
+    folder.mkdir(parents=True, exist_ok=True)
+    result.save_json(folder / "metrics.json", title=title, marks=marks)
+    write_predictions(result, folder / "predictions.parquet")
+    save_figure(result, folder / "evaluation.png", title)
+    write_run_record(folder / "run.json", record)
+    print(f"\n{title}\n\n{evaluation_table(result)}\n\nModel and results are in {folder}", flush=True)
+
+
+def write_card(record: dict, data: AqaData, result: EvaluationResult, folder: Path) -> None:
+    """The Hub card of the saved model."""
+    arguments, missingness, selection = record["arguments"], record["missingness"], record["selection"]
+    args, model = arguments["training"], arguments["model"]
+    rates = "" if missingness["rates"] is None else f", rates {missingness['rates']}"
+    layers = f", its first {model['num_hidden_layers']} layers" if model["num_hidden_layers"] else ""
+    write_model_card(
+        folder,
+        args["hub_model_id"] or folder.name,
+        record["dataset"]["name"],
+        data,
+        result,
+        LimssrConfig.from_pretrained(folder),
+        {
+            "train_samples": record["dataset"]["train"]["samples"],
+            "validation_samples": record["dataset"]["validation"]["samples"],
+            "missingness": f"{missingness['kind']}{rates}",
+            "selection": f"{selection['metric']} on the {selection['on']} split",
+            "seed": args["seed"],
+            "backbone": without_paths(model["text_model"]) + layers if model["text_model"] else "small, random at first",
+            "steps": selection["steps"],
+            "batch_size": args["per_device_train_batch_size"] * args["gradient_accumulation_steps"] * record["processes"],
+            "learning_rate": args["learning_rate"],
+        },
+    )
+
+
+def _finite(value):
+    """None for NaN and infinite numbers, which strict JSON does not have."""
+    return None if isinstance(value, float) and not abs(value) < float("inf") else value
