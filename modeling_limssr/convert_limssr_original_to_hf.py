@@ -68,6 +68,7 @@ def convert(arguments: ConversionArguments) -> None:
     tensors = rename_keys(torch.load(arguments.checkpoint, map_location="cpu", weights_only=True))
     text_config = AutoConfig.from_pretrained(arguments.text_model)
     embedding_key, embedding_scale = describe_embedding(text_config)
+    text_config.dtype = tensors[embedding_key].dtype  # which may be finer than the text model's own
     config = read_config(tensors, text_config, len(tensors[embedding_key]), arguments)
     # The last 3M + K rows of the published table are the added tokens, the rest is the backbone's own vocabulary.
     vocabulary, rows = tensors[embedding_key].split(

@@ -21,7 +21,7 @@ def as_clips(array, feature_size: int, where: str) -> torch.Tensor:
     """
     try:
         clips = (
-            array.detach().cpu() if isinstance(array, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(array))
+            array.detach().cpu() if isinstance(array, torch.Tensor) else torch.from_numpy(np.array(array, order="C"))
         )
     except (TypeError, ValueError) as error:
         raise TypeError(

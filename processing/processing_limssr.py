@@ -284,9 +284,15 @@ def _stack_labels(labels, sample_names: list[str]) -> torch.Tensor:
         raise ValueError(
             f"labels have lengths {[len(row) for row in rows]} for {len(sample_names)} samples; expected one row each."
         )
-    values = [[math.nan if value is None else float(value) for value in row] for row in rows]
-    for name, row in zip(sample_names, values, strict=True):
-        if any(map(math.isinf, row)):
+    values = []
+    for name, row in zip(sample_names, rows, strict=True):
+        try:
+            values.append([math.nan if value is None else float(value) for value in row])
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"{name}: label {row} is not a list of numbers; pass one number for each score."
+            ) from error
+        if any(map(math.isinf, values[-1])):
             raise ValueError(f"{name}: label {row} is infinite; pass None or NaN for a score that is not given.")
     return torch.tensor(values, dtype=torch.float32)
 

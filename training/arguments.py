@@ -1,4 +1,5 @@
 """Arguments of `train.py`: a YAML file first, flags on top of it, every key checked."""
+# ruff: noqa: RUF009 (`described` is `field` with less to write)
 
 import difflib
 import math
@@ -97,8 +98,8 @@ class DataArguments:
     validation_fraction: float = described(0.15, "of the training split, where the dataset has no validation split")
     validation_masks: str = described(
         "auto",
-        "observed: validate each sample as training sees it; subsets: every subset of that; auto: subsets for none and "
-        "dynamic, observed else",
+        "observed: validate each sample as training sees it; subsets: every subset of that; auto: subsets for none "
+        "and dynamic, observed else",
     )
     select_on: str = described(
         "validation", "what selects the best checkpoint: validation, or test as is common in publications"

@@ -11,13 +11,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
 from limssr.training.arguments import parse_training_arguments
 from limssr.training.data import load
 from limssr.training.training_run import run_training
 
 CONFIG = Path(__file__).parent / "configs" / "synthetic.yaml"
-QUICK = ["--data_options", "samples_train=300", "samples_test=100", "--num_train_epochs", "2", "--warmup_epochs", "0.5"]
-SCORE_ONE = '''
+QUICK = ["--num_train_epochs", "2", "--data_options", "samples_train=300", "samples_test=100"]
+SCORE_ONE = """
 import sys
 import numpy as np
 from transformers import AutoModel, AutoProcessor
@@ -28,17 +29,16 @@ processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 features = {name: [np.load(f"{folder}/example/{name}.npy")] for name in model.config.modalities}
 for left_out in (None, without):
     shown = {name: [None] if name == left_out else clips for name, clips in features.items()}
-    print(f"  {'without ' + left_out if left_out else 'complete':15}{model(**processor(features=shown)).judged_scores.item():7.2f}")
-'''
+    score = model(**processor(features=shown)).judged_scores.item()
+    print(f"  {'without ' + left_out if left_out else 'complete':15}{score:7.2f}")
+"""
 
 
 def main() -> None:
     words = sys.argv[1:]
     quick = "--quick" in words
     flags = [word for word in words if word != "--quick"]
-    arguments = parse_training_arguments(
-        [str(CONFIG), "--output_dir", "runs/demo", *(QUICK if quick else []), *flags]
-    )
+    arguments = parse_training_arguments([str(CONFIG), "--output_dir", "runs/demo", *(QUICK if quick else []), *flags])
     for checkpoint in Path(arguments[2].output_dir).glob("checkpoint-*"):  # of an earlier demo
         shutil.rmtree(checkpoint)
     run_training(*arguments)
@@ -50,10 +50,12 @@ def main() -> None:
     for name in data.modalities:
         np.save(folder / "example" / f"{name}.npy", row[name])
     print(f"\nA new process loads {folder} through AutoModel and scores {row['sample_id']}:", flush=True)
-    subprocess.run([sys.executable, "-c", SCORE_ONE, str(folder), next(iter(data.modalities))], check=True)
+    command = [sys.executable, "-c", SCORE_ONE, str(folder), next(iter(data.modalities))]
+    subprocess.run(command, check=True)  # noqa: S603 (our own words)
     print(f"  {'judged':15}{row[data.score_names[0]]:7.2f}")
-    print(f"\nThe picture is {folder / 'evaluation.png'}; the same without this script:")
-    print(f"  python training/predict.py {folder} " + " ".join(f"--{n} {folder}/example/{n}.npy" for n in data.modalities))
+    files = " ".join(f"--{name} {folder}/example/{name}.npy" for name in data.modalities)
+    print(f"\nThe picture is {folder / 'evaluation.png'}. The same from the command line:")
+    print(f"  python training/predict.py {folder} {files}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -182,7 +183,8 @@ class LimssrTrainer(Trainer):
         folder = Path(self.args.output_dir if output_dir is None else output_dir)
         is_final = folder == Path(self.args.output_dir)
         form = self.args.save_form if is_final and self.args.save_form else self.checkpoint_form
-        self.accelerator.unwrap_model(self.model).save_pretrained(folder, form=form, state_dict=state_dict)
+        with _no_progress_bar():
+            self.accelerator.unwrap_model(self.model).save_pretrained(folder, form=form, state_dict=state_dict)
         self.processing_class.save_pretrained(folder)
         arguments = json.dumps(without_paths(self.args.to_dict()), indent=2, sort_keys=True)
         (folder / "training_args.json").write_text(arguments + "\n", encoding="utf-8")
@@ -234,6 +236,18 @@ def load_trained_weights(model: nn.Module, checkpoint: str | Path) -> None:
         raise ValueError(f"The weights of {folder} do not fit the model in training: {'; '.join(found)}.")
     for name, tensor in own.items():
         tensor.copy_(saved[name])
+
+
+@contextmanager
+def _no_progress_bar():
+    """Writing a checkpoint is no work to watch."""
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
 
 
 def read_targets(rows: Sequence[dict] | Iterable[dict], score_names: Sequence[str]) -> np.ndarray:

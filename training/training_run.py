@@ -152,7 +152,10 @@ def write_card(record: dict, data: AqaData, result: EvaluationResult, folder: Pa
     arguments, missingness, selection = record["arguments"], record["missingness"], record["selection"]
     args, model = arguments["training"], arguments["model"]
     rates = "" if missingness["rates"] is None else f", rates {missingness['rates']}"
-    layers = f", its first {model['num_hidden_layers']} layers" if model["num_hidden_layers"] else ""
+    backbone = without_paths(model["text_model"]) if model["text_model"] else "small, random at first"
+    if model["num_hidden_layers"]:
+        backbone += f", its first {model['num_hidden_layers']} layers"
+    batch_size = args["per_device_train_batch_size"] * args["gradient_accumulation_steps"] * record["processes"]
     write_model_card(
         folder,
         args["hub_model_id"] or folder.name,
@@ -166,9 +169,9 @@ def write_card(record: dict, data: AqaData, result: EvaluationResult, folder: Pa
             "missingness": f"{missingness['kind']}{rates}",
             "selection": f"{selection['metric']} on the {selection['on']} split",
             "seed": args["seed"],
-            "backbone": without_paths(model["text_model"]) + layers if model["text_model"] else "small, random at first",
+            "backbone": backbone,
             "steps": selection["steps"],
-            "batch_size": args["per_device_train_batch_size"] * args["gradient_accumulation_steps"] * record["processes"],
+            "batch_size": batch_size,
             "learning_rate": args["learning_rate"],
         },
     )

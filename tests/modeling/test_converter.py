@@ -35,7 +35,7 @@ PROMPT = {"template": "{available} but not {missing}", "modality_names": {"video
 
 
 def as_published(model, embedding_scale=1.0) -> dict[str, torch.Tensor]:
-    """The state dict under its published names: one table for all tokens, convolutions of width 1, a vocabulary head."""
+    """The published form: one table for all tokens, convolutions of width 1, a vocabulary head."""
     published = {}
     lora = any("lora_A" in name for name, _ in model.named_parameters())
     root = "language_model.base_model.model." if lora else "language_model."

@@ -74,6 +74,16 @@ def test_numpy_torch_and_nested_lists_give_the_same_batch(tiny_processor, tiny_f
     assert same(converted(lambda clips: clips.clone().requires_grad_()), expected)
 
 
+@pytest.mark.filterwarnings("error")
+def test_read_only_and_reversed_arrays_are_as_good_as_any(tiny_processor):
+    clips = np.random.default_rng(0).random((4, 16), dtype=np.float32)
+    expected = tiny_processor(features={"video": [clips]})
+    backwards = clips[::-1].copy()[::-1]
+    clips.flags.writeable = False
+    assert same(tiny_processor(features={"video": [clips]}), expected)
+    assert same(tiny_processor(features={"video": [backwards]}), expected)
+
+
 def test_one_array_of_three_axes_is_a_batch_too(tiny_processor):
     clips = torch.randn(2, 3, 16)
     assert same(tiny_processor(features={"video": clips}), tiny_processor(features={"video": list(clips)}))
@@ -336,8 +346,10 @@ def test_labels_of_one_score_become_one_column(tiny_processor, labels):
         ([1.0], r"\[1\] for 2 samples"),
         ([[1.0], [1.0, 2.0]], r"\[1, 2\] for 2 samples"),
         ([1.0, float("inf")], "sample 1: label .*inf.* infinite"),
+        ([1.0, "good"], "sample 1: label .*good.* is not a list of numbers"),
+        (np.ones((2, 1, 1, 2)), "sample 0: label .* is not a list of numbers"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(tiny_processor, labels, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         tiny_processor(features={"video": [np.zeros((1, 16))] * 2}, labels=labels)

@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+
 from limssr.training.arguments import parse_training_arguments
 
 QUICK_RUN = {

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import get_scheduler
+
 from limssr.training.arguments import LimssrTrainingArguments, parse_training_arguments
 from limssr.training.packaged_models import PACKAGED_MODELS, resolve_packaged
-from transformers import get_scheduler
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
+
 from limssr import LimssrCollator
 from limssr.training.collator import EpochRows, EpochSampler
 from limssr.training.missingness import DynamicMask
-from torch.utils.data import DataLoader
 
 SIZES = {"video": 16, "audio": 12, "flow": 8}
 
@@ -28,9 +29,7 @@ def batches(collator, epoch: int = 0, workers: int = 0) -> list[dict]:
     rows = make_rows()
     sampler = EpochSampler(len(rows), seed=0)
     sampler.set_epoch(epoch)
-    return list(
-        DataLoader(EpochRows(rows), batch_size=4, sampler=sampler, collate_fn=collator, num_workers=workers)
-    )
+    return list(DataLoader(EpochRows(rows), batch_size=4, sampler=sampler, collate_fn=collator, num_workers=workers))
 
 
 def equal(first: list[dict], second: list[dict]) -> bool:

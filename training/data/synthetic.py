@@ -18,8 +18,8 @@ class Synthetic:
     """Seeded performances seen through three streams of different noise. Nothing is read, so there is no folder.
 
     A latent performance z ~ N(0, 1) gives the score 50 + 10 z, range 0 to 100 (z beyond five standard deviations, once
-    in two million, is cut to them). Modality m observes y_m = z + noise_m * N(0, 1) and spreads it over n_m clips, where n_m varies
-    with the sample:
+    in two million, is cut to them). Modality m observes y_m = z + noise_m * N(0, 1) and spreads it over n_m clips,
+    where n_m varies with the sample:
 
         clip_t = (y_m + clip_noise * (e_t - mean(e))) * d_m + nuisance * v_t,    e_t ~ N(0, 1)
 

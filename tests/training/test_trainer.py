@@ -1,0 +1,288 @@
+"""The trainer repeats, resumes exactly, refuses weights that do not fit and logs what it did."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, set_seed
+
+from limssr import LimssrCollator, LimssrForScoreRegression, LimssrProcessor, LimssrTrainer, LimssrTrainingArguments
+from limssr.training.data import load
+from limssr.training.metrics.aqa_metrics import score_metrics
+from limssr.training.missingness import DynamicMask, MaskedDataset, draw_static_masks
+from limssr.training.prediction import predict
+from limssr.training.trainer import load_trained_weights, read_targets
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load("synthetic", samples_train=20, samples_test=13)
+
+
+@pytest.fixture
+def make_trainer(data, tiny_text_model, tmp_path):
+    """`make_trainer(folder, dynamic=False, config={}, **arguments)`: LoRA on the tiny language model."""
+
+    def make(folder="run", dynamic=False, config=None, eval_dataset=None, **arguments) -> LimssrTrainer:
+        set_seed(0)
+        bounds = {"score_minimums": data.score_minimums, "score_ranges": data.score_ranges, "lora_rank": 2}
+        model = LimssrForScoreRegression.from_text_model(
+            tiny_text_model, modalities=data.modalities, **{**bounds, **(config or {})}
+        )
+        tokenizer = AutoTokenizer.from_pretrained(tiny_text_model)
+        processor = LimssrProcessor.from_config(model.config, tokenizer, max_clips=4, missing_length=1)
+        modalities = list(data.modalities)
+        mask = DynamicMask(modalities) if dynamic else None
+        settings = {"num_train_epochs": 2, "warmup_epochs": 1, "per_device_train_batch_size": 4, "learning_rate": 0.01}
+        settings |= {"logging_strategy": "steps", "logging_steps": 1, "disable_tqdm": True, "use_cpu": True}
+        return LimssrTrainer(
+            model,
+            LimssrTrainingArguments(output_dir=str(tmp_path / folder), **{**settings, **arguments}),
+            train_dataset=data.splits["train"],
+            eval_dataset=data.splits["test"] if eval_dataset is None else eval_dataset,
+            processing_class=processor,
+            data_collator=LimssrCollator(processor, modalities, ["score"], mask),
+        )
+
+    return make
+
+
+def weights(trainer) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+def assert_same_weights(first: dict, second: dict) -> None:
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def history(trainer, *names) -> list[dict]:
+    return [{name: entry[name] for name in names} for entry in trainer.state.log_history if names[0] in entry]
+
+
+@pytest.mark.parametrize("stop", [5, 3], ids=["at the end of an epoch", "within an epoch"])
+def test_a_resumed_run_equals_one_that_was_never_stopped(make_trainer, tmp_path, stop):
+    steps = {"dynamic": True, "save_strategy": "steps", "save_steps": stop}
+    steps |= {"eval_strategy": "steps", "eval_steps": stop}
+    straight = make_trainer("straight", **steps, save_total_limit=5, load_best_model_at_end=False)
+    straight.train()
+    resumed = make_trainer("resumed", **steps, load_best_model_at_end=False)
+    set_seed(123)  # what the process drew before must not matter
+    resumed.train(resume_from_checkpoint=str(tmp_path / "straight" / f"checkpoint-{stop}"))
+    assert_same_weights(weights(straight), weights(resumed))
+    terms = ("loss", "grad_norm", "learning_rate", "regression_loss", "consistency_loss", "separation_loss")
+    assert history(straight, *terms) == history(resumed, *terms)
+    assert len(history(resumed, *terms)) == 10
+    assert history(straight, "eval_loss", "eval_spearman") == history(resumed, "eval_loss", "eval_spearman")
+
+
+def test_workers_change_nothing(make_trainer):
+    runs = []
+    for workers in (0, 2):
+        trainer = make_trainer(f"workers{workers}", dynamic=True, max_steps=6, dataloader_num_workers=workers)
+        trainer.train()
+        runs.append((weights(trainer), history(trainer, "loss")))
+    assert_same_weights(runs[0][0], runs[1][0])
+    assert runs[0][1] == runs[1][1]
+
+
+def test_another_seed_is_another_run(make_trainer):
+    losses = []
+    for seed in (1, 2):
+        trainer = make_trainer(f"seed{seed}", seed=seed, max_steps=2)
+        trainer.train()
+        losses.append(history(trainer, "loss"))
+    assert losses[0] != losses[1]
+
+
+def test_the_best_checkpoint_is_kept_and_loaded(make_trainer):
+    trainer = make_trainer(metric_for_best_model="mse", num_train_epochs=4)
+    trainer.train()
+    values = [entry["eval_mse"] for entry in trainer.state.log_history if "eval_mse" in entry]
+    assert trainer.state.best_metric == min(values)
+    assert trainer.evaluate()["eval_mse"] == pytest.approx(min(values), rel=1e-6)
+    saved = load_file(f"{trainer.state.best_model_checkpoint}/model.safetensors")
+    own = trainer.model.state_dict()
+    assert all(torch.equal(own[name], tensor) for name, tensor in saved.items() if "lora" not in name)
+
+
+def test_terms_of_the_loss_are_logged(make_trainer):
+    trainer = make_trainer(max_steps=3)
+    trainer.train()
+    for entry in history(trainer, "loss", "regression_loss", "consistency_loss", "separation_loss"):
+        weighted = 10 * entry["regression_loss"] + entry["consistency_loss"] + entry["separation_loss"]
+        assert entry["loss"] == pytest.approx(weighted, rel=1e-4)
+    assert list(Path(trainer.args.output_dir, "logs").glob("events*"))
+
+
+def test_checkpoints_hold_what_was_trained_and_no_pickle_of_ours(make_trainer, tmp_path, tiny_text_model, data):
+    trainer = make_trainer(max_steps=2)
+    trainer.train()
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    stock = {"optimizer.pt", "scheduler.pt", "rng_state.pth"}
+    assert {path.name for path in checkpoint.iterdir() if path.suffix in (".pt", ".pth", ".bin", ".pkl")} == stock
+    for name in stock - {"rng_state.pth"}:
+        torch.load(checkpoint / name, weights_only=True)
+    saved = load_file(checkpoint / "model.safetensors")
+    assert not [name for name in saved if "language_model" in name and "lora" not in name]
+    arguments = (checkpoint / "training_args.json").read_text()
+    assert json.loads(arguments)["learning_rate"] == 0.01
+    assert str(tmp_path) not in arguments + (checkpoint / "config.json").read_text()
+    model = LimssrForScoreRegression.from_pretrained(checkpoint, text_model=tiny_text_model).eval()
+    rows = data.splits["test"]
+    reloaded = predict(model, LimssrProcessor.from_pretrained(checkpoint), rows)
+    np.testing.assert_allclose(reloaded.score, predict(trainer.model, trainer.processing_class, rows).score, atol=1e-3)
+
+
+def test_a_language_model_trained_as_a_whole_is_in_its_checkpoints(make_trainer, tmp_path):
+    trainer = make_trainer(config={"backbone_training": "full"}, max_steps=2)
+    trainer.train()
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    assert_same_weights(weights(trainer), load_file(checkpoint / "model.safetensors"))
+    other = make_trainer("other", config={"backbone_training": "full"}, max_steps=2)
+    load_trained_weights(other.model, checkpoint)
+    assert_same_weights(weights(trainer), weights(other))
+
+
+def test_frozen_weights_never_change(make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=4)
+    before = weights(trainer)
+    trainer.train()
+    load_trained_weights(trainer.model, tmp_path / "run" / "checkpoint-4")
+    changed = {name for name in before if not torch.equal(before[name], trainer.model.state_dict()[name])}
+    assert not [name for name in changed if "language_model" in name and "lora" not in name]
+    assert [name for name in changed if "lora_B" in name]
+    assert "model.token_embeddings" in changed
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda saved: saved.pop("reasoning_weight"), "1 missing, first reasoning_weight"),
+        (lambda saved: saved.update(extra=torch.zeros(1)), "1 unexpected, first extra"),
+        (lambda saved: saved.update(reasoning_weight=torch.zeros(2)), "1 misshapen, first reasoning_weight"),
+        (
+            lambda saved: [saved.pop(name) for name in list(saved) if name.endswith("lora_A.weight")],
+            r"8 missing, first .*lora_A\.weight",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(make_trainer, tmp_path, change, named):
+    trainer = make_trainer(max_steps=2)
+    trainer.train()
+    broken = tmp_path / "broken"
+    shutil.copytree(tmp_path / "run" / "checkpoint-2", broken)
+    saved = load_file(broken / "model.safetensors")
+    change(saved)
+    save_file(saved, broken / "model.safetensors", metadata={"format": "pt"})
+    before = weights(trainer)
+    with pytest.raises(ValueError, match=named):
+        make_trainer("other", max_steps=4).train(resume_from_checkpoint=str(broken))
+    trainer.state.best_model_checkpoint = str(broken)
+    with pytest.raises(ValueError, match=named):
+        trainer._load_best_model()
+    assert_same_weights(before, weights(trainer))
+
+
+def test_a_checkpoint_of_another_language_model_is_refused(make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=2)
+    trainer.train()
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["backbone_source"]["sha256"] = {"model.safetensors": "0" * 64}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="was trained on the language model"):
+        load_trained_weights(trainer.model, checkpoint)
+    with pytest.raises(FileNotFoundError, match="holds no model"):
+        load_trained_weights(trainer.model, tmp_path)
+
+
+def test_parameter_groups_hold_every_trained_weight_once(make_trainer):
+    trainer = make_trainer(head_learning_rate=0.5, decay_all=False)
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    groups = trainer.create_optimizer().param_groups
+    assert sorted(id(value) for group in groups for value in group["params"]) == sorted(names)
+    for group in groups:
+        for value in group["params"]:
+            name = names[id(value)]
+            assert group["lr"] == (0.01 if "language_model" in name else 0.5)
+            assert (group["weight_decay"] == 0) == (value.dim() < 2 or "token_embeddings" in name)
+
+
+def test_published_optimizer_decays_everything_at_one_rate(make_trainer):
+    groups = make_trainer().create_optimizer().param_groups
+    assert {(group["lr"], group["weight_decay"]) for group in groups} == {(0.01, 1e-4)}
+
+
+def test_validation_scores_each_sample_once(make_trainer, data):
+    trainer = make_trainer(per_device_eval_batch_size=4)
+    metrics = trainer.evaluate()
+    rows = data.splits["test"]
+    predictions, targets = predict(trainer.model, trainer.processing_class, rows), read_targets(rows, ["score"])
+    expected = score_metrics(predictions.score[:, 0], targets[:, 0])
+    assert metrics["eval_spearman"] == pytest.approx(expected["spearman"])
+    assert metrics["eval_mse"] == pytest.approx(expected["mse"], rel=1e-5)
+    consistency = np.mean((predictions.path_disagreement / 100) ** 2)
+    assert metrics["eval_loss"] == pytest.approx(10 * expected["mse"] / 100**2 + consistency, rel=1e-5)
+
+
+def test_validation_averages_its_views_in_fishers_z(make_trainer, data):
+    rows = data.splits["test"]
+    masks = {"video": (1, 0, 0), "flow": (0, 0, 1)}
+    views = {name: MaskedDataset(rows, list(data.modalities), [mask] * len(rows)) for name, mask in masks.items()}
+    trainer = make_trainer(eval_dataset=views)
+    metrics = trainer.evaluate()
+    z = [math.atanh(metrics[f"eval_{name}_spearman"]) for name in masks]
+    assert metrics["eval_spearman"] == pytest.approx(math.tanh(sum(z) / 2))
+
+
+def test_an_undefined_metric_is_nan_and_never_the_best(make_trainer, data):
+    trainer = make_trainer(eval_dataset=data.splits["test"].select([0]), max_steps=2)
+    trainer.train()
+    assert math.isnan(trainer.evaluate()["eval_spearman"])
+    assert trainer.state.best_model_checkpoint is None
+
+
+def test_masked_rows_train(make_trainer, data):
+    train = data.splits["train"]
+    modalities = list(data.modalities)
+    masks = draw_static_masks(train["sample_id"][:], modalities, 0.5, 0)
+    trainer = make_trainer(max_steps=3)
+    trainer.train_dataset.rows = MaskedDataset(train, modalities, masks)
+    trainer.train()
+    assert trainer.state.global_step == 3
+
+
+def test_activation_checkpointing_changes_nothing(make_trainer):
+    results = []
+    for switched in (False, True):
+        trainer = make_trainer(f"checkpointing{switched}", max_steps=2, activation_checkpointing=switched)
+        trainer.train()
+        results.append(weights(trainer))
+    for name, expected in results[0].items():
+        torch.testing.assert_close(results[1][name], expected, rtol=0, atol=1e-6, msg=name)
+
+
+def test_bf16_trains_with_weights_in_float32(make_trainer):
+    trainer = make_trainer(max_steps=2, bf16=True)
+    trainer.train()
+    assert all(math.isfinite(entry["loss"]) for entry in history(trainer, "loss"))
+    assert {parameter.dtype for parameter in trainer.model.parameters() if parameter.requires_grad} == {torch.float32}
+
+
+def test_accumulated_batches_weigh_alike(make_trainer):
+    trainer = make_trainer(max_steps=1, gradient_accumulation_steps=3)
+    losses = []
+    step = trainer.training_step
+    trainer.training_step = lambda *args, **kwargs: losses.append(step(*args, **kwargs)) or losses[-1]
+    trainer.train()
+    terms = history(trainer, "loss", "regression_loss", "consistency_loss", "separation_loss")[0]
+    assert len(losses) == 3
+    assert terms["loss"] == pytest.approx(sum(map(float, losses)), rel=1e-5)
+    weighted = 10 * terms["regression_loss"] + terms["consistency_loss"] + terms["separation_loss"]
+    assert terms["loss"] == pytest.approx(weighted, rel=1e-4)

@@ -1,0 +1,50 @@
+"""The learning curve of a run as one picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+LOSS_TERMS = {"regression_loss": "regression", "consistency_loss": "consistency", "separation_loss": "separation"}
+
+
+def save_curve(history: Sequence[dict], path: str | Path, title: str = "") -> None:
+    """
+    Draws the loss terms of training and the Spearman correlation and squared error of validation over the epochs.
+
+    Args:
+        history: the trainer's `log_history`: entries with `epoch`, and the terms of the loss or `eval_...` metrics.
+        path: of the PNG.
+        title: above the picture.
+    """
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    losses, correlation, error = figure.subplots(1, 3)
+    for name, label in LOSS_TERMS.items():
+        losses.plot(*_series(history, name), label=label)
+    losses.set(title="training loss, unweighted terms", yscale="log")
+    losses.legend(frameon=False)
+    correlation.plot(*_series(history, "eval_spearman"), color="black", linewidth=2, label="mean")
+    views = [name for name in _names(history) if name.startswith("eval_") and name.endswith("_spearman")]
+    for name in views:
+        label = name.removeprefix("eval_").removesuffix("_spearman")
+        correlation.plot(*_series(history, name), linewidth=1, alpha=0.8, label=label)
+    correlation.set(title="validation, Spearman")
+    if views:
+        correlation.legend(frameon=False)
+    error.plot(*_series(history, "eval_mse"), color="black", linewidth=2)
+    error.set(title="validation, mean squared error")
+    for axes in (losses, correlation, error):
+        axes.set_xlabel("epoch")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=150)
+
+
+def _names(history: Sequence[dict]) -> list[str]:
+    return list(dict.fromkeys(name for entry in history for name in entry))
+
+
+def _series(history: Sequence[dict], name: str) -> tuple[list[float], list[float]]:
+    points = [(entry["epoch"], entry[name]) for entry in history if entry.get(name) is not None]
+    return [epoch for epoch, _ in points], [value for _, value in points]
