@@ -1,11 +1,12 @@
 """Loads a pretrained language model as the backbone, and remembers which one it was without naming a path."""
 
 import hashlib
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 
 CHECKPOINT_SUBFOLDER = "backbone"  # where a checkpoint may carry its own backbone
 
@@ -27,6 +28,9 @@ def load_backbone(
 
     Returns:
         The language model without its vocabulary head, and its source for [`find_backbone`].
+
+    Raises:
+        ValueError: not a language model that loads whole, or fewer layers than asked for.
     """
     path = Path(name_or_folder).expanduser()
     if path.is_file():
@@ -40,12 +44,26 @@ def load_backbone(
         kwargs["gguf_file"] = gguf_file
     if revision is not None:
         kwargs["revision"] = revision
-    backbone = AutoModel.from_pretrained(location, use_safetensors=True, **kwargs)
+    with quiet_loading():
+        backbone, info = AutoModel.from_pretrained(location, use_safetensors=True, output_loading_info=True, **kwargs)
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"text model {name_or_folder} lacks {len(missing)} of its weights, first {missing[0]}.")
     source = describe_source(location, gguf_file, revision, kwargs.get("subfolder", ""))
     _forget_origin(backbone)
     if num_hidden_layers is not None:
         _keep_first_layers(backbone, num_hidden_layers)
     return backbone, source
+
+
+@contextmanager
+def quiet_loading():
+    """Keeps transformers from reporting weights that are meant to be new, or to be left out."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def describe_source(location: str, gguf_file: str | None, revision: str | None, subfolder: str = "") -> dict:
@@ -57,7 +75,7 @@ def describe_source(location: str, gguf_file: str | None, revision: str | None, 
         source = {"repository": location, "revision": folder.name}
     if gguf_file is not None:
         source["gguf_file"] = gguf_file
-    weights = [folder / gguf_file] if gguf_file is not None else sorted(folder.glob("*.safetensors"))
+    weights = [folder / gguf_file] if gguf_file is not None else sorted(folder.glob("model*.safetensors"))
     return {**source, "sha256": {file.name: _sha256(file) for file in weights}}
 
 

@@ -1,6 +1,6 @@
 """LIMSSR: scores a performance from the modalities that are present (arXiv 2605.00434)."""
 
-from contextlib import contextmanager
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput, logging
+from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_limssr import LimssrConfig
-from .backbone import load_backbone, lookup_scale
+from .backbone import load_backbone, lookup_scale, quiet_loading
 from .checkpoint import BACKBONE_PREFIX, LimssrCheckpointMixin
 from .lora import add_lora
 from .losses import consistency_loss, regression_loss, token_separation_loss
@@ -129,9 +129,12 @@ class LimssrModel(LimssrPreTrainedModel):
         self.post_init()
         self.freeze_backbone()
 
+    def freeze_vocabulary(self) -> None:
+        self.get_input_embeddings().requires_grad_(False)
+
     def freeze_backbone(self) -> None:
         """Freezes the vocabulary of the backbone, and all the rest unless it is trained as a whole."""
-        self.get_input_embeddings().requires_grad_(False)
+        self.freeze_vocabulary()
         if self.config.backbone_training != "full":
             self.language_model.requires_grad_(False)
 
@@ -140,6 +143,7 @@ class LimssrModel(LimssrPreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_input_embeddings(value)
+        self.freeze_vocabulary()
 
     @torch.no_grad()
     def draw_token_embeddings(self) -> None:
@@ -188,7 +192,7 @@ class LimssrModel(LimssrPreTrainedModel):
             inputs_embeds = inputs_embeds.masked_scatter(layout.clips[:, index, :, None], projected)
         if self.config.imputation == "zeros":
             inputs_embeds = inputs_embeds.masked_fill(layout.missing.any(1)[..., None], 0)
-        _refuse_unknown_modalities(kwargs, self.config.modalities)
+        self._refuse_unknown_arguments(kwargs)
         kwargs |= {"use_cache": False, "return_dict": True}  # nothing is generated, so nothing is worth caching
         outputs = self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
         hidden = outputs.last_hidden_state  # (batch, length, hidden)
@@ -200,6 +204,17 @@ class LimssrModel(LimssrPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def _refuse_unknown_arguments(self, kwargs: dict) -> None:
+        """Features of an unknown modality, or a misspelt `attention_mask`, must not be passed over in silence."""
+        known = set(inspect.signature(self.language_model.forward).parameters) | set(
+            TransformersKwargs.__annotations__
+        )
+        if unknown := sorted(kwargs.keys() - known):
+            raise ValueError(
+                f"{unknown[0]} is no argument of this model; its modalities are {list(self.config.modalities)}, for "
+                "example `{modality}_features`, and the rest goes to the language model."
+            )
 
     def embed_vocabulary(self, input_ids: torch.LongTensor) -> torch.FloatTensor:
         """The backbone's own embeddings; added tokens get those of id 0, to be overwritten."""
@@ -300,7 +315,7 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
         backbone, source = load_backbone(name_or_folder, num_hidden_layers, gguf_file, revision, dtype=dtype)
         config = cls.config_class(text_config=backbone.config, backbone_source=source, **config_fields)
         backbone_weights = {BACKBONE_PREFIX + name: weight for name, weight in backbone.state_dict().items()}
-        with _quiet_loading():
+        with quiet_loading():
             # Past the strict `from_pretrained` of this class: projectors, heads and added tokens start at random.
             model = PreTrainedModel.from_pretrained.__func__(
                 cls, None, config=config, state_dict=backbone_weights, dtype=torch.float32
@@ -361,13 +376,15 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
 
     def score(self, outputs: LimssrModelOutput) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """The blended score and those of the two paths, each `(batch, scores)`, `None` where a path is left out."""
-        modality_states, mask = outputs.modality_hidden_state, outputs.modality_mask.float()
+        fusion_states, modality_states = outputs.fusion_hidden_state, outputs.modality_hidden_state
         score_main = score_aux = None
         if self.config.aggregation != "cross_modal":
-            states = outputs.fusion_hidden_state if self.config.uses_fusion_tokens else modality_states
-            score_main = self.reasoning_path(states, mask)
+            dtype = self.reasoning_path.norm.weight.dtype  # float32, unless the whole model was cast
+            states = modality_states if fusion_states is None else fusion_states
+            score_main = self.reasoning_path(states.to(dtype), outputs.modality_mask.to(dtype)).float()
         if self.config.aggregation != "reasoning":
-            score_aux = self.cross_modal_path(modality_states, mask)
+            dtype = self.cross_modal_path.missing_confidence.dtype
+            score_aux = self.cross_modal_path(modality_states.to(dtype), outputs.modality_mask.to(dtype)).float()
         if score_main is None or score_aux is None:
             return (score_aux if score_main is None else score_main), score_main, score_aux
         return self.reasoning_weight * score_main + (1 - self.reasoning_weight) * score_aux, score_main, score_aux
@@ -415,17 +432,6 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
         ]
 
 
-@contextmanager
-def _quiet_loading():
-    """Keeps transformers from reporting weights that are meant to be new as missing."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-
-
 def _gather_positions(hidden: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor | None:
     """`(batch, length, hidden)` at `(batch, tokens)` -> `(batch, tokens, hidden)`, in float32."""
     if positions is None:
@@ -438,13 +444,6 @@ def _average_spans(hidden: torch.Tensor, spans: torch.Tensor) -> torch.Tensor:
     weights = spans.to(hidden.device).float()
     with torch.autocast(hidden.device.type, enabled=False):
         return (weights / weights.sum(-1, keepdim=True)) @ hidden.float()  # (batch, modalities, hidden)
-
-
-def _refuse_unknown_modalities(kwargs: dict, modalities) -> None:
-    """Features of a modality the model does not have must not be passed over in silence."""
-    for name in kwargs:
-        if name.endswith(("_features", "_clip_mask")):
-            raise ValueError(f"{name} is given, but the modalities of this model are {list(modalities)}.")
 
 
 __all__ = ["LimssrForScoreRegression", "LimssrModel", "LimssrPreTrainedModel", "LimssrScoreOutput"]

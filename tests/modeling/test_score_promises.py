@@ -119,7 +119,7 @@ def test_features_of_the_wrong_shape_or_of_no_modality_are_refused(tiny_model, t
     batch = tiny_processor(features=tiny_features)
     with pytest.raises(ValueError, match=r"video_features has shape \(3, 9, 15\), expected \(3, clips, 16\)"):
         tiny_model(**batch | {"video_features": batch.video_features[..., 1:]})
-    with pytest.raises(ValueError, match="sound_features is given, but the modalities of this model are"):
+    with pytest.raises(ValueError, match="sound_features is no argument of this model; its modalities are"):
         tiny_model(**batch, sound_features=batch.video_features)
 
 
@@ -164,3 +164,19 @@ def test_vocabulary_logits_are_never_computed(tiny_model):
     assert not any("lm_head" in name for name, _ in tiny_model.named_modules())
     tables = [name for name, value in tiny_model.named_parameters() if rows in value.shape]
     assert tables == ["model.language_model.embed_tokens.weight"]
+
+
+def test_a_misspelt_argument_is_refused(tiny_model, tiny_processor, tiny_features):
+    batch = dict(tiny_processor(features=tiny_features))
+    batch["atention_mask"] = batch.pop("attention_mask")
+    with pytest.raises(ValueError, match="atention_mask is no argument of this model"):
+        tiny_model(**batch)
+
+
+def test_a_model_that_is_cast_as_a_whole_still_scores(tiny_model, tiny_processor, tiny_features):
+    batch = tiny_processor(features=tiny_features)
+    with torch.no_grad():
+        expected = tiny_model(**batch).judged_scores
+        actual = tiny_model.to(torch.bfloat16)(**batch).judged_scores
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual, expected, atol=2.0, rtol=0)  # of 100; bfloat16 is that coarse

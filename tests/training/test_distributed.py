@@ -21,7 +21,6 @@ TRAIN = HERE.parents[1] / "training" / "train.py"
 def launch(script: Path, *words) -> subprocess.CompletedProcess:
     """Runs a script in two processes; one that waits for the other for ever is stopped."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, str(script), *map(str, words)], capture_output=True, text=True, timeout=240, env=environment

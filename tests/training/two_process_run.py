@@ -11,6 +11,7 @@ from limssr.training.arguments import parse_training_arguments
 from limssr.training.collator import LimssrCollator
 from limssr.training.data import load
 from limssr.training.evaluation import evaluate_subsets
+from limssr.training.launching import start_all_processes
 from limssr.training.model_building import build_model
 from limssr.training.trainer import LimssrTrainer
 from limssr.training.training_data import prepare_training_data
@@ -31,6 +32,7 @@ seen: list[list[int]] = []
 
 
 def main() -> None:
+    start_all_processes()
     model_arguments, data_arguments, args = parse_training_arguments(sys.argv[1:])
     data = load(data_arguments.dataset, **data_arguments.data_options)
     rows = prepare_training_data(data, data_arguments, args.seed)

@@ -1,0 +1,43 @@
+"""Several processes on CPU, as many as were asked of `accelerate launch`."""
+
+import os
+import sys
+
+import psutil
+
+# Whoever starts several processes says so in one of these: torchrun, Open MPI, Intel MPI, MVAPICH.
+WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+
+
+def start_all_processes() -> None:
+    """
+    Makes `accelerate launch --cpu --num_processes N SCRIPT` what it says; to be called first by a script.
+
+    Without mpirun, accelerate (1.15) starts one process and leaves it to find out that N were wanted. This process is
+    then replaced by torchrun, which starts N. Everywhere else nothing happens.
+
+    Raises:
+        SystemExit: several processes were asked for, but how many is not on the command line.
+    """
+    wants_several = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_ADDR" in os.environ
+    if not wants_several or any(name in os.environ for name in WORLD_SIZES):
+        return
+    count = _asked_of_accelerate(psutil.Process().parent().cmdline())
+    if count is None:
+        raise SystemExit(
+            "accelerate was to start several processes on CPU, but started one. Start them with: "
+            f"torchrun --nproc_per_node N {sys.argv[0]} ..."
+        )
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count]
+    os.execv(sys.executable, [sys.executable, *torchrun, *sys.argv])  # noqa: S606 (the very same command line)
+
+
+def _asked_of_accelerate(command: list[str]) -> str | None:
+    """The value of `--num_processes` on accelerate's own command line."""
+    for name in ("--num_processes", "--num-processes"):
+        if name in command:
+            return command[command.index(name) + 1]
+        for word in command:
+            if word.startswith(f"{name}="):
+                return word.removeprefix(f"{name}=")
+    return None
