@@ -45,7 +45,7 @@ class LimssrCheckpointMixin:
         """
         state_dict = strip_peft_names(self.state_dict() if state_dict is None else state_dict)
         if form == "adapter":
-            state_dict = self._adapter_state_dict(state_dict)
+            state_dict = self.adapter_state_dict(state_dict)
             kwargs["max_shard_size"] = "100GB"  # always one file, which is how it is read
         elif form == "full":
             state_dict = merge_lora(state_dict, self.config.lora_alpha / self.config.lora_rank)
@@ -65,7 +65,8 @@ class LimssrCheckpointMixin:
         if push_to_hub and is_main_process:
             _upload(save_directory, **hub_arguments)
 
-    def _adapter_state_dict(self, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def adapter_state_dict(self, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What of a state dict (with the names of [`strip_peft_names`]) an adapter holds."""
         if self.config.backbone_training == "full":
             raise ValueError(
                 "form='adapter' leaves the backbone out, but it was trained as a whole: save form='full'."

@@ -94,6 +94,9 @@ class DataArguments:
     missing_rates: list[str] | None = described(
         None, "one RATE, or MODALITY=RATE ...; dynamic without rates draws all subsets alike, as published"
     )
+    modality_dropout: list[str] | None = described(
+        None, "one RATE, or MODALITY=RATE ...: each training sample hides more of what it shows, anew in every epoch"
+    )
     mask_seed: int = described(0, "seed of the masks")
     validation_fraction: float = described(0.15, "of the training split, where the dataset has no validation split")
     validation_masks: str = described(
@@ -107,7 +110,8 @@ class DataArguments:
 
     def __post_init__(self):
         self.data_options = read_pairs(self.data_options, "data_options") or {}
-        self.missing_rates = read_rates(self.missing_rates)
+        self.missing_rates = read_rates(self.missing_rates, "missing_rates")
+        self.modality_dropout = read_rates(self.modality_dropout, "modality_dropout")
         if not self.dataset:
             raise ValueError("`dataset` is not given; name one of limssr.training.data.REGISTRY.")
         choices = {"missingness": MISSINGNESS, "select_on": SELECTION, "validation_masks": VALIDATION_MASKS}
@@ -203,7 +207,7 @@ def read_pairs(words: Sequence[str] | dict | None, name: str) -> dict[str, Any] 
     return {key: yaml.safe_load(value) for key, value in (word.split("=", 1) for word in words)}
 
 
-def read_rates(words: Sequence[str] | dict | float | None) -> float | dict[str, float] | None:
+def read_rates(words: Sequence[str] | dict | float | None, name: str) -> float | dict[str, float] | None:
     """One rate or `MODALITY=RATE` words; numbers and dictionaries (of a YAML file) as they are."""
     if isinstance(words, str):
         words = [words]
@@ -213,8 +217,8 @@ def read_rates(words: Sequence[str] | dict | float | None) -> float | dict[str, 
         try:
             return float(words[0])
         except ValueError:
-            raise ValueError(f"`missing_rates` is {words[0]!r}, expected a RATE or MODALITY=RATE ...") from None
-    return read_pairs(words, "missing_rates")
+            raise ValueError(f"`{name}` is {words[0]!r}, expected a RATE or MODALITY=RATE ...") from None
+    return read_pairs(words, name)
 
 
 def parse_training_arguments(

@@ -28,6 +28,7 @@ class LimssrCollator:
         modalities: their columns.
         score_names: columns of the labels, in the model's order.
         dynamic_mask: draws one mask for each batch; `None` leaves the rows as they are.
+        modality_dropout: draws one mask for each sample and epoch, on top of all that is hidden already.
         crop: `random` for training, `center` for evaluation.
         seed: of the crops.
     """
@@ -36,6 +37,7 @@ class LimssrCollator:
     modalities: Sequence[str]
     score_names: Sequence[str]
     dynamic_mask: DynamicMask | None = None
+    modality_dropout: DynamicMask | None = None
     crop: Literal["random", "center"] = "random"
     seed: int = 0
 
@@ -48,6 +50,9 @@ class LimssrCollator:
         key = (rows[0].get(EPOCH_COLUMN, 0), *sample_ids)
         if self.dynamic_mask is not None:
             rows = self.dynamic_mask.apply(rows, self.dynamic_mask.draw(*key))
+        if self.modality_dropout is not None:
+            masks = [self.modality_dropout.draw("sample", key[0], sample_id) for sample_id in sample_ids]
+            rows = [self.modality_dropout.apply([row], mask)[0] for row, mask in zip(rows, masks, strict=True)]
         batch = self.processor(
             features={name: [row.get(name) for row in rows] for name in self.modalities},
             labels=[self._labels(row) for row in rows],

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from limssr.training.arguments import parse_training_arguments
 from limssr.training.data import load
@@ -35,6 +36,7 @@ for left_out in (None, without):
 
 
 def main() -> None:
+    torch.set_num_threads(1)  # matrices this small gain nothing from more, and wait for each other on a busy machine
     words = sys.argv[1:]
     quick = "--quick" in words
     flags = [word for word in words if word != "--quick"]

@@ -9,9 +9,11 @@ import argparse
 from pathlib import Path
 
 import yaml
+from accelerate import Accelerator
 
 from limssr.training.data import AqaData, load
 from limssr.training.evaluation import EvaluationResult, evaluate_subsets
+from limssr.training.launching import start_all_processes
 from limssr.training.missingness import MaskedDataset, draw_static_masks, observed_masks
 from limssr.training.prediction import load_model_and_processor
 from limssr.training.reports.figure import save_figure
@@ -66,7 +68,7 @@ def read_rates(words: list[str]) -> float | dict | None:
     return read_pairs(words) or None
 
 
-def evaluate(arguments: argparse.Namespace, data: AqaData) -> EvaluationResult:
+def evaluate(arguments: argparse.Namespace, data: AqaData, accelerator: Accelerator) -> EvaluationResult:
     try:
         model, processor = load_model_and_processor(arguments.model, arguments.text_model)
     except (OSError, ValueError) as error:
@@ -88,17 +90,21 @@ def evaluate(arguments: argparse.Namespace, data: AqaData) -> EvaluationResult:
     }
     split, size = data.splits[arguments.split], arguments.batch_size
     return evaluate_subsets(
-        model, processor, split, modalities, train_rows, best_attainable=best or None, batch_size=size
+        model, processor, split, modalities, train_rows, accelerator, best_attainable=best or None, batch_size=size
     )
 
 
 def main() -> None:
-    arguments = parse_arguments()
+    start_all_processes()
+    arguments, accelerator = parse_arguments(), Accelerator()
     try:
-        data = load(arguments.data, **arguments.data_options)
+        with accelerator.main_process_first():  # loading may write a cache
+            data = load(arguments.data, **arguments.data_options)
     except (OSError, TypeError, ValueError) as error:
         raise SystemExit(f"cannot load the dataset {arguments.data}: {error}") from error
-    result = evaluate(arguments, data)
+    result = evaluate(arguments, data, accelerator)
+    if not accelerator.is_main_process:
+        return
     heading = f"{arguments.model} on {arguments.data}, {arguments.split}: {data.description}"
     heading += " LEAKY: the features give the label away." if data.leaky else ""
     print(f"{heading}\n\n{evaluation_table(result)}")

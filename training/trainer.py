@@ -174,7 +174,8 @@ class LimssrTrainer(Trainer):
 
     @property
     def checkpoint_form(self) -> str:
-        return "full" if self.model.config.backbone_training == "full" else "adapter"
+        config = self.model.config  # without a source nobody could put an adapter on its language model again
+        return "full" if config.backbone_training == "full" or not config.backbone_source else "adapter"
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Model, processor, code and, as JSON, the arguments. The final model may have another form."""
@@ -225,7 +226,7 @@ def load_trained_weights(model: nn.Module, checkpoint: str | Path) -> None:
         raise ValueError(f"{folder} was trained on the language model {source}, not {model.config.backbone_source}.")
     own = strip_peft_names(model.state_dict())
     if model.config.backbone_training != "full":
-        own = model._adapter_state_dict(own)
+        own = model.adapter_state_dict(own)
     problems = {
         "missing": own.keys() - saved.keys(),
         "unexpected": saved.keys() - own.keys(),

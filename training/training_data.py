@@ -32,6 +32,7 @@ class TrainingData:
         validation: views of the validation rows by name, the mean over which selects the best checkpoint.
         seen: training and validation rows together, what the baselines are fitted on.
         dynamic_mask: draws a mask for each training batch; `None` unless missingness is `dynamic`.
+        modality_dropout: draws a further mask for each training sample; `None` unless asked for.
         summary: counts, for the record of the run.
     """
 
@@ -39,6 +40,7 @@ class TrainingData:
     validation: dict[str, MaskedDataset]
     seen: MaskedDataset
     dynamic_mask: DynamicMask | None
+    modality_dropout: DynamicMask | None
     summary: dict
 
 
@@ -65,6 +67,9 @@ def prepare_training_data(data: AqaData, arguments: DataArguments, seed: int) ->
     dynamic_mask = None
     if arguments.missingness == "dynamic":
         dynamic_mask = DynamicMask(modalities, arguments.missing_rates, arguments.mask_seed)
+    modality_dropout = None
+    if arguments.modality_dropout is not None:
+        modality_dropout = DynamicMask(modalities, arguments.modality_dropout, arguments.mask_seed)
     masked = {
         name: MaskedDataset(part, modalities, _masks(part, modalities, arguments))
         for name, part in (("train", rest), ("validation", validation), ("seen", seen))
@@ -75,6 +80,7 @@ def prepare_training_data(data: AqaData, arguments: DataArguments, seed: int) ->
         validation=views or {"observed": masked["validation"]},
         seen=masked["seen"],
         dynamic_mask=dynamic_mask,
+        modality_dropout=modality_dropout,
         summary={name: _summary(masked[name]) for name in ("train", "validation")},
     )
 

