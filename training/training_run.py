@@ -150,7 +150,7 @@ def write_results(result: EvaluationResult, record: dict, folder: Path) -> None:
     result.save_json(folder / "metrics.json", title=title, marks=marks)
     write_predictions(result, folder / "predictions.parquet")
     save_figure(result, folder / "evaluation.png", title)
-    save_curve(record["history"], folder / "curve.png", title)
+    save_curve(record["history"], folder / "curve.png", dataset["description"])
     write_run_record(folder / "run.json", record)
     print(f"\n{title}\n\n{evaluation_table(result)}\n\nModel and results are in {folder}", flush=True)
 

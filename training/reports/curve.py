@@ -1,5 +1,6 @@
 """The learning curve of a run as one picture."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def save_curve(history: Sequence[dict], path: str | Path, title: str = "") -> No
     losses.set(title="training loss, unweighted terms", yscale="log")
     losses.legend(frameon=False)
     correlation.plot(*_series(history, "eval_spearman"), color="black", linewidth=2, label="mean")
-    views = [name for name in _names(history) if name.startswith("eval_") and name.endswith("_spearman")]
+    views = [name for name in _names(history) if re.fullmatch(r"eval_.+_spearman", name)]
     for name in views:
         label = name.removeprefix("eval_").removesuffix("_spearman")
         correlation.plot(*_series(history, name), linewidth=1, alpha=0.8, label=label)

@@ -41,10 +41,7 @@ def _draw_bars(axes: Axes, result: EvaluationResult, score_name: str) -> None:
     axes.barh(places, [value or 0.0 for value in values], height=0.62, color=colors, zorder=2)
     for place, value in zip(places, values, strict=True):
         text = "undefined" if value is None else f"{value:.3f}"
-        inside = value is not None and value > 0.25
-        position = (value - 0.025) if inside else max(value or 0.0, 0.0) + 0.025
-        color = "white" if inside and colors[place] == _MODEL else "black"
-        axes.text(position, place, text, va="center", ha="right" if inside else "left", color=color, fontsize=9)
+        axes.text(1.02, place, text, va="center", fontsize=9)  # beside the bars, where no mark can cover it
     weak = Patch(color=_WEAK, label="LIMSSR, not better than the training mean") if _WEAK in colors else None
     ridge = _draw_marks(axes, cells, "ridge", {"marker": "D", "s": 38, "color": _RIDGE, "label": "ridge"})
     style = {"marker": "|", "s": 300, "linewidths": 2.2, "color": _BEST, "label": "best attainable"}
