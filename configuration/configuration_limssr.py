@@ -147,6 +147,9 @@ class LimssrConfig(PreTrainedConfig):
             if close := difflib.get_close_matches(name, [field.name for field in fields(self)], n=1, cutoff=0.8):
                 raise TypeError(f"LimssrConfig has no field `{name}`; did you mean `{close[0]}`?")
         if isinstance(self.modalities, list):
+            names = [name for name, _ in self.modalities]
+            if len(set(names)) < len(names):
+                raise ValueError(f"`modalities` names one twice: {names}.")
             self.modalities = dict(self.modalities)
         defaults = {
             "modalities": {"video": 1024, "audio": 768, "flow": 1024},
@@ -209,6 +212,10 @@ class LimssrConfig(PreTrainedConfig):
                 raise ValueError(
                     f"`modalities` has the name {name!r}; allowed are lower-case identifiers, like 'video'."
                 )
+            if name in (*self.score_names, "sample_id"):
+                raise ValueError(
+                    f"`modalities` has the name {name!r}, which is that of another column; choose another."
+                )
             if hasattr(nn.ModuleDict(), name):
                 raise ValueError(f"`modalities` has the name {name!r}, which PyTorch modules use; choose another.")
             if isinstance(size, str | bool) or size < 1:
@@ -232,8 +239,10 @@ class LimssrConfig(PreTrainedConfig):
                 raise ValueError(f"`{field}` is {getattr(self, field)}; allowed are finite numbers of 0 and more.")
         if not 0 < self.lora_alpha < math.inf:
             raise ValueError(f"`lora_alpha` is {self.lora_alpha}; allowed are finite numbers above 0.")
-        if not self.lora_target_modules:
-            raise ValueError("`lora_target_modules` is empty; name at least one module, for example 'q_proj'.")
+        if not self.lora_target_modules or not all(self.lora_target_modules):
+            raise ValueError("`lora_target_modules` has no or an empty name; name modules, for example 'q_proj'.")
+        if self.text_config.is_encoder_decoder:
+            raise ValueError(f"`text_config` is of {self.text_config.model_type!r}, which is no decoder; give one.")
         if self.hidden_size % CROSS_MODAL_ATTENTION_HEADS:
             raise ValueError(
                 f"`text_config.hidden_size` is {self.hidden_size}; the cross-modal attention needs a multiple of "

@@ -4,10 +4,13 @@ import hashlib
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers.utils import cached_file, logging
+from transformers.utils.hub import extract_commit_hash
 
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 CHECKPOINT_SUBFOLDER = "backbone"  # where a checkpoint may carry its own backbone
 
 
@@ -48,7 +51,8 @@ def load_backbone(
         backbone, info = AutoModel.from_pretrained(location, use_safetensors=True, output_loading_info=True, **kwargs)
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"text model {name_or_folder} lacks {len(missing)} of its weights, first {missing[0]}.")
-    source = describe_source(location, gguf_file, revision, kwargs.get("subfolder", ""))
+    hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+    source = describe_source(location, gguf_file, **hub_arguments)
     _forget_origin(backbone)
     if num_hidden_layers is not None:
         _keep_first_layers(backbone, num_hidden_layers)
@@ -66,13 +70,14 @@ def quiet_loading():
         logging.set_verbosity(verbosity)
 
 
-def describe_source(location: str, gguf_file: str | None, revision: str | None, subfolder: str = "") -> dict:
+def describe_source(location: str, gguf_file: str | None = None, **hub_arguments) -> dict:
     """Repository and commit, or for a folder only file names, with the SHA-256 of the weights in both cases."""
     source = {}
     folder = Path(location)
     if not folder.is_dir():
-        folder = Path(cached_file(location, gguf_file or "config.json", revision=revision, subfolder=subfolder)).parent
-        source = {"repository": location, "revision": folder.name}
+        file = cached_file(location, gguf_file or "config.json", **hub_arguments)
+        source = {"repository": location, "revision": extract_commit_hash(file, None)}
+        folder = Path(file).parent
     if gguf_file is not None:
         source["gguf_file"] = gguf_file
     weights = [folder / gguf_file] if gguf_file is not None else sorted(folder.glob("model*.safetensors"))
@@ -80,7 +85,12 @@ def describe_source(location: str, gguf_file: str | None, revision: str | None, 
 
 
 def find_backbone(
-    checkpoint: str | Path, source: dict | None, text_model: str | Path | None, num_hidden_layers: int, **kwargs
+    checkpoint: str | Path,
+    source: dict | None,
+    text_model: str | Path | None,
+    num_hidden_layers: int,
+    dtype: torch.dtype | str | None = None,
+    **hub_arguments,
 ) -> PreTrainedModel:
     """
     The backbone that an adapter was trained on.
@@ -90,19 +100,21 @@ def find_backbone(
         source (`dict`): as returned by [`load_backbone`].
         text_model (`str` or `Path`, *optional*): where it lies here. Not needed for a Hub repository or a subfolder.
         num_hidden_layers (`int`): the layers the adapter was trained with.
-        **kwargs: of the checkpoint's own download (`revision`, `token`, ...).
+        dtype (`torch.dtype`, *optional*): in which it was trained; its own by default.
+        **hub_arguments: of the checkpoint's own download (`revision`, `token`, ...).
 
     Raises:
         ValueError: the backbone is local and `text_model` is not given, or its weights are others.
     """
     source = source or {}
+    # What says which checkpoint it is says nothing of its backbone; what says how to download does.
+    how = {name: value for name, value in hub_arguments.items() if name not in ("revision", "subfolder")}
     if text_model is None:
-        text_model, kwargs = _own_place(checkpoint, source, kwargs)
-    else:
-        kwargs = {}
+        text_model, where = _own_place(checkpoint, source, hub_arguments)
+        how |= where
     is_file = Path(text_model).expanduser().is_file()
     gguf_file = None if is_file else source.get("gguf_file")
-    backbone, found = load_backbone(text_model, num_hidden_layers, gguf_file, **kwargs)
+    backbone, found = load_backbone(text_model, num_hidden_layers, gguf_file, dtype=dtype or "auto", **how)
     for file, digest in source.get("sha256", {}).items():
         if found["sha256"].get(file) != digest:
             raise ValueError(
@@ -113,12 +125,13 @@ def find_backbone(
 
 
 def _own_place(checkpoint: str | Path, source: dict, hub_arguments: dict) -> tuple[str | Path, dict]:
-    """Where the backbone lies by the checkpoint's own word, with the arguments of its download."""
+    """Where the backbone lies by the checkpoint's own word: a place, and revision and subfolder there."""
     if "subfolder" in source:
         subfolder = Path(hub_arguments.get("subfolder", "")) / source["subfolder"]
         if (Path(checkpoint) / subfolder).is_dir():
             return Path(checkpoint) / subfolder, {}
-        return checkpoint, hub_arguments | {"subfolder": subfolder.as_posix()}
+        revision = {"revision": hub_arguments["revision"]} if "revision" in hub_arguments else {}
+        return checkpoint, revision | {"subfolder": subfolder.as_posix()}
     if "repository" in source:
         return source["repository"], {"revision": source["revision"]}
     files = ", ".join(source.get("sha256", {})) or "the language model it was trained on"

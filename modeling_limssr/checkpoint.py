@@ -8,12 +8,11 @@ from huggingface_hub import create_repo, upload_folder
 from safetensors.torch import load_file
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
-from .backbone import find_backbone
+from .backbone import HUB_ARGUMENTS, find_backbone
 from .lora import LORA_FACTORS, add_lora, is_lora_factor, merge_lora, strip_peft_names
 from .remote_code import AUTO_MAP, write_code_bundle
 
 BACKBONE_PREFIX = "model.language_model."
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
 class LimssrCheckpointMixin:
@@ -130,7 +129,12 @@ class LimssrCheckpointMixin:
         if location is not None and config.checkpoint_form == "adapter":
             adapter = load_file(cached_file(location, SAFE_WEIGHTS_NAME, **hub_arguments))
             backbone = find_backbone(
-                location, config.backbone_source, text_model, config.backbone_config.num_hidden_layers, **hub_arguments
+                location,
+                config.backbone_source,
+                text_model,
+                config.backbone_config.num_hidden_layers,
+                dtype=config.dtype,  # LoRA was trained on it, and is merged into it, in this precision
+                **hub_arguments,
             )
             kwargs["state_dict"] = cls._join_backbone(backbone, adapter, config, merge=not trainable)
             location, hub_arguments = None, {}

@@ -80,9 +80,7 @@ def convert(arguments: ConversionArguments) -> None:
     if arguments.keep_lora and factors:
         backbone_folder = Path(arguments.output_dir) / CHECKPOINT_SUBFOLDER
         save_backbone(base, config, backbone_folder)
-        config.backbone_source = describe_source(str(backbone_folder), None, None) | {
-            "subfolder": CHECKPOINT_SUBFOLDER
-        }
+        config.backbone_source = describe_source(str(backbone_folder)) | {"subfolder": CHECKPOINT_SUBFOLDER}
         model = load_strictly(base, config)
         add_lora(model)
         model.load_lora(factors)

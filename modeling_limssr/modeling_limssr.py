@@ -1,7 +1,7 @@
 """LIMSSR: scores a performance from the modalities that are present (arXiv 2605.00434)."""
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_limssr import LimssrConfig
-from .backbone import load_backbone, lookup_scale, quiet_loading
+from .backbone import HUB_ARGUMENTS, load_backbone, lookup_scale, quiet_loading
 from .checkpoint import BACKBONE_PREFIX, LimssrCheckpointMixin
 from .lora import add_lora
 from .losses import consistency_loss, regression_loss, token_separation_loss
@@ -128,6 +128,17 @@ class LimssrModel(LimssrPreTrainedModel):
         )
         self.post_init()
         self.freeze_backbone()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """A full checkpoint loads as every transformers model does, an adapter with its backbone and heads."""
+        hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        config = kwargs.get("config")
+        if config is None and pretrained_model_name_or_path is not None:
+            config = cls.config_class.from_pretrained(pretrained_model_name_or_path, **hub_arguments)
+        if pretrained_model_name_or_path is not None and config.checkpoint_form == "adapter":
+            return LimssrForScoreRegression.from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs).model
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, use_safetensors=True, **kwargs)
 
     def freeze_vocabulary(self) -> None:
         self.get_input_embeddings().requires_grad_(False)
@@ -307,12 +318,19 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
             gguf_file (`str`, *optional*): name of the GGUF file in the folder or repository.
             revision (`str`, *optional*): branch, tag or commit of a Hub repository.
             dtype (`torch.dtype`, *optional*): of the language model; the checkpoint's own by default.
-            **config_fields: fields of [`LimssrConfig`]: `modalities`, `score_names`, `backbone_training`, ...
+            **config_fields: fields of [`LimssrConfig`]: `modalities`, `score_names`, `backbone_training`, ...; and
+                `cache_dir`, `token`, `local_files_only` of the download.
 
         Raises:
+            TypeError: an argument that is neither.
             ValueError: more layers asked for than there are, or no such layers to cut.
         """
-        backbone, source = load_backbone(name_or_folder, num_hidden_layers, gguf_file, revision, dtype=dtype)
+        hub_arguments = {name: config_fields.pop(name) for name in HUB_ARGUMENTS if name in config_fields}
+        if unknown := sorted(config_fields.keys() - {field.name for field in fields(cls.config_class)}):
+            raise TypeError(f"from_text_model has no argument `{unknown[0]}`, and LimssrConfig no such field.")
+        backbone, source = load_backbone(
+            name_or_folder, num_hidden_layers, gguf_file, revision, dtype=dtype, **hub_arguments
+        )
         config = cls.config_class(text_config=backbone.config, backbone_source=source, **config_fields)
         backbone_weights = {BACKBONE_PREFIX + name: weight for name, weight in backbone.state_dict().items()}
         with quiet_loading():

@@ -260,7 +260,8 @@ def add_tokens_with_ids(tokenizer, added_token_ids: dict[str, int]):
         if vocabulary.get(name) != token_id:
             raise ValueError(
                 f"the configuration gives {name} the id {token_id}, where this tokenizer of {len(vocabulary)} has "
-                f"{tokenizer.convert_ids_to_tokens(token_id)!r}. Is it the tokenizer of the backbone?"
+                f"{tokenizer.convert_ids_to_tokens(token_id)!r}. Is it the tokenizer of the backbone? If it is, "
+                f"give the configuration added_token_ids from {len(tokenizer)} on."
             )
     return tokenizer
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, GPT2Config, Qwen3Config
 
-from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
+from limssr import LimssrConfig, LimssrForScoreRegression, LimssrModel, LimssrProcessor
 from limssr.modeling_limssr.lora import add_lora
 
 SIZES = {"video": 16, "audio": 12, "flow": 8}
@@ -315,3 +315,35 @@ def test_a_gguf_language_model_serves_as_backbone(gguf_file, tmp_path):
         assert str(gguf_file.parent).encode() not in file.read_bytes(), file.name
     loaded = AutoModel.from_pretrained(tmp_path, text_model=gguf_file.parent)
     torch.testing.assert_close(loaded(**inputs).score, model(**inputs).score, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_an_adapter_trained_in_float32_on_a_bfloat16_backbone_loads_in_float32(tiny_text_model, batch, tmp_path):
+    backbone = AutoModel.from_pretrained(tiny_text_model, dtype=torch.bfloat16)
+    backbone.save_pretrained(tmp_path / "coarse")
+    model = trained(tmp_path / "coarse", dtype=torch.float32)
+    model.save_pretrained(tmp_path / "adapter", form="adapter")
+    again = LimssrForScoreRegression.from_pretrained(tmp_path / "adapter", text_model=tmp_path / "coarse")
+    labels = {name: value for name, value in batch.items() if name != "labels"}
+    torch.testing.assert_close(
+        again(**labels).fusion_hidden_state, model(**labels).fusion_hidden_state, atol=1e-5, rtol=0
+    )
+
+
+@torch.no_grad()
+def test_the_part_below_the_heads_loads_from_either_form(saved, tiny_text_model, batch):
+    model, full, adapter = saved
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    expected = model.model(**inputs).modality_hidden_state
+    for below in (
+        LimssrModel.from_pretrained(full),
+        LimssrModel.from_pretrained(adapter, text_model=tiny_text_model),
+    ):
+        torch.testing.assert_close(below.eval()(**inputs).modality_hidden_state, expected, atol=1e-5, rtol=0)
+
+
+def test_an_argument_that_is_no_field_never_reaches_the_configuration(tiny_text_model):
+    with pytest.raises(TypeError, match="from_text_model has no argument `secret`"):
+        LimssrForScoreRegression.from_text_model(tiny_text_model, secret="of mine")
+    model = LimssrForScoreRegression.from_text_model(tiny_text_model, token="of-mine", modalities={"video": 4})
+    assert "of-mine" not in model.config.to_json_string()
