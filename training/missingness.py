@@ -51,7 +51,11 @@ def validate_rates(rates: Rates, modalities: Sequence[str]) -> dict[str, float]:
 
 
 def observed_masks(dataset: Dataset, modalities: Sequence[str]) -> list[Mask]:
-    """What the data has of each sample. Only asks whether a cell is null, the features themselves are not decoded."""
+    """What the data has of each sample.
+
+    This is the one thing that is ever asked of a cell that a mask will hide: whether it is null in the data. Its
+    features are not decoded.
+    """
     present = []
     for name in modalities:
         batches = dataset.select_columns([name]).with_format("arrow").iter(batch_size=1000)
@@ -131,7 +135,8 @@ class DynamicMask:
 class MaskedDataset(data.Dataset):
     """Rows of a Hugging Face dataset that show the modalities of their mask and no other.
 
-    The column of a hidden modality is never asked for: each mask has its own view of the dataset without it.
+    The column of a hidden modality is never asked for: each mask has its own view of the dataset without it. (Before
+    masks are drawn, `observed_masks` asks of each cell whether it is null, and nothing else.)
 
     Args:
         dataset: with one nullable column a modality.

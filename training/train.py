@@ -9,13 +9,16 @@ Flags win over the file; `--help` lists them. Files of this kind are in `trainin
 import sys
 
 from limssr.training.arguments import parse_training_arguments
-from limssr.training.launching import start_all_processes
-from limssr.training.training_run import run_training
+from limssr.training.launching import mistakes_in_one_line, start_all_processes
+from limssr.training.training_run import finish_run, prepare_run
 
 
 def main() -> None:
     start_all_processes()
-    run_training(*parse_training_arguments(sys.argv[1:]))
+    arguments = parse_training_arguments(sys.argv[1:])
+    with mistakes_in_one_line("train.py"):
+        run = prepare_run(*arguments)
+    finish_run(run)
 
 
 if __name__ == "__main__":

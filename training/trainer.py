@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import Trainer
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import speed_metrics
 from transformers.utils import logging
 
+from ..modeling_limssr.checkpoint import BACKBONE_PREFIX
 from ..modeling_limssr.lora import strip_peft_names
 from .baselines import row_targets, target_columns
 from .collator import EpochRows, EpochSampler, LimssrCollator
@@ -27,7 +29,6 @@ from .prediction import Predictions, predict
 from .reports.run_record import without_paths
 
 LOSS_TERMS = ("regression_loss", "consistency_loss", "separation_loss")
-BACKBONE_PARAMETERS = "model.language_model."
 
 logger = logging.get_logger(__name__)
 
@@ -100,7 +101,7 @@ class LimssrTrainer(Trainer):
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 is_vector = parameter.dim() < 2 or name.endswith("token_embeddings")
-                groups[BACKBONE_PARAMETERS in name, args.decay_all or not is_vector].append(parameter)
+                groups[BACKBONE_PREFIX in name, args.decay_all or not is_vector].append(parameter)
         head_rate = args.learning_rate if args.head_learning_rate is None else args.head_learning_rate
         return [
             {
@@ -170,12 +171,18 @@ class LimssrTrainer(Trainer):
         scored = [score_metrics(predictions.score[:, column], targets[:, column]) for column in columns]
         return scored, validation_loss(predictions, targets, config)
 
-    # Checkpoints.
+    def get_test_dataloader(self, test_dataset: Sequence[dict]) -> DataLoader:
+        """For `predict`: the rows as they are, cropped in the middle; nothing is drawn as in training."""
+        config, of_training = self.model.config, self.data_collator
+        self.data_collator = LimssrCollator(
+            self.processing_class, list(config.modalities), config.score_names, crop="center"
+        )
+        try:
+            return super().get_test_dataloader(test_dataset)
+        finally:
+            self.data_collator = of_training
 
-    @property
-    def checkpoint_form(self) -> str:
-        config = self.model.config  # without a source nobody could put an adapter on its language model again
-        return "full" if config.backbone_training == "full" or not config.backbone_source else "adapter"
+    # Checkpoints.
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Model, processor, code and, as JSON, the arguments. The final model may have another form."""
@@ -183,7 +190,7 @@ class LimssrTrainer(Trainer):
             return
         folder = Path(self.args.output_dir if output_dir is None else output_dir)
         is_final = folder == Path(self.args.output_dir)
-        form = self.args.save_form if is_final and self.args.save_form else self.checkpoint_form
+        form = self.args.save_form if is_final and self.args.save_form else default_form(self.model.config)
         with _no_progress_bar():
             self.accelerator.unwrap_model(self.model).save_pretrained(folder, form=form, state_dict=state_dict)
         self.processing_class.save_pretrained(folder)
@@ -201,6 +208,23 @@ class LimssrTrainer(Trainer):
     def _load_best_model(self) -> None:
         logger.info(f"Loading the best model, {self.state.best_model_checkpoint} ({self.state.best_metric}).")
         load_trained_weights(self.model, self.state.best_model_checkpoint)
+
+
+def default_form(config) -> str:
+    """`adapter` where the language model is not in it and can be found again, else `full`."""
+    return "full" if config.backbone_training == "full" or not config.backbone_source else "adapter"
+
+
+def check_save_form(save_form: str | None, config) -> None:
+    """
+    Raises:
+        ValueError: the final model is to be an adapter, which cannot hold what will be trained.
+    """
+    if save_form == "adapter" and default_form(config) == "full":
+        raise ValueError(
+            "`save_form` is 'adapter', which leaves the language model out, but it is trained as a whole or is a "
+            "random one that nobody could find again: give 'full', or leave `save_form` out."
+        )
 
 
 @torch.no_grad()

@@ -30,7 +30,8 @@ class TrainingData:
     Attributes:
         train: what training may read.
         validation: views of the validation rows by name, the mean over which selects the best checkpoint.
-        seen: training and validation rows together, what the baselines are fitted on.
+        seen: the rows of the training split, those held back of it for validation included: what the baselines are
+            fitted on.
         dynamic_mask: draws a mask for each training batch; `None` unless missingness is `dynamic`.
         modality_dropout: draws a further mask for each training sample; `None` unless asked for.
         summary: counts, for the record of the run.

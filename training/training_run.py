@@ -1,7 +1,7 @@
 """One training run from arguments to results: what `train.py` and the demo call."""
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from transformers import set_seed
@@ -13,14 +13,33 @@ from .collator import LimssrCollator
 from .data import AqaData, load
 from .evaluation import EvaluationResult, evaluate_subsets
 from .model_building import build_model
-from .model_card import write_model_card
+from .model_card import find_template, write_model_card
 from .reports.curve import save_curve
 from .reports.figure import save_figure
+from .reports.marks import marked_title, result_marks
 from .reports.prediction_files import write_predictions
 from .reports.run_record import package_versions, parameter_counts, without_paths, write_run_record
 from .reports.table import evaluation_table
-from .trainer import LimssrTrainer
+from .trainer import LimssrTrainer, check_save_form
 from .training_data import TrainingData, prepare_training_data
+
+
+@dataclass
+class PreparedRun:
+    """
+    Attributes:
+        arguments: of model, data and training.
+        data: the dataset.
+        rows: what of it training, validation and baselines may see.
+        trainer: ready to train.
+        checkpoint: folder to go on from; None for a new run.
+    """
+
+    arguments: tuple[ModelArguments, DataArguments, LimssrTrainingArguments]
+    data: AqaData
+    rows: TrainingData
+    trainer: LimssrTrainer
+    checkpoint: str | None
 
 
 def run_training(
@@ -35,13 +54,27 @@ def run_training(
     Returns:
         The evaluation on the test split.
     """
+    return finish_run(prepare_run(model_arguments, data_arguments, training_arguments))
+
+
+def prepare_run(
+    model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: LimssrTrainingArguments
+) -> PreparedRun:
+    """
+    Loads data and model, and finds out before any training whether everything fits.
+
+    Raises:
+        OSError, ValueError, ModuleNotFoundError: something is not there or does not fit; the message says what.
+    """
     args = training_arguments
     checkpoint = find_checkpoint(args)
+    find_template()
     with args.main_process_first(desc="loading the dataset"):  # which may write a cache
         data = load(data_arguments.dataset, **data_arguments.data_options)
     rows = prepare_training_data(data, data_arguments, args.seed)
     set_seed(args.seed)  # whatever loading drew: what is new in the model depends on the seed alone
     model, processor = build_model(model_arguments, data)
+    check_save_form(args.save_form, model.config)
     collator = LimssrCollator(
         processor,
         list(data.modalities),
@@ -58,15 +91,21 @@ def run_training(
         processing_class=processor,
         data_collator=collator,
     )
+    return PreparedRun((model_arguments, data_arguments, args), data, rows, trainer, checkpoint)
+
+
+def finish_run(run: PreparedRun) -> EvaluationResult:
+    """Trains, evaluates and writes, see `run_training`."""
+    trainer, data, args = run.trainer, run.data, run.trainer.args
     start = time.time()
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=run.checkpoint)
     seconds = time.time() - start
     result = evaluate_subsets(
-        model,
-        processor,
+        trainer.model,
+        trainer.processing_class,
         data.splits["test"],
         list(data.modalities),
-        rows.seen,
+        run.rows.seen,
         trainer.accelerator,
         best_attainable=data.best_attainable,
         batch_size=args.per_device_eval_batch_size,
@@ -74,8 +113,7 @@ def run_training(
     )
     trainer.save_model(_internal_call=True)  # without a push: the card is not written yet
     if trainer.is_world_process_zero():
-        arguments = (model_arguments, data_arguments, args)
-        record = describe_run(trainer, arguments, data, rows) | {"training_seconds": round(seconds, 1)}
+        record = describe_run(run) | {"training_seconds": round(seconds, 1)}
         write_results(result, record, Path(args.output_dir))
         write_card(record, data, result, Path(args.output_dir))
     if args.push_to_hub:
@@ -103,10 +141,10 @@ def find_checkpoint(args: LimssrTrainingArguments) -> str | None:
     return found
 
 
-def describe_run(trainer: LimssrTrainer, arguments: tuple, data: AqaData, rows: TrainingData) -> dict:
+def describe_run(run: PreparedRun) -> dict:
     """What was trained, on what, how and with which result of the selection."""
-    model_arguments, data_arguments, args = arguments
-    state = trainer.state
+    model_arguments, data_arguments, args = run.arguments
+    data, rows, trainer, state = run.data, run.rows, run.trainer, run.trainer.state
     return {
         "dataset": {
             "name": data_arguments.dataset,
@@ -126,7 +164,7 @@ def describe_run(trainer: LimssrTrainer, arguments: tuple, data: AqaData, rows: 
             "on": data_arguments.select_on,
             "views": list(rows.validation),
             "metric": args.metric_for_best_model,
-            "best": state.best_metric,
+            "best": _finite(state.best_metric),
             "step": state.best_global_step,
             "steps": state.global_step,
         },
@@ -143,9 +181,8 @@ def describe_run(trainer: LimssrTrainer, arguments: tuple, data: AqaData, rows: 
 def write_results(result: EvaluationResult, record: dict, folder: Path) -> None:
     """Prints the table; writes metrics, predictions, picture and record. What is not honest is marked in all."""
     dataset = record["dataset"]
-    marks = ["leaky: the features give the label away"] if dataset["leaky"] else []
-    marks += ["checkpoint selected on the test split"] if record["selection"]["on"] == "test" else []
-    title = f"{dataset['description']}, test split" + "".join(f" ({mark})" for mark in marks)
+    marks = result_marks(dataset["leaky"], record["selection"]["on"] == "test")
+    title = marked_title(f"{dataset['description']}, test split", marks)
     folder.mkdir(parents=True, exist_ok=True)
     result.save_json(folder / "metrics.json", title=title, marks=marks)
     write_predictions(result, folder / "predictions.parquet")
@@ -160,6 +197,7 @@ def write_card(record: dict, data: AqaData, result: EvaluationResult, folder: Pa
     arguments, missingness, selection = record["arguments"], record["missingness"], record["selection"]
     args, model = arguments["training"], arguments["model"]
     rates = "" if missingness["rates"] is None else f", rates {missingness['rates']}"
+    dropout = "" if missingness["dropout"] is None else f"; modality dropout {missingness['dropout']}, anew each epoch"
     backbone = without_paths(model["text_model"]) if model["text_model"] else "small, random at first"
     if model["num_hidden_layers"]:
         backbone += f", its first {model['num_hidden_layers']} layers"
@@ -174,7 +212,7 @@ def write_card(record: dict, data: AqaData, result: EvaluationResult, folder: Pa
         {
             "train_samples": record["dataset"]["train"]["samples"],
             "validation_samples": record["dataset"]["validation"]["samples"],
-            "missingness": f"{missingness['kind']}{rates}",
+            "missingness": f"{missingness['kind']}{rates}{dropout}",
             "selection": f"{selection['metric']} on the {selection['on']} split",
             "seed": args["seed"],
             "backbone": backbone,

@@ -73,6 +73,9 @@ def test_an_unknown_key_is_named(quick_config, capsys):
         ({"select_on": "train"}, "`select_on` is 'train'"),
         ({"max_clips": "many"}, "invalid int value: 'many'"),
         ({"data_options": ["samples_train"]}, "expected KEY=VALUE"),
+        ({"data_options": 3}, "`data_options` has 3, expected KEY=VALUE"),
+        ({"save_form": "both"}, "`save_form` is 'both'; allowed are adapter, full"),
+        ({"aggregation": "single"}, "`aggregation` is 'single'; allowed are dual"),
     ],
 )
 def test_impossible_values_are_refused_by_name(quick_config, capsys, changes, named):

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,20 +10,29 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from limssr.configuration.configuration_limssr import LimssrConfig
 from limssr.modeling_limssr.modeling_limssr import LimssrForScoreRegression
 from limssr.processing.processing_limssr import LimssrProcessor
+from limssr.training.arguments import DataArguments
+from limssr.training.baselines import Baselines, pool_rows
+from limssr.training.data import load
+from limssr.training.evaluation_arguments import parse_evaluation_arguments
+from limssr.training.launching import mistakes_in_one_line
+from limssr.training.packaged_models import PACKAGED_MODELS
+from limssr.training.prediction import load_model_and_processor
+from limssr.training.training_data import prepare_training_data
 
 TRAINING = Path(__file__).parents[2] / "training"
 SYNTHETIC = ["synthetic", "--data_options", "samples_train=60", "samples_test=20"]
 
 
-def run(script, *words):
+def run(script, *words, folder=None):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, TRAINING / script, *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, cwd=folder)
 
 
 @pytest.fixture
@@ -145,17 +155,62 @@ def test_eval_prints_the_table_and_writes_everything(synthetic_checkpoint, tmp_p
 
 
 def test_eval_reads_a_yaml_and_flags_win_over_it(synthetic_checkpoint, tmp_path):
-    (tmp_path / "task.yaml").write_text("dataset: synthetic\ndataset_options: {samples_train: 30, samples_test: 99}\n")
-    done = run("eval.py", synthetic_checkpoint, tmp_path / "task.yaml", "--data_options", "samples_test=12")
+    settings = {"data_options": {"samples_train": 90, "samples_test": 99, "seed": 4}, "missing_rates": 0.4}
+    settings |= {"dataset": "synthetic", "missingness": "static", "mask_seed": 7, "num_train_epochs": 3}
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(settings))
+    words = [synthetic_checkpoint, tmp_path / "task.yaml", "--data_options", "samples_test=12"]
+    done = run("eval.py", *words, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "12 samples" in done.stdout
+    assert "evaluation.png are in runs/eval/synthetic" in done.stdout
+    folder = tmp_path / "runs" / "eval" / "synthetic"
+    assert {path.name for path in folder.iterdir()} == {"metrics.json", "predictions.parquet", "evaluation.png"}
+    text = (folder / "metrics.json").read_text()
+    metrics = json.loads(text)
+    assert metrics["data_options"] == {"samples_train": 90, "samples_test": 12, "seed": 4}
+    assert (metrics["train_missing_rates"], metrics["train_missing_seed"]) == (0.4, 7)
+    assert str(tmp_path) not in text
+    expected = seen_ridge(metrics["data_options"], rates=0.4, seed=7)
+    predictions = pq.read_table(folder / "predictions.parquet").to_pylist()
+    found = [row["ridge"] for row in predictions if row["mask"] == "video+audio+flow"]
+    np.testing.assert_allclose(found, expected)
+
+
+def seen_ridge(options: dict, rates: float, seed: int) -> np.ndarray:
+    """What ridge says of the complete test samples when it is fitted on the rows that training saw."""
+    arguments = DataArguments(dataset="synthetic", missingness="static", missing_rates=rates, mask_seed=seed)
+    data = load("synthetic", **options)
+    seen = prepare_training_data(data, arguments, seed=0).seen
+    modalities = list(data.modalities)
+    test = pool_rows(data.splits["test"], modalities, ["score"])
+    return Baselines(seen, modalities, ["score"]).ridge_predictions(test, (1, 1, 1))[:, 0]
+
+
+def test_a_packaged_language_model_is_found_by_name(tmp_path, tiny_text_model, tiny_tokenizer, monkeypatch):
+    model = LimssrForScoreRegression.from_text_model(tiny_text_model, modalities={"video": 16}, lora_rank=2)
+    model.save_pretrained(tmp_path / "adapter", form="adapter")
+    LimssrProcessor.from_config(model.config, tiny_tokenizer).save_pretrained(tmp_path / "adapter")
+    (tmp_path / "a_real_package").mkdir()
+    shutil.copytree(tiny_text_model, tmp_path / "a_real_package" / "model")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(PACKAGED_MODELS, "a-real-package", ("a_real_package", "model"))
+    loaded, _ = load_model_and_processor(tmp_path / "adapter", "a-real-package")
+    assert loaded.config.modalities == {"video": 16}
+
+
+def test_a_mistake_ends_a_script_with_one_line(tmp_path):
+    with pytest.raises(SystemExit, match=r"^cannot load it: .*nowhere'$"), mistakes_in_one_line("cannot load it"):
+        (tmp_path / "nowhere").read_text()
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([*SYNTHETIC, "oops"], "expected KEY=VALUE, got 'oops'"),
+        ([*SYNTHETIC, "oops"], "`data_options` has 'oops', expected KEY=VALUE"),
         (["no_such_dataset"], "no_such_dataset"),
+        (["mtl_aqa"], "dataset 'mtl_aqa' (`data_options`): missing a required argument: 'folder'"),
+        ([*SYNTHETIC, "sampels=3"], "unexpected keyword argument 'sampels'; it has samples_train"),
+        ([*SYNTHETIC, "--train_missing_rates", "sound=0.1"], "'sound', which is no modality"),
     ],
 )
 def test_eval_says_what_is_wrong(synthetic_checkpoint, words, message):
@@ -163,3 +218,20 @@ def test_eval_says_what_is_wrong(synthetic_checkpoint, words, message):
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dataset: synthetic\ndataset_options: {seed: 1}", "'dataset_options'; did you mean 'data_options'?"),
+        ("dataset: synthetic\ndata_options: 3", "`data_options` has 3, expected KEY=VALUE"),
+        ("data_options: {seed: 1}", "`dataset` is None"),
+        ("- synthetic", "expected keys with values"),
+    ],
+)
+def test_eval_refuses_a_yaml_of_another_shape(tmp_path, monkeypatch, capsys, text, message):
+    (tmp_path / "task.yaml").write_text(text)
+    monkeypatch.setattr(sys, "argv", ["eval.py", "model", str(tmp_path / "task.yaml")])
+    with pytest.raises(SystemExit):
+        parse_evaluation_arguments("")
+    assert message in capsys.readouterr().err

@@ -13,7 +13,7 @@ from PIL import Image
 from limssr import LimssrForScoreRegression, LimssrProcessor
 from limssr.training.data import load
 from limssr.training.evaluation import evaluate_subsets
-from limssr.training.training_run import run_training
+from limssr.training.training_run import describe_run, prepare_run, run_training
 
 SCRIPTS = Path(__file__).parents[2] / "training"
 MASKS = ["video+audio+flow", "video+audio", "video+flow", "audio+flow", "video", "audio", "flow"]
@@ -74,6 +74,18 @@ def test_the_final_form_is_the_one_asked_for(quick_arguments, folder, tiny_text_
         assert read(checkpoint / "config.json")["checkpoint_form"] == "adapter"
 
 
+def test_an_adapter_of_a_language_model_trained_as_a_whole_is_refused_before_training(quick_arguments, folder):
+    with pytest.raises(ValueError, match="`save_form` is 'adapter'"):
+        run_training(*quick_arguments(save_form="adapter"))
+    assert not list(folder.glob("checkpoint-*"))
+
+
+def test_a_metric_that_is_undefined_is_null_in_the_record(quick_arguments, folder):
+    run = prepare_run(*quick_arguments())
+    run.trainer.state.best_metric = float("nan")
+    assert describe_run(run)["selection"]["best"] is None
+
+
 def test_runs_repeat_and_the_data_may_be_drawn_anew(quick_arguments, tmp_path):
     scores = []
     for name in ("one", "two"):
@@ -127,6 +139,30 @@ def test_the_script_trains(quick_config, folder):
     assert done.returncode == 0, done.stderr
     assert "audio+flow" in done.stdout
     assert (folder / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset": "mtl_aqa", "data_options": None}, "missing a required argument: 'folder'"),
+        ({"missing_rates": {"sound": 0.3}}, "'sound', which is no modality"),
+        ({"resume_from_checkpoint": "last"}, "no checkpoint to go on from"),
+    ],
+)
+def test_the_script_says_mistakes_in_one_line(quick_config, changes, message):
+    command = [sys.executable, str(SCRIPTS / "train.py"), str(quick_config(**changes))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("train.py: ")
+    assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_the_card_says_what_was_dropped_and_what_ridge_saw(quick_arguments, folder):
+    run_training(*quick_arguments("--modality_dropout", "0.2", "--max_steps", "1"))
+    card = (folder / "README.md").read_text()
+    assert "static, rates 0.3; modality dropout 0.2" in card
+    assert "rows of the training split, those held back for validation included" in card
 
 
 def test_the_demo_trains_and_scores_in_a_new_process(tmp_path):

@@ -111,6 +111,14 @@ def test_the_best_checkpoint_is_kept_and_loaded(make_trainer):
     assert all(torch.equal(own[name], tensor) for name, tensor in saved.items() if "lora" not in name)
 
 
+def test_predict_of_the_trainer_draws_nothing(make_trainer, data):
+    trainer, rows = make_trainer(dynamic=True), data.splits["test"]
+    expected = predict(trainer.model, trainer.processing_class, rows).score  # center crops, everything shown
+    collator = trainer.data_collator
+    np.testing.assert_allclose(trainer.predict(rows).predictions, expected, atol=1e-3)
+    assert trainer.data_collator is collator
+
+
 def test_terms_of_the_loss_are_logged(make_trainer):
     trainer = make_trainer(max_steps=3)
     trainer.train()

@@ -5,8 +5,12 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from limssr.training.arguments import DataArguments
+from limssr.training.baselines import Baselines
+from limssr.training.collator import LimssrCollator
 from limssr.training.data import AqaData, load
 from limssr.training.missingness import draw_static_masks, observed_masks
+from limssr.training.model_building import build_model
+from limssr.training.trainer import LimssrTrainer
 from limssr.training.training_data import prepare_training_data
 from limssr.training.validation_split import split_validation
 
@@ -113,7 +117,9 @@ def test_static_masks_are_those_drawn_for_good(data):
         assert tuple(int(row[name] is not None) for name in MODALITIES) == expected
 
 
-def test_hidden_columns_are_never_requested(data):
+@pytest.fixture
+def guarded(data) -> AqaData:
+    """Training and validation rows that raise where a mask (static, rate 0.5, seed 0) hides what is asked for."""
     splits = {}
     for name in ("train", "test"):
         split = data.splits[name]
@@ -123,13 +129,28 @@ def test_hidden_columns_are_never_requested(data):
             for sample_id, mask in zip(split["sample_id"][:], hidden, strict=True)
         }
         splits[name] = Tripwire(split.data.table)
-    guarded = AqaData(**{**vars(data), "splits": DatasetDict(train=splits["train"], validation=splits["test"])})
+    return AqaData(**{**vars(data), "splits": DatasetDict(train=splits["train"], validation=splits["test"])})
+
+
+def test_hidden_columns_are_never_requested(guarded):
     with pytest.raises(AssertionError, match="which hides it"):
-        [splits["train"][index] for index in range(60)]
+        [guarded.splits["train"][index] for index in range(60)]
     for kind in ("observed", "subsets"):
         rows = prepare(guarded, missingness="static", missing_rates=0.5, validation_masks=kind)
         assert len(masks(rows.train)) == 7
         assert len(masks(rows.validation.get("observed", rows.train))) > 3
+
+
+def test_hidden_columns_are_never_requested_by_a_training_run(guarded, quick_arguments):
+    model_arguments, _, args = quick_arguments("--max_steps", "3")
+    rows = prepare(guarded, missingness="static", missing_rates=0.5)
+    model, processor = build_model(model_arguments, guarded)
+    collator = LimssrCollator(processor, MODALITIES, guarded.score_names)
+    trainer = LimssrTrainer(model, args, rows.train, processor, collator, eval_dataset=rows.validation)
+    trainer.train()
+    assert trainer.state.global_step == 3
+    assert any("eval_mse" in entry for entry in trainer.state.log_history)
+    Baselines(rows.seen, MODALITIES, guarded.score_names)
 
 
 def test_subset_views_show_no_more_than_their_subset(data):

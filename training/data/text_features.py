@@ -14,14 +14,16 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.utils import cached_file
 
 from ..packaged_models import resolve_packaged
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_TOKEN_LIMIT = 512  # of encoders that name none
 IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model")
-CACHE_VERSION = 1  # raise it when the way from text to clips changes
+CACHE_VERSION = 2  # raise it when the way from text to clips changes
 
 
 def encoder_identity(name_or_folder: str, revision: str | None = None) -> str:
@@ -115,9 +117,10 @@ def _average_windows(tokens: np.ndarray, window: int) -> np.ndarray:
 
 
 def _token_limit(tokenizer, config) -> int:
-    """Tokens that fit in one pass, special tokens included."""
+    """Tokens that fit in one pass, special tokens included; a tokenizer without a limit says a huge number."""
     limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
-    return int(min(limit for limit in limits if limit is not None))
+    given = [int(limit) for limit in limits if limit is not None and 0 < limit < VERY_LARGE_INTEGER]
+    return min(given, default=DEFAULT_TOKEN_LIMIT)
 
 
 @torch.inference_mode()

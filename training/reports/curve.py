@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-LOSS_TERMS = {"regression_loss": "regression", "consistency_loss": "consistency", "separation_loss": "separation"}
+from ..trainer import LOSS_TERMS
 
 
 def save_curve(history: Sequence[dict], path: str | Path, title: str = "") -> None:
@@ -20,8 +20,8 @@ def save_curve(history: Sequence[dict], path: str | Path, title: str = "") -> No
     """
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     losses, correlation, error = figure.subplots(1, 3)
-    for name, label in LOSS_TERMS.items():
-        losses.plot(*_series(history, name), label=label)
+    for name in LOSS_TERMS:
+        losses.plot(*_series(history, name), label=name.removesuffix("_loss"))
     losses.set(title="training loss, unweighted terms", yscale="log")
     losses.legend(frameon=False)
     correlation.plot(*_series(history, "eval_spearman"), color="black", linewidth=2, label="mean")

@@ -5,9 +5,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, BertConfig, T5Config
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
-from limssr.training.data.text_features import embed_texts
+from limssr.training.data.text_features import _token_limit, embed_texts
 
 TEXTS = ["she dive into the water", "", "nice", "so that and half twist", "  "]
 
@@ -43,6 +44,13 @@ def test_a_text_beyond_the_limit_is_encoded_in_pieces(tiny_encoder, tmp_path):
     for start in (0, 30, 90):
         piece = embed_alone(" ".join(words[start : start + 30]), tiny_encoder)
         np.testing.assert_allclose(clips[start : start + 30], piece, atol=1e-6)
+
+
+def test_an_encoder_without_a_limit_gets_one(tiny_encoder):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
+    assert _token_limit(tokenizer, BertConfig(max_position_embeddings=20)) == 20
+    tokenizer.model_max_length = VERY_LARGE_INTEGER  # what transformers says where nobody gave a limit
+    assert _token_limit(tokenizer, T5Config()) == 512
 
 
 def test_the_second_run_reads_what_the_first_one_kept(tiny_encoder, tmp_path, capfd):

