@@ -75,7 +75,7 @@ def write_files(result: EvaluationResult, arguments: argparse.Namespace, data: A
     about = {name: getattr(arguments, name) for name in names}
     result.save_json(folder / "metrics.json", **without_paths(about), marks=marks)
     write_predictions(result, folder / "predictions.parquet")
-    save_figure(result, folder / "evaluation.png", marked_title(f"{arguments.data}, {arguments.split} split", marks))
+    save_figure(result, folder / "evaluation.png", marked_title(f"{data.description}, {arguments.split} split", marks))
     print(f"\nmetrics.json, predictions.parquet and evaluation.png are in {folder}")
 
 
