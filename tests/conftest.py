@@ -10,6 +10,10 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config
 
 from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
 
+# Several threads may share a sum differently from call to call, and some tests compare bit by bit.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+
 FEATURE_SIZES = {"video": 16, "audio": 12, "flow": 8}
 
 
