@@ -165,8 +165,12 @@ class LimssrConfig(PreTrainedConfig):
             self.score_ranges = [1.0] * self.num_scores
         super().__post_init__(**kwargs)
         if self.added_token_ids is None:
-            names = added_tokens(self.modalities, self.num_fusion_tokens)
-            self.added_token_ids = {name: self.backbone_config.vocab_size + i for i, name in enumerate(names)}
+            self.place_added_tokens(self.backbone_config.vocab_size)
+
+    def place_added_tokens(self, first_id: int) -> None:
+        """Gives the added tokens consecutive ids: for a tokenizer that has more tokens than its model has rows."""
+        names = added_tokens(self.modalities, self.num_fusion_tokens)
+        self.added_token_ids = {name: first_id + index for index, name in enumerate(names)}
 
     def to_dict(self) -> dict:
         # `config.json` is written with sorted keys; pairs keep the order of the modalities, which the model needs.

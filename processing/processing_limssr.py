@@ -250,7 +250,8 @@ def add_tokens_with_ids(tokenizer, added_token_ids: dict[str, int]):
     """
     tokenizer = copy.deepcopy(tokenizer)
     names = {token_id: name for name, token_id in added_token_ids.items()}
-    new_ids = range(len(tokenizer), max(names) + 1)
+    length = len(tokenizer)
+    new_ids = range(length, max(names) + 1)
     new_tokens = [names.get(token_id, f"<|reserved_{token_id}|>") for token_id in new_ids]
     tokenizer.add_tokens(
         [AddedToken(name, special=True, normalized=False) for name in new_tokens], special_tokens=True
@@ -259,9 +260,9 @@ def add_tokens_with_ids(tokenizer, added_token_ids: dict[str, int]):
     for name, token_id in added_token_ids.items():
         if vocabulary.get(name) != token_id:
             raise ValueError(
-                f"the configuration gives {name} the id {token_id}, where this tokenizer of {len(vocabulary)} has "
+                f"the configuration gives {name} the id {token_id}, where this tokenizer of {length} has "
                 f"{tokenizer.convert_ids_to_tokens(token_id)!r}. Is it the tokenizer of the backbone? If it is, "
-                f"give the configuration added_token_ids from {len(tokenizer)} on."
+                f"call config.place_added_tokens({length})."
             )
     return tokenizer
 

@@ -48,6 +48,8 @@ def build_model(arguments: ModelArguments, data: AqaData) -> tuple[LimssrForScor
         tokenizer = AutoTokenizer.from_pretrained(
             location, **{name: value for name, value in tokenizer_arguments.items() if value is not None}
         )
+    if len(tokenizer) > model.config.backbone_config.vocab_size:  # Gemma 3 has a token without a row
+        model.config.place_added_tokens(len(tokenizer))
     processor = LimssrProcessor.from_config(
         model.config,
         tokenizer,

@@ -1,5 +1,6 @@
 """What the processor promises: the sequence of the design, any array form, and an error in words for bad input."""
 
+import copy
 from itertools import takewhile
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from limssr import LimssrConfig, LimssrProcessor
+from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
 from limssr.configuration.configuration_limssr import added_tokens
 
 MASKS = [(1, 1, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
@@ -353,3 +354,16 @@ def test_labels_of_one_score_become_one_column(tiny_processor, labels):
 def test_labels_that_do_not_fit_are_refused(tiny_processor, labels, message):
     with pytest.raises((ValueError, TypeError), match=message):
         tiny_processor(features={"video": [np.zeros((1, 16))] * 2}, labels=labels)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_has_rows_gets_the_added_ones_behind(
+    tiny_config, tiny_tokenizer, tiny_features
+):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.add_tokens([f"<|word_{index}|>" for index in range(20)])  # 277 tokens, the model has 264 rows
+    with pytest.raises(ValueError, match=r"call config.place_added_tokens\(277\)"):
+        LimssrProcessor.from_config(tiny_config, tokenizer)
+    tiny_config.place_added_tokens(len(tokenizer))
+    processor = LimssrProcessor.from_config(tiny_config, tokenizer)
+    assert processor.tokenizer.convert_tokens_to_ids("<|video_start|>") == 277
+    LimssrForScoreRegression(tiny_config)(**processor(features=tiny_features))

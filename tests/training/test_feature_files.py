@@ -46,7 +46,7 @@ class RunsOnLoad:
 
 
 def test_a_pickle_in_a_npy_is_refused_and_not_run(tmp_path):
-    np.save(tmp_path / "object.npy", np.array([RunsOnLoad(tmp_path / "ran")], dtype=object), allow_pickle=True)
+    np.save(tmp_path / "object.npy", np.array([RunsOnLoad(tmp_path / "ran")], dtype=object))
     (tmp_path / "bare.npy").write_bytes(pickle.dumps(RunsOnLoad(tmp_path / "ran")))
     for name in ("object.npy", "bare.npy"):
         with pytest.raises(FeatureFileError, match=name):
