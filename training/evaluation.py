@@ -11,21 +11,31 @@ from tqdm.auto import tqdm
 
 from .baselines import Baselines, PooledRows, pool_rows, target_columns
 from .metrics.aqa_metrics import CORRELATIONS, ERRORS, average_metrics, score_metrics
+from .metrics.bootstrap import (
+    CONFIDENCE,
+    RESAMPLES,
+    add_intervals,
+    average_resampled,
+    draw_resamples,
+    resampled_metrics,
+)
 from .missingness import Mask, all_subsets, observed_masks, subset_name
 from .prediction import Predictions, predict
 
 COLUMNS = ("model", "ridge", "floor", "best")
+BOOTSTRAP_SEED = 0
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One score under one mask; each part is a `score_metrics` dictionary, or None where there is none.
+    """One score under one mask; each part is a `score_metrics` dictionary with intervals, or None where there is none.
 
     Attributes:
         model: the network.
         ridge: ridge regression on the training rows; None with `ridge_reason`, or when no training rows were given.
         floor: predicting the training mean; its correlations are always undefined.
-        best: what the best possible predictor reaches, where the data is synthetic and that is known.
+        best: what the best possible predictor reaches, where the data is synthetic and that is known; no intervals.
+        resampled: part -> metric -> its value in every bootstrap resample, which are the same for all cells.
     """
 
     model: dict
@@ -33,6 +43,7 @@ class Cell:
     floor: dict | None = None
     best: dict | None = None
     ridge_reason: str | None = None
+    resampled: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def not_better_than_floor(self) -> list[str]:
@@ -49,7 +60,9 @@ class Cell:
         return value > bar if name in CORRELATIONS else value < bar
 
     def to_dict(self) -> dict:
-        return {**vars(self), "not_better_than_floor": self.not_better_than_floor}
+        """Plain Python values; the resamples stay behind, their intervals are in the parts."""
+        parts = {name: getattr(self, name) for name in (*COLUMNS, "ridge_reason")}
+        return {**parts, "not_better_than_floor": self.not_better_than_floor}
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,7 @@ class EvaluationResult:
     Attributes:
         samples: rows of the dataset.
         averages: score name -> column (`COLUMNS`) -> mean over the incomplete subsets, correlations in Fisher's z;
-            None where a cell of that column is not available.
+            with intervals; None where a cell of that column is not available.
     """
 
     modalities: list[str]
@@ -101,7 +114,14 @@ class EvaluationResult:
         """Plain Python values, None for undefined, ready for strict JSON."""
         masks = [mask.to_dict() for mask in self.masks]
         names = {"modalities": self.modalities, "score_names": self.score_names}
-        return {**names, "samples": self.samples, "masks": masks, "averages": self.averages}
+        bootstrap = {"resamples": RESAMPLES, "seed": BOOTSTRAP_SEED, "confidence": CONFIDENCE}
+        return {
+            **names,
+            "samples": self.samples,
+            "bootstrap": bootstrap,
+            "masks": masks,
+            "averages": self.averages,
+        }
 
     def save_json(self, path: str | Path, **extra) -> None:
         """Writes `to_dict()` and what is given beside it, as strict JSON."""
@@ -123,6 +143,8 @@ def evaluate_subsets(
     progress: bool = True,
 ) -> EvaluationResult:
     """Scores `dataset` under each of the 2^M - 1 masks; no hidden feature is read.
+
+    Every metric has a bootstrap interval. All cells are measured on the same resamples of the dataset.
 
     Args:
         model: a `LimssrForScoreRegression`, possibly prepared by `accelerator`.
@@ -147,6 +169,7 @@ def evaluate_subsets(
     pooled = _pool(dataset, modalities, score_names, with_features=baselines is not None)
     masks = all_subsets(len(modalities))
     counts = {mask: int((pooled.visible & np.array(mask, dtype=bool)).any(axis=1).sum()) for mask in masks}
+    resamples = draw_resamples(len(dataset), seed=BOOTSTRAP_SEED)
     results = []
     silent = not progress or (accelerator is not None and not accelerator.is_main_process)
     with tqdm(total=sum(counts.values()), unit="sample", disable=silent) as bar:
@@ -155,7 +178,9 @@ def evaluate_subsets(
             rows = _shown(dataset, mask, pooled, modalities)
             predictions = predict(model, processor, rows, batch_size, accelerator, bar) if counts[mask] else None
             best = (best_attainable or {}).get(mask)
-            results.append(_mask_result(mask, predictions, pooled, baselines, modalities, score_names, best))
+            results.append(
+                _mask_result(mask, predictions, pooled, baselines, modalities, score_names, best, resamples)
+            )
     averages = {name: _average_columns([result.scores[name] for result in results[1:]]) for name in score_names}
     return EvaluationResult(modalities, score_names, len(dataset), results, averages)
 
@@ -195,24 +220,28 @@ def _shown(dataset: Dataset, mask: Mask, pooled: PooledRows, modalities: list[st
     return view if len(rows) == len(dataset) else view.select(rows)
 
 
-def _mask_result(mask, predictions, pooled, baselines, modalities, score_names, best) -> MaskResult:
+def _mask_result(mask, predictions, pooled, baselines, modalities, score_names, best, resamples) -> MaskResult:
     rows = _scored(mask, pooled)
     targets = pooled.targets[rows]
     ridge = baselines.ridge_predictions(pooled, mask)[rows] if baselines else np.full_like(targets, np.nan)
     floor = baselines.mean_predictions(len(rows)) if baselines else None
     cells = {}
     for column, name in enumerate(score_names):
-        judged = targets[:, column]
         reason = baselines.reasons[mask][column] if baselines else None
-        cells[name] = Cell(
-            model=score_metrics(predictions.score[:, column] if predictions else judged, judged),
-            ridge=score_metrics(ridge[:, column], judged) if baselines and reason is None else None,
-            floor=score_metrics(floor[:, column], judged) if baselines else None,
-            best=dict(best) if best is not None else None,
-            ridge_reason=reason,
-        )
+        scored = {"model": predictions.score if predictions else targets}
+        if baselines:
+            scored |= {"floor": floor} | ({"ridge": ridge} if reason is None else {})
+        scored = {part: values[:, column] for part, values in scored.items()}
+        cells[name] = _measure_cell(scored, targets[:, column], resamples[rows], best, reason)
     complete = int(pooled.complete_for(mask).sum())
     return MaskResult(mask, subset_name(mask, modalities), len(rows), complete, cells, predictions, ridge, targets)
+
+
+def _measure_cell(scored: dict[str, np.ndarray], judged: np.ndarray, resamples: np.ndarray, best, reason) -> Cell:
+    """Metrics and intervals of each part's scores, (samples,) as the judged."""
+    resampled = {part: resampled_metrics(values, judged, resamples) for part, values in scored.items()}
+    parts = {part: add_intervals(score_metrics(values, judged), resampled[part]) for part, values in scored.items()}
+    return Cell(**parts, best=dict(best) if best is not None else None, ridge_reason=reason, resampled=resampled)
 
 
 def _average_columns(cells: list[Cell]) -> dict[str, dict | None]:
@@ -220,4 +249,7 @@ def _average_columns(cells: list[Cell]) -> dict[str, dict | None]:
     for column in COLUMNS:
         parts = [getattr(cell, column) for cell in cells]
         averages[column] = average_metrics(parts) if parts and None not in parts else None
+        if averages[column] is not None and column != "best":
+            resampled = average_resampled([cell.resampled[column] for cell in cells])
+            averages[column] = add_intervals(averages[column], resampled)
     return averages

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -17,23 +18,27 @@ _PANEL_HEIGHT = 3.9  # inches for one score
 def save_figure(result: EvaluationResult, path: str | Path, title: str | None = None) -> None:
     """Writes a PNG with one row of two panels for each score.
 
-    Left: Spearman of each mask as a bar, grey where the model is not better than the training mean, with the ridge
-    baseline and the best attainable value as marks. Right: the samples with the first mask (all modalities).
+    Left: Spearman of each mask as a bar with its bootstrap interval, grey where the model is not better than the
+    training mean, with the ridge baseline and the best attainable value as marks. Right: the samples with the first
+    mask (all modalities).
     """
     rows = len(result.score_names)
     height = max(_PANEL_HEIGHT, 0.42 * len(result.masks) + 1.6)
     # A Figure of its own draws through Agg, whatever pyplot is set to in the process.
     figure = Figure(figsize=(11.5, rows * height + (0.4 if title else 0)), layout="constrained")
     axes = figure.subplots(rows, 2, squeeze=False, width_ratios=[1.45, 1])
+    handles = {}
     for (bars, scatter), score_name in zip(axes, result.score_names, strict=True):
-        _draw_bars(bars, result, score_name)
+        handles |= {handle.get_label(): handle for handle in _draw_bars(bars, result, score_name)}
         _draw_scatter(scatter, result, score_name)
+    figure.legend(handles=handles.values(), loc="outside lower left", ncols=len(handles), frameon=False, fontsize=9)
     if title:
         figure.suptitle(title, fontsize=13, fontweight="bold")
     figure.savefig(path, dpi=150, format="png")
 
 
-def _draw_bars(axes: Axes, result: EvaluationResult, score_name: str) -> None:
+def _draw_bars(axes: Axes, result: EvaluationResult, score_name: str) -> list[Artist]:
+    """Draws into `axes`; returns what the legend explains."""
     cells = [mask.scores[score_name] for mask in result.masks]
     places = np.arange(len(cells))
     values = [cell.model["spearman"] for cell in cells]
@@ -43,19 +48,32 @@ def _draw_bars(axes: Axes, result: EvaluationResult, score_name: str) -> None:
         text = "undefined" if value is None else f"{value:.3f}"
         axes.text(1.02, place, text, va="center", fontsize=9)  # beside the bars, where no mark can cover it
     weak = Patch(color=_WEAK, label="LIMSSR, not better than the training mean") if _WEAK in colors else None
-    ridge = _draw_marks(axes, cells, "ridge", {"marker": "D", "s": 38, "color": _RIDGE, "label": "ridge"})
+    handles = [Patch(color=_MODEL, label="LIMSSR"), weak, _draw_intervals(axes, cells)]
+    handles.append(_draw_marks(axes, cells, "ridge", {"marker": "D", "s": 38, "color": _RIDGE, "label": "ridge"}))
     style = {"marker": "|", "s": 300, "linewidths": 2.2, "color": _BEST, "label": "best attainable"}
-    best = _draw_marks(axes, cells, "best", style)
+    handles.append(_draw_marks(axes, cells, "best", style))
     axes.set_yticks(places, [mask.name.replace("+", " + ") for mask in result.masks])
     axes.invert_yaxis()
-    lowest = min([0.0, *(value for value in values if value is not None)])
+    lowest = min([0.0, *(low for _, low, _ in _intervals(cells)), *(value for value in values if value is not None)])
     axes.set_xlim(lowest - (0.05 if lowest < 0 else 0), 1.0)
     axes.set_xlabel("Spearman correlation with the judges")
     axes.set_title(_title(result, score_name, "what the model may see"), fontsize=11, loc="left")
     axes.grid(axis="x", color="0.9", zorder=0)
     axes.spines[["top", "right"]].set_visible(False)
-    handles = [handle for handle in (Patch(color=_MODEL, label="LIMSSR"), weak, ridge, best) if handle is not None]
-    axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=4, frameon=False, fontsize=9)
+    return [handle for handle in handles if handle is not None]
+
+
+def _intervals(cells: list) -> list[tuple[int, float, float]]:
+    """Place, lowest and highest Spearman of every cell that has a bootstrap interval."""
+    intervals = [cell.model["intervals"]["spearman"] for cell in cells]
+    return [(place, *interval) for place, interval in enumerate(intervals) if interval is not None]
+
+
+def _draw_intervals(axes: Axes, cells: list) -> LineCollection | None:
+    if not _intervals(cells):
+        return None
+    places, lows, highs = zip(*_intervals(cells), strict=True)
+    return axes.hlines(places, lows, highs, color=_BEST, linewidth=1.1, zorder=2.5, label="95 % interval")
 
 
 def _draw_marks(axes: Axes, cells: list, part: str, style: dict) -> PathCollection | None:

@@ -2,12 +2,15 @@
 
 from ..evaluation import Cell, EvaluationResult, MaskResult
 
+_INTERVAL = "95 %"  # bootstrap interval of the column before it
 _ALL_COLUMNS = [  # heading, metric, part of the cell
     ("Spearman", "spearman", "model"),
+    (_INTERVAL, "spearman", "model"),
     ("ridge", "spearman", "ridge"),
     ("best", "spearman", "best"),
     ("Pearson", "pearson", "model"),
     ("MSE", "mse", "model"),
+    (_INTERVAL, "mse", "model"),
     ("ridge", "mse", "ridge"),
     ("floor", "mse", "floor"),
     ("best", "mse", "best"),
@@ -28,12 +31,12 @@ def _score_table(result: EvaluationResult, score_name: str) -> str:
     columns = [column for column in _ALL_COLUMNS if any(getattr(cell, column[2]) is not None for cell in cells)]
     rows = [["shown", "samples", *(heading for heading, _, _ in columns)]]
     for mask, cell in zip(result.masks, cells, strict=True):
-        rows.append([mask.name, _samples(mask), *(_value(cell, metric, part) for _, metric, part in columns)])
+        rows.append([mask.name, _samples(mask), *(_value(cell, *column) for column in columns)])
     if len(result.masks) > 1:
         average = Cell(**result.averages[score_name])
-        values = [_value(average, metric, part) for _, metric, part in columns]
+        values = [_value(average, *column) for column in columns]
         rows.append([f"average of the {len(result.masks) - 1} incomplete", "", *values])
-    title = f"{score_name}: {result.samples} samples, MSE and MAE in judges' units"
+    title = f"{score_name}: {result.samples} samples, MSE and MAE in judges' units, 95 % bootstrap intervals"
     return "\n".join([title, "", *_aligned(rows), *_notes(result, score_name)])
 
 
@@ -42,7 +45,9 @@ def _samples(mask: MaskResult) -> str:
     return f"{mask.samples}" + (f" ({lacking} partly)" if lacking else "")
 
 
-def _value(cell: Cell, metric: str, part: str) -> str:
+def _value(cell: Cell, heading: str, metric: str, part: str) -> str:
+    if heading == _INTERVAL:
+        return format_interval(getattr(cell, part), metric)
     text = _plain(getattr(cell, part), metric)
     return text + "*" if part == "model" and metric in cell.not_better_than_floor else text
 
@@ -60,6 +65,15 @@ def format_metric(value: float | None, metric: str) -> str:
     if metric in ("spearman", "pearson") or abs(value) < 1:
         return f"{value:.3f}"
     return f"{value:.2f}" if abs(value) < 100 else f"{value:.1f}"
+
+
+def format_interval(metrics: dict | None, metric: str) -> str:
+    """The bootstrap interval of a metric, `0.655-0.780`; a dash where there is none."""
+    interval = (metrics or {}).get("intervals", {}).get(metric)
+    if interval is None:
+        return "-"
+    low, high = (format_metric(value, metric) for value in interval)
+    return f"{low} to {high}" if low.startswith("-") else f"{low}-{high}"
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:
