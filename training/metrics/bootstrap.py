@@ -91,6 +91,11 @@ def average_resampled(cells: Sequence[dict[str, np.ndarray]]) -> dict[str, np.nd
     return result
 
 
+def mean_resampled(cells: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The plain mean of cells in every resample, as `repetition_metrics` takes it."""
+    return {name: np.mean([cell[name] for cell in cells], axis=0) for name in METRIC_NAMES}
+
+
 def _measure(predictions: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
     """Every metric of (samples,) predictions in the resamples of (samples, resamples) counts."""
     total = counts.sum(axis=0)  # (resamples,)

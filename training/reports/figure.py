@@ -9,21 +9,25 @@ from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from ..evaluation import EvaluationResult
+from ..evaluation_results import EvaluationResult, MaskResult, SeedSummary
+from .missing_rate_curve import save_missing_rate_curve
 
 _MODEL, _WEAK, _RIDGE, _BEST = "#2f6f9f", "#b9c4cc", "#d9822b", "#2e2e2e"
 _PANEL_HEIGHT = 3.9  # inches for one score
 
 
 def save_figure(result: EvaluationResult, path: str | Path, title: str | None = None) -> None:
-    """Writes a PNG with one row of two panels for each score.
+    """Writes a PNG with one row of two panels for each score; the protocol `curve` has its own picture.
 
-    Left: Spearman of each mask as a bar with its bootstrap interval, grey where the model is not better than the
-    training mean, with the ridge baseline and the best attainable value as marks. Right: the samples with the first
-    mask (all modalities).
+    Left: Spearman of each mask, or mean over the draws of its masks, as a bar with its bootstrap interval, grey where
+    the model is not better than the training mean, with the ridge baseline and the best attainable value as marks.
+    Right: the samples with the first mask (all modalities) or draw.
     """
+    if result.protocol == "curve":
+        save_missing_rate_curve(result, path, title)
+        return
     rows = len(result.score_names)
-    height = max(_PANEL_HEIGHT, 0.42 * len(result.masks) + 1.6)
+    height = max(_PANEL_HEIGHT, 0.42 * len(result.rows) + 1.6)
     # A Figure of its own draws through Agg, whatever pyplot is set to in the process.
     figure = Figure(figsize=(11.5, rows * height + (0.4 if title else 0)), layout="constrained")
     axes = figure.subplots(rows, 2, squeeze=False, width_ratios=[1.45, 1])
@@ -39,7 +43,7 @@ def save_figure(result: EvaluationResult, path: str | Path, title: str | None = 
 
 def _draw_bars(axes: Axes, result: EvaluationResult, score_name: str) -> list[Artist]:
     """Draws into `axes`; returns what the legend explains."""
-    cells = [mask.scores[score_name] for mask in result.masks]
+    cells = [row.scores[score_name] for row in result.rows]
     places = np.arange(len(cells))
     values = [cell.model["spearman"] for cell in cells]
     colors = [_WEAK if cell.not_better_than_floor else _MODEL for cell in cells]
@@ -52,12 +56,13 @@ def _draw_bars(axes: Axes, result: EvaluationResult, score_name: str) -> list[Ar
     handles.append(_draw_marks(axes, cells, "ridge", {"marker": "D", "s": 38, "color": _RIDGE, "label": "ridge"}))
     style = {"marker": "|", "s": 300, "linewidths": 2.2, "color": _BEST, "label": "best attainable"}
     handles.append(_draw_marks(axes, cells, "best", style))
-    axes.set_yticks(places, [mask.name.replace("+", " + ") for mask in result.masks])
+    axes.set_yticks(places, [_name(row) for row in result.rows])
     axes.invert_yaxis()
     lowest = min([0.0, *(low for _, low, _ in _intervals(cells)), *(value for value in values if value is not None)])
     axes.set_xlim(lowest - (0.05 if lowest < 0 else 0), 1.0)
     axes.set_xlabel("Spearman correlation with the judges")
-    axes.set_title(_title(result, score_name, "what the model may see"), fontsize=11, loc="left")
+    title = "missing rates" if result.summaries else "what the model may see"
+    axes.set_title(_title(result, score_name, title), fontsize=11, loc="left")
     axes.grid(axis="x", color="0.9", zorder=0)
     axes.spines[["top", "right"]].set_visible(False)
     return [handle for handle in handles if handle is not None]
@@ -89,7 +94,8 @@ def _draw_marks(axes: Axes, cells: list, part: str, style: dict) -> PathCollecti
 
 def _draw_scatter(axes: Axes, result: EvaluationResult, score_name: str) -> None:
     mask, column = result.masks[0], result.score_names.index(score_name)
-    axes.set_title(_title(result, score_name, f"seen: {mask.name.replace('+', ' + ')}"), fontsize=11, loc="left")
+    title = f"seen: {_name(mask)}" if mask.seed is None else f"first line, mask seed {mask.seed}"
+    axes.set_title(_title(result, score_name, title), fontsize=11, loc="left")
     axes.set_xlabel("judged")
     axes.set_ylabel("predicted")
     axes.spines[["top", "right"]].set_visible(False)
@@ -107,6 +113,10 @@ def _draw_scatter(axes: Axes, result: EvaluationResult, score_name: str) -> None
         axes.plot(limits, limits, color="0.55", linewidth=1, linestyle="--", zorder=2)
         axes.set(xlim=limits, ylim=limits)
     axes.set_box_aspect(1)
+
+
+def _name(row: MaskResult | SeedSummary) -> str:
+    return row.name.replace("+", " + ")
 
 
 def _title(result: EvaluationResult, score_name: str, text: str) -> str:
