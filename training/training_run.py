@@ -186,10 +186,10 @@ def write_results(result: EvaluationResult, record: dict, folder: Path) -> None:
     marks = result_marks(dataset["leaky"], record["selection"]["on"] == "test")
     title = marked_title(f"{dataset['description']}, test split", marks)
     folder.mkdir(parents=True, exist_ok=True)
-    result.save_json(folder / "metrics.json", title=title, marks=marks)
-    write_predictions(result, folder / "predictions.parquet")
+    result.save_json(folder / "metrics.json", title=title, selected_on=record["selection"]["on"], marks=marks)
+    write_predictions(result, folder / "predictions.parquet", marks)
     save_figure(result, folder / "evaluation.png", title)
-    save_curve(record["history"], folder / "curve.png", dataset["description"])
+    save_curve(record["history"], folder / "curve.png", marked_title(dataset["description"], marks))
     write_run_record(folder / "run.json", record)
     print(f"\n{title}\n\n{evaluation_table(result)}\n\nModel and results are in {folder}", flush=True)
 
