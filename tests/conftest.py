@@ -180,9 +180,9 @@ def strangers_python(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def strangers_environment(tmp_path) -> dict[str, str]:
-    """Variables of a process that knows no home, cache or token of ours."""
-    return {
+def run_as_a_stranger(strangers_python, tmp_path):
+    """`run_as_a_stranger(*words, **variables)`: what `python WORDS ...` printed, with a home and cache of its own."""
+    environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
         "HF_HOME": str(tmp_path / "hf"),
@@ -190,31 +190,31 @@ def strangers_environment(tmp_path) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
     }
 
+    def run(*words: str | Path, **variables: str) -> str:
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir(exist_ok=True)
+        command, variables = [strangers_python, *words], {**environment, **variables}
+        done = subprocess.run(command, cwd=elsewhere, env=variables, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
 
 @pytest.fixture
-def score_as_a_stranger(strangers_python, strangers_environment, tmp_path):
+def score_as_a_stranger(run_as_a_stranger, tmp_path):
     """`score_as_a_stranger(entries, features, **variables)` gives the scores of `tests/stranger.py`."""
 
     def score(entries: list[dict], features: dict[str, list], **variables: str) -> dict[str, torch.Tensor]:
-        elsewhere = tmp_path / "elsewhere"
-        elsewhere.mkdir(exist_ok=True)
         stored = {
             f"{name}.{index}": clips
             for name, samples in features.items()
             for index, clips in enumerate(samples)
             if clips is not None
         }
-        save_file(stored, elsewhere / "features.safetensors")
-        script = Path(__file__).parent / "stranger.py"
-        done = subprocess.run(
-            [strangers_python, script, "features.safetensors", "scores.safetensors", json.dumps(entries)],
-            cwd=elsewhere,
-            env={**strangers_environment, **variables},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr
-        return load_file(elsewhere / "scores.safetensors")
+        files = tmp_path / "features.safetensors", tmp_path / "scores.safetensors"
+        save_file(stored, files[0])
+        run_as_a_stranger(Path(__file__).parent / "stranger.py", *files, json.dumps(entries), **variables)
+        return load_file(files[1])
 
     return score

@@ -43,7 +43,9 @@ def hub_mistakes(doing: str) -> Iterator[None]:
     """
     try:
         yield
-    except (HTTPError, RuntimeError) as error:  # the client wraps a failed upload in a RuntimeError
+    except HTTPError as error:
+        raise HubError(f"{doing}: {_reason(error)}") from error
+    except RuntimeError as error:  # in which the client wraps what went wrong with the upload of a file
         raise HubError(f"{doing}: {_reason(error.__cause__ or error)}") from error
 
 
