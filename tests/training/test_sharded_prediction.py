@@ -68,14 +68,14 @@ def test_killing_one_of_two_processes_costs_only_the_shards_that_were_not_there(
 ):
     tiny_model.save_pretrained(tmp_path / "model")
     tiny_processor.save_pretrained(tmp_path / "model")
-    folder, out = features(60), tmp_path / "out"
+    folder, out = features(40), tmp_path / "out"
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     words = [PREDICT, tmp_path / "model", "--folder", folder, "--output_dir", out, "--samples_per_shard", 1]
     command = [*launch, *map(str, [*words, "--batch_size", 1])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as running:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 400
         while len(shards := list((out / ".scoring").glob("shard-*.parquet"))) < 3:
             assert running.poll() is None, "the processes ended before anything was written"
             assert time.monotonic() < deadline, "no shard was written"
@@ -86,11 +86,11 @@ def test_killing_one_of_two_processes_costs_only_the_shards_that_were_not_there(
         assert running.wait(timeout=120) != 0
     left = sorted((out / ".scoring").glob("shard-*.parquet"))
     assert {*shards} <= {*left}
-    assert len(left) < 60
+    assert len(left) < 40
     assert not (out / RESULT_FILE).exists()
     change_score(left[0], 123.0)
 
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     scores, samples = scores_of(out), samples_from_folder(folder, list(tiny_model.config.modalities))
     kept = samples[int(left[0].stem.removeprefix("shard-"))].sample_id
