@@ -47,7 +47,8 @@ def modalities_in(
     given = wanted if isinstance(wanted, Mapping) else {}
     sample_ids = list(sample_ids)
     sizes = {
-        name: given.get(name) or _size(dataset, name, place_of(folder, name, features), sample_ids) for name in names
+        name: given[name] if name in given else _size(dataset, name, place_of(folder, name, features), sample_ids)
+        for name in names
     }
     for name, size in sizes.items():
         if type(size) is not int or size < 1:

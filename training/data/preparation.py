@@ -105,6 +105,7 @@ class Preparation:
                 (self.out / shard.file).unlink()
         for path in (self.out / PROGRESS).glob("*.arrow"):
             path.unlink()
+            path.with_suffix(".json").unlink(missing_ok=True)
 
     def missing(self) -> MissingSummary:
         """What all shards lack."""
@@ -152,10 +153,11 @@ class Preparation:
         for source in self.sources:
             if isinstance(source, TableSource):
                 path = self.out / PROGRESS / f"{source.modality}-{number}.arrow"
-                if any_left and not path.is_file() and number % self.processes == self.rank:
-                    spill(source, path, quiet=self.rank > 0)
+                spilled = SpilledTable(source.modality, source.sample_ids, source.path, path)
+                if any_left and not spilled.keys_path.is_file() and number % self.processes == self.rank:
+                    spill(source, spilled, quiet=self.rank > 0)
                 number += 1
-                source = SpilledTable(source.modality, source.sample_ids, path)
+                source = spilled
             sources.append(source)
         return sources
 
@@ -165,7 +167,7 @@ class Preparation:
         with ExitStack() as stack:
             opened: dict[str, list[tuple[FeatureSource, ReadSample]]] = {}
             for source in sources:
-                if not isinstance(source, SpilledTable) or source.path.is_file():  # absent where no shard is left
+                if not isinstance(source, SpilledTable) or source.keys_path.is_file():  # absent where no shard is left
                     opened.setdefault(source.modality, []).append((source, stack.enter_context(source.opened())))
             yield {modality: _one_reader(found) for modality, found in opened.items()}
 
