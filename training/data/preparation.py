@@ -26,6 +26,7 @@ from .aqa_data import AqaData
 from .feature_sources import FeatureSource, ReadSample, TableSource
 from .file_dataset import features_with, read_cell
 from .missing import MissingFeature, MissingSummary
+from .missing_report import not_given
 from .spilled_tables import SpilledTable, spill
 
 PROGRESS = ".preparing"
@@ -209,7 +210,7 @@ class Preparation:
                 cell = read_cell(readers[modality], sample_id, modality, missing)
                 row = row.append_column(modality, pa.nulls(1) if cell is None else cell)
             elif not row[modality][0].is_valid:
-                missing.features.append(MissingFeature(sample_id, modality, "not given", "the dataset has none"))
+                missing.features.append(not_given(sample_id, modality))
             present += row[modality][0].is_valid
         if present:
             return row

@@ -152,3 +152,17 @@ def test_a_folder_without_features_or_labels_is_refused(tmp_path):
     write(tmp_path, LABELS)
     with pytest.raises(ValueError, match=r"has no subfolder of \.npy or \.safetensors files"):
         load("folder", folder=tmp_path, scores="difficulty")
+
+
+def test_a_column_of_words_can_be_a_modality(tmp_path):
+    labels = "sample_id,notes,score,split\na,clean entry,1.5,train\nb, ,2.5,train\nc,late,2,test\nd,,3,test\n"
+    write(tmp_path, labels, sensor=dict.fromkeys("abc", np.ones((2, 3))))
+    data = load("folder", folder=tmp_path, modalities={"notes": "text", "sensor": None})
+    assert data.modalities == {"notes": "text", "sensor": 3}
+    assert data.score_names == ["score"]
+    assert data.splits["train"]["notes"][:] == ["clean entry", None]
+    assert data.splits["test"]["sample_id"][:] == ["c"]
+    assert data.missing.counts() == {"notes": {"not given": 2}, "sensor": {"missing file": 1}}
+    assert data.missing.dropped == ["d"]
+    with pytest.raises(LabelError, match="there is no column 'speech'"):
+        load("folder", folder=tmp_path, modalities={"speech": "text"})
