@@ -16,8 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 
 from ..configuration.configuration_limssr import LimssrConfig
 from ..modeling_limssr.backbone import CHECKPOINT_SUBFOLDER
-from ..modeling_limssr.checkpoint import PUBLISHED_FILES
-from .training_state import STATE_FILES
+from ..modeling_limssr.checkpoint import PUBLISHED_FILES, TRAINING_STATE_FILES
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@.+)?")
 # The best checkpoint so far, in a revision to go on from that is not the best itself.
@@ -25,7 +24,7 @@ BEST_SUBFOLDER = "best"
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 # What a push takes away where it brings nothing of that name: it would contradict the new revision.
 REPORTS = ("run.json", "metrics.json", "training_args.json", "evaluation.png", "curve.png")
-REPLACED = (*WEIGHTS, *REPORTS, *STATE_FILES, f"{BEST_SUBFOLDER}/*", f"{CHECKPOINT_SUBFOLDER}/*")
+REPLACED = (*WEIGHTS, *REPORTS, *TRAINING_STATE_FILES, f"{BEST_SUBFOLDER}/*", f"{CHECKPOINT_SUBFOLDER}/*")
 
 
 class HubError(OSError):
@@ -116,7 +115,7 @@ def published_files(folder: str | Path, with_training_state: bool = False) -> di
     folder, files = Path(folder), {}
     for subfolder in ("", CHECKPOINT_SUBFOLDER, BEST_SUBFOLDER):
         for file in sorted((folder / subfolder).glob("*")):
-            is_state = any(fnmatch(file.name, pattern) for pattern in STATE_FILES)
+            is_state = any(fnmatch(file.name, pattern) for pattern in TRAINING_STATE_FILES)
             wanted = any(fnmatch(file.name, pattern) for pattern in PUBLISHED_FILES)
             if file.is_file() and wanted and (with_training_state or not is_state):
                 files[file.relative_to(folder).as_posix()] = file

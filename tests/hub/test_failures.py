@@ -130,6 +130,19 @@ class TestPublishing:
         assert published == text.replace(f'"{NAME}"', '"user/limssr-edited"')
 
 
+def test_save_pretrained_pushes_no_pickle_either(call, hub, folder, tmp_path):
+    again = tmp_path / "again"
+    (again / "checkpoint-1").mkdir(parents=True)
+    for name in ("training_args.bin", "optimizer.safetensors", "checkpoint-1/model.safetensors"):
+        (again / name).write_bytes(b"\x80\x04 never to be seen")
+    call("save_and_push", folder=folder, again=again, repo_id="user/limssr-saved", revision="next")
+    repository = hub.repositories["user/limssr-saved"]
+    files = set(repository.find("next").files) - {".gitattributes"}
+    assert {"model.safetensors", "config.json", "modeling_limssr.py"} <= files
+    assert files <= {file.name for file in again.iterdir()} - {"training_args.bin", "optimizer.safetensors"}
+    assert set(repository.find("main").files) == {".gitattributes"}
+
+
 def test_no_adapter_comes_out_of_a_full_model(call, folder, tmp_path):
     full = tmp_path / "full"
     full.mkdir()
