@@ -22,7 +22,17 @@ TRAINING_STATE_FILES = (
     "rng_state*.json",
 )
 # All that ever leaves for the Hub; whatever else lies in the folder, a pickle above all, stays here.
-PUBLISHED_FILES = ("*.safetensors", "*.json", "*.py", "*.jinja", "merges.txt", "vocab.txt", "*.model", "*.md", "*.png")
+PUBLISHED_FILES = (
+    "*.safetensors",
+    "*.json",
+    "*.py",
+    "*.jinja",
+    "merges.txt",
+    "vocab.txt",
+    "*.model",
+    "README.md",
+    "*.png",
+)
 
 
 class LimssrCheckpointMixin:

@@ -165,7 +165,7 @@ def test_training_cannot_go_on_from_a_finished_model(call, hub, tmp_path):
     mistake = call("fetch_checkpoint", name=NAME, output_dir=tmp_path / "run")
     assert mistake.startswith(f"FileNotFoundError: {NAME} holds a model but no training to go on with.")
     mistake = call("fetch_checkpoint", name=f"{NAME}@never", output_dir=tmp_path / "run")
-    assert mistake.startswith(f"HubError: cannot fetch {NAME}@never: 404")
+    assert mistake.startswith(f"HubError: {NAME}@never is no folder here, and cannot be fetched from the Hub: 404")
     (tmp_path / "run" / "checkpoint-3").mkdir(parents=True)
     mistake = call("fetch_checkpoint", name=NAME, output_dir=tmp_path / "run")
     assert "checkpoint-3 is there already: go on with `--resume_from_checkpoint last`" in mistake
