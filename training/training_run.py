@@ -10,7 +10,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from .arguments import DataArguments, LimssrTrainingArguments, ModelArguments
 from .collator import LimssrCollator
-from .data import AqaData, load
+from .data import AqaData, load, report_missing
 from .evaluation import EvaluationResult, evaluate_subsets
 from .hub import HUB_NAME, fetch_checkpoint
 from .model_building import build_model
@@ -75,6 +75,8 @@ def prepare_run(
     find_template()
     with args.main_process_first(desc="loading the dataset"):  # which may write a cache
         data = load(data_arguments.dataset, **data_arguments.data_options)
+    if args.process_index == 0 or data_arguments.require_complete:
+        report_missing(data, data_arguments.list_missing, data_arguments.require_complete)
     rows = prepare_training_data(data, data_arguments, args.seed)
     set_seed(args.seed)  # whatever loading drew: what is new in the model depends on the seed alone
     model, processor = build_model(model_arguments, data)
@@ -214,10 +216,10 @@ def write_results(result: EvaluationResult, record: dict, folder: Path) -> None:
     marks = result_marks(dataset["leaky"], record["selection"]["on"] == "test")
     title = marked_title(f"{dataset['description']}, test split", marks)
     folder.mkdir(parents=True, exist_ok=True)
-    result.save_json(folder / "metrics.json", title=title, marks=marks)
-    write_predictions(result, folder / "predictions.parquet")
+    result.save_json(folder / "metrics.json", title=title, selected_on=record["selection"]["on"], marks=marks)
+    write_predictions(result, folder / "predictions.parquet", marks)
     save_figure(result, folder / "evaluation.png", title)
-    save_curve(record["history"], folder / "curve.png", dataset["description"])
+    save_curve(record["history"], folder / "curve.png", marked_title(dataset["description"], marks))
     write_run_record(folder / "run.json", record)
     print(f"\n{title}\n\n{evaluation_table(result)}\n\nModel and results are in {folder}", flush=True)
 
