@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,24 @@ class TestPublishing:
         call("publish", folder=edited, repo_id="user/limssr-edited", adapter=True)
         published = hub.content("user/limssr-edited", "README.md").decode()
         assert published == text.replace(f'"{NAME}"', '"user/limssr-edited"')
+
+
+def test_an_adapter_may_carry_its_language_model(call, hub, folder, tmp_path, save_text_model):
+    carried = tmp_path / "carried"
+    shutil.copytree(folder, carried)
+    save_text_model(carried / "backbone")
+    config = json.loads((carried / "config.json").read_text())
+    digests = config["backbone_source"]["sha256"]
+    (carried / "config.json").write_text(
+        json.dumps({**config, "backbone_source": {"subfolder": "backbone", "sha256": digests}})
+    )
+    name, again = "user/limssr-carried", tmp_path / "again"
+    call("publish", folder=carried, repo_id=name, adapter=True)
+    assert "backbone/model.safetensors" in files_on(hub, name)
+    call("save_and_push", folder=name, again=again, repo_id="user/limssr-again")  # which loads it from the Hub
+    call("publish", folder=carried, repo_id=name)
+    assert not [path for path in files_on(hub, name) if path.startswith("backbone/")]
+    assert hub.content(name, "model.safetensors") == (again / "model.safetensors").read_bytes()
 
 
 def test_save_pretrained_pushes_no_pickle_either(call, hub, folder, tmp_path):
