@@ -12,7 +12,7 @@ Prints the table; writes metrics.json, predictions.parquet and evaluation.png.
 
 from accelerate import Accelerator
 
-from limssr.training.data import load
+from limssr.training.data import load, report_missing
 from limssr.training.evaluation_arguments import parse_evaluation_arguments
 from limssr.training.evaluation_run import evaluate_checkpoint, marks_of, write_evaluation
 from limssr.training.launching import mistakes_in_one_line, start_all_processes
@@ -26,6 +26,8 @@ def main() -> None:
     mistakes = mistakes_in_one_line(f"cannot load the dataset {arguments.data}")
     with mistakes, accelerator.main_process_first():  # loading may write a cache
         data = load(arguments.data, **arguments.data_options)
+        if accelerator.is_main_process or arguments.require_complete:
+            report_missing(data, arguments.list_missing, arguments.require_complete)
     result = evaluate_checkpoint(arguments, data, accelerator)
     if accelerator.is_main_process:
         heading = f"{arguments.model} on {arguments.data}, {arguments.split}: {data.description}"
