@@ -222,6 +222,15 @@ class LimssrProcessor(ProcessorMixin):
         fusion = [self._ids[fusion_token(slot + 1)] for slot in range(self.num_fusion_tokens)]
         return list(chain(self.encode_prompt(mask), *available, *missing, fusion))
 
+    def sequence_length(self, counts: dict[str, int]) -> int:
+        """How many tokens a call writes for a sample that has so many clips of each modality."""
+        kept = {
+            name: self.max_clips if self.pad_to_max_clips else min(counts[name], self.max_clips)
+            for name in self.feature_sizes
+            if name in counts
+        }
+        return len(self._write_sequence({name: range(count) for name, count in kept.items()}))
+
     def _write_block(self, modality: str, token: str, length: int) -> list[int]:
         return [self._ids[start_token(modality)], *[self._ids[token]] * length, self._ids[end_token(modality)]]
 

@@ -12,7 +12,8 @@ from tqdm.auto import tqdm
 from .baselines import Baselines, PooledRows, pool_rows, target_columns
 from .metrics.aqa_metrics import CORRELATIONS, ERRORS, average_metrics, score_metrics
 from .missingness import Mask, all_subsets, observed_masks, subset_name
-from .prediction import Predictions, predict
+from .prediction import Predictions
+from .subset_prediction import predict_subsets
 
 COLUMNS = ("model", "ridge", "floor", "best")
 
@@ -147,15 +148,14 @@ def evaluate_subsets(
     pooled = _pool(dataset, modalities, score_names, with_features=baselines is not None)
     masks = all_subsets(len(modalities))
     counts = {mask: int((pooled.visible & np.array(mask, dtype=bool)).any(axis=1).sum()) for mask in masks}
-    results = []
     silent = not progress or (accelerator is not None and not accelerator.is_main_process)
-    with tqdm(total=sum(counts.values()), unit="sample", disable=silent) as bar:
-        for mask in masks:
-            bar.set_description(f"evaluating {subset_name(mask, modalities)}")
-            rows = _shown(dataset, mask, pooled, modalities)
-            predictions = predict(model, processor, rows, batch_size, accelerator, bar) if counts[mask] else None
-            best = (best_attainable or {}).get(mask)
-            results.append(_mask_result(mask, predictions, pooled, baselines, modalities, score_names, best))
+    with tqdm(total=sum(counts.values()), desc="evaluating", unit="score", disable=silent) as bar:
+        scored = predict_subsets(model, processor, dataset, masks, modalities, batch_size, accelerator, bar)
+    results = []
+    for mask, predictions in zip(masks, scored, strict=True):
+        best = (best_attainable or {}).get(mask)
+        predictions = predictions if counts[mask] else None
+        results.append(_mask_result(mask, predictions, pooled, baselines, modalities, score_names, best))
     averages = {name: _average_columns([result.scores[name] for result in results[1:]]) for name in score_names}
     return EvaluationResult(modalities, score_names, len(dataset), results, averages)
 
@@ -185,14 +185,6 @@ def _pool(dataset: Dataset, modalities: list[str], score_names: list[str], with_
 def _scored(mask: Mask, pooled: PooledRows) -> np.ndarray:
     """Row numbers with at least one modality of the mask."""
     return np.flatnonzero((pooled.visible & np.array(mask, dtype=bool)).any(axis=1))
-
-
-def _shown(dataset: Dataset, mask: Mask, pooled: PooledRows, modalities: list[str]) -> Dataset:
-    """The mask's view: columns of hidden modalities are not there to be read."""
-    shown = [name for name, flag in zip(modalities, mask, strict=True) if flag and name in dataset.column_names]
-    view = dataset.select_columns(["sample_id", *shown])
-    rows = _scored(mask, pooled)
-    return view if len(rows) == len(dataset) else view.select(rows)
 
 
 def _mask_result(mask, predictions, pooled, baselines, modalities, score_names, best) -> MaskResult:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from datasets import Dataset
 from torch.utils import data
 
@@ -61,6 +62,20 @@ def observed_masks(dataset: Dataset, modalities: Sequence[str]) -> list[Mask]:
         batches = dataset.select_columns([name]).with_format("arrow").iter(batch_size=1000)
         present.append(np.concatenate([batch[name].is_valid().to_numpy() for batch in batches] or [np.zeros(0, bool)]))
     return [tuple(int(bit) for bit in bits) for bits in zip(*present, strict=True)]
+
+
+def clip_counts(dataset: Dataset, modalities: Sequence[str]) -> list[dict[str, int]]:
+    """Of each row, the modalities it has with their number of clips; no feature is decoded."""
+    counts: list[dict[str, int]] = [{} for _ in range(len(dataset))]
+    for name in modalities:
+        if name not in dataset.column_names:
+            continue
+        batches = dataset.select_columns([name]).with_format("arrow").iter(batch_size=1000)
+        lengths = [length for batch in batches for length in pc.list_value_length(batch[name]).to_pylist()]
+        for found, length in zip(counts, lengths, strict=True):
+            if length is not None:
+                found[name] = length
+    return counts
 
 
 def draw_static_masks(
@@ -176,6 +191,15 @@ class MaskedDataset(data.Dataset):
             cell = table[name][0]
             row[name] = _clips(cell) if name in self.modalities else cell.as_py()
         return row
+
+    def clip_counts(self) -> list[dict[str, int]]:
+        """Of each row, the modalities it shows with their number of clips; no feature is decoded."""
+        counts: list[dict[str, int]] = [{}] * len(self)
+        for mask, view in self._views.items():
+            rows = [row for row, its_mask in enumerate(self.masks) if its_mask == mask]
+            for row, found in zip(rows, clip_counts(view.select(rows), self.modalities), strict=True):
+                counts[row] = found
+        return counts
 
     def _present(self, mask: Mask) -> list[str]:
         return [name for name, bit in zip(self.modalities, mask, strict=True) if bit]
