@@ -74,6 +74,7 @@ def test_an_unknown_key_is_named(quick_config, capsys):
         ({"max_clips": "many"}, "invalid int value: 'many'"),
         ({"data_options": ["samples_train"]}, "expected KEY=VALUE"),
         ({"data_options": 3}, "`data_options` has 3, expected KEY=VALUE"),
+        ({"train_sampling_strategy": "sequential"}, "allowed are random, group_by_length"),
         ({"save_form": "both"}, "`save_form` is 'both'; allowed are adapter, full"),
         ({"aggregation": "single"}, "`aggregation` is 'single'; allowed are dual"),
     ],
