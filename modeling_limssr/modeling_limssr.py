@@ -114,7 +114,8 @@ class LimssrModel(LimssrPreTrainedModel):
     The language model over prompt, projected clips, placeholders and fusion tokens, without the scoring heads.
 
     The backbone (`language_model`) has no vocabulary head and its own embedding table is frozen; the added tokens have
-    a small trainable table of their own, `token_embeddings` `(3M + K, hidden)`.
+    a small trainable table of their own, `token_embeddings` `(3M + K, hidden)`. A modality of text has no projector:
+    its words stand in `input_ids` and are embedded like those of the prompt.
 
     The words that all samples of a batch begin with run through the backbone once, see [`SharedPrefix`], unless
     `shares_prefix` is set to `False`.
@@ -130,7 +131,7 @@ class LimssrModel(LimssrPreTrainedModel):
         self.projectors = nn.ModuleDict(
             {
                 name: LimssrProjector(feature_size, config.hidden_size, config.projector_dropout)
-                for name, feature_size in config.modalities.items()
+                for name, feature_size in config.feature_sizes.items()
             }
         )
         self.post_init()
@@ -205,6 +206,8 @@ class LimssrModel(LimssrPreTrainedModel):
             inputs_embeds = self.embed_vocabulary(input_ids)  # (batch, length, hidden)
         inputs_embeds = self.write_added_tokens(inputs_embeds, input_ids)
         for index, name in enumerate(self.config.modalities):
+            if name not in self.projectors:  # text: its words have their embeddings already
+                continue
             parts = (kwargs.pop(f"{name}_{part}", None) for part in ("features", "clip_mask", "projected"))
             projected = self.project(name, layout.clips[:, index].sum(-1), *parts).to(inputs_embeds)  # (clips, hidden)
             inputs_embeds = inputs_embeds.masked_scatter(layout.clips[:, index, :, None], projected)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 from torch.utils import data
@@ -64,18 +65,19 @@ def observed_masks(dataset: Dataset, modalities: Sequence[str]) -> list[Mask]:
     return [tuple(int(bit) for bit in bits) for bits in zip(*present, strict=True)]
 
 
-def clip_counts(dataset: Dataset, modalities: Sequence[str]) -> list[dict[str, int]]:
-    """Of each row, the modalities it has with their number of clips; no feature is decoded."""
-    counts: list[dict[str, int]] = [{} for _ in range(len(dataset))]
+def row_extents(dataset: Dataset, modalities: Sequence[str]) -> list[dict[str, int | str]]:
+    """Of each row, the modalities it has, with their number of clips or their text; no clip is decoded."""
+    extents: list[dict[str, int | str]] = [{} for _ in range(len(dataset))]
     for name in modalities:
         if name not in dataset.column_names:
             continue
-        batches = dataset.select_columns([name]).with_format("arrow").iter(batch_size=1000)
-        lengths = [length for batch in batches for length in pc.list_value_length(batch[name]).to_pylist()]
-        for found, length in zip(counts, lengths, strict=True):
-            if length is not None:
-                found[name] = length
-    return counts
+        batches = (batch[name] for batch in dataset.select_columns([name]).with_format("arrow").iter(1000))
+        column = (pc.list_value_length(cells) if pa.types.is_list(cells.type) else cells for cells in batches)
+        values = [value for cells in column for value in cells.to_pylist()]
+        for extent, value in zip(extents, values, strict=True):
+            if value is not None:
+                extent[name] = value
+    return extents
 
 
 def draw_static_masks(
@@ -183,23 +185,23 @@ class MaskedDataset(data.Dataset):
         return len(self.masks)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Row `index`: each modality a float32 array (clips, dim), or None where it is hidden or missing."""
+        """Row `index`: each modality a float32 array (clips, dim) or a text, None where it is hidden or missing."""
         mask = self.masks[index]
         table = self._views[mask][int(index)]
         row = dict.fromkeys(self.modalities)
         for name in table.column_names:
             cell = table[name][0]
-            row[name] = _clips(cell) if name in self.modalities else cell.as_py()
+            row[name] = _clips(cell) if pa.types.is_list(cell.type) else cell.as_py()
         return row
 
-    def clip_counts(self) -> list[dict[str, int]]:
-        """Of each row, the modalities it shows with their number of clips; no feature is decoded."""
-        counts: list[dict[str, int]] = [{}] * len(self)
+    def extents(self) -> list[dict[str, int | str]]:
+        """Of each row, the modalities it shows, with their number of clips or their text; no clip is decoded."""
+        extents: list[dict[str, int | str]] = [{}] * len(self)
         for mask, view in self._views.items():
             rows = [row for row, its_mask in enumerate(self.masks) if its_mask == mask]
-            for row, found in zip(rows, clip_counts(view.select(rows), self.modalities), strict=True):
-                counts[row] = found
-        return counts
+            for row, found in zip(rows, row_extents(view.select(rows), self.modalities), strict=True):
+                extents[row] = found
+        return extents
 
     def _present(self, mask: Mask) -> list[str]:
         return [name for name, bit in zip(self.modalities, mask, strict=True) if bit]

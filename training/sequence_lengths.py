@@ -8,27 +8,30 @@ from datasets import Dataset
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ..processing.processing_limssr import LimssrProcessor
-from .missingness import MaskedDataset, clip_counts
+from .missingness import MaskedDataset, row_extents
 
 
 def sequence_lengths(rows: Sequence[dict], processor: LimssrProcessor) -> list[int]:
-    """Tokens of the sequence of each row. Of a dataset no feature is decoded.
+    """Tokens of the sequence of each row. Of a dataset no clip is decoded.
 
     Args:
-        rows: `datasets.Dataset`, `MaskedDataset` or a sequence of row dictionaries with feature arrays.
+        rows: `datasets.Dataset`, `MaskedDataset` or a sequence of row dictionaries with feature arrays and texts.
         processor: writes the sequences.
     """
-    modalities = list(processor.feature_sizes)
+    modalities = list(processor.modality_sizes)
     if isinstance(rows, MaskedDataset):
-        counts = rows.clip_counts()
+        extents = rows.extents()
     elif isinstance(rows, Dataset):
-        counts = clip_counts(rows, modalities)
+        extents = row_extents(rows, modalities)
     else:
-        counts = [
-            {name: len(row[name]) for name in modalities if row.get(name) is not None}
-            for row in (rows[index] for index in range(len(rows)))
-        ]
-    return [processor.sequence_length(count) if count else 0 for count in counts]
+        extents = [row_extent(rows[index], modalities) for index in range(len(rows))]
+    return [processor.sequence_length(extent) for extent in extents]
+
+
+def row_extent(row: dict, modalities: Iterable[str]) -> dict[str, int | str]:
+    """Of the modalities that a row has, the number of clips, or the text."""
+    contents = {name: row[name] for name in modalities if row.get(name) is not None}
+    return {name: content if isinstance(content, str) else len(content) for name, content in contents.items()}
 
 
 def longest_first(lengths: Sequence[int]) -> list[int]:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from ..processing.processing_limssr import LimssrProcessor
 from .missingness import Mask
 from .prediction import PATHS, NumberedRows, Predictions, evaluating, judged, read_sample_ids
-from .sequence_lengths import longest_first, sequence_lengths
+from .sequence_lengths import longest_first, row_extent, sequence_lengths
 
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
@@ -124,8 +124,7 @@ class _ViewScorer:
                 masks.setdefault(shown, []).append(mask)
             for shown, of_view in masks.items():
                 if shown:
-                    length = self.processor.sequence_length({name: len(row[name]) for name in shown})
-                    yield _View(number, shown, tuple(of_view), length)
+                    yield _View(number, shown, tuple(of_view), self.processor.sequence_length(row_extent(row, shown)))
 
     @staticmethod
     def _shows(row: dict, name: str, names: set[str]) -> bool:
