@@ -93,6 +93,8 @@ class DataArguments:
 
     dataset: str | None = described(None, "name of the dataset")
     data_options: list[str] | None = described(None, "KEY=VALUE ...: options of the dataset")
+    list_missing: bool = described(False, "print each missing feature of the dataset with its cause")
+    require_complete: bool = described(False, "anything missing in the dataset is an error")
     missingness: str = described("observed", f"what is hidden in training: {', '.join(MISSINGNESS)}")
     missing_rates: list[str] | None = described(
         None, "one RATE, or MODALITY=RATE ...; dynamic without rates draws all subsets alike, as published"
@@ -173,7 +175,7 @@ class LimssrTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = described(False, "the collator picks what it needs")
     label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "of the model"})
     ddp_find_unused_parameters: bool | None = described(False, "every parameter takes part in every step")
-    hub_strategy: str = described("end", "only the final model is pushed")
+    hub_strategy: str = described("end", "push the final model (end), or each checkpoint too (every_save)")
 
     def __post_init__(self):
         if self.output_dir is None:
@@ -188,8 +190,11 @@ class LimssrTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"`train_sampling_strategy` is {self.train_sampling_strategy!r}; allowed are {', '.join(SAMPLING)}."
             )
-        if self.hub_strategy != "end":
-            raise ValueError(f"`hub_strategy` is {self.hub_strategy!r}; only 'end', the final model, is supported.")
+        if self.hub_strategy not in ("end", "every_save"):
+            raise ValueError(
+                f"`hub_strategy` is {self.hub_strategy.value!r}; allowed are 'end' and 'every_save', which pushes "
+                "each checkpoint with what training needs to go on."
+            )
         warms_up_by_epochs = self.warmup_steps == 0 and self.max_steps <= 0
         if warms_up_by_epochs and not 0 <= self.warmup_epochs < self.num_train_epochs:
             raise ValueError(

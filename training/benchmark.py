@@ -8,6 +8,8 @@ Prints the tables; writes the JSON and, under the same name, a PNG. `--quick` ta
 import argparse
 from pathlib import Path
 
+from transformers.utils import logging
+
 from limssr.training.benchmarking.figure import save_figure
 from limssr.training.benchmarking.measurements import measure_all
 from limssr.training.benchmarking.report import save_json, write_seconds, write_table
@@ -24,6 +26,8 @@ def main() -> None:
         "--output", type=Path, default=Path("benchmark.json"), help="JSON file; the PNG lies beside it"
     )
     arguments = parser.parse_args()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     settings = Settings.quick(arguments.device) if arguments.quick else Settings(device=arguments.device)
     results = measure_all(settings, lambda text: print(text, flush=True))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

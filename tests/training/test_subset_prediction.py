@@ -6,7 +6,7 @@ import torch
 
 from limssr.training.missingness import MaskedDataset, all_subsets
 from limssr.training.prediction import predict
-from limssr.training.subset_prediction import predict_subsets
+from limssr.training.subset_prediction import predict_masks
 
 from .test_sequence_lengths import SIZES, make_dataset
 
@@ -19,33 +19,38 @@ def dataset():
     return make_dataset(10)
 
 
+def shows(dataset, mask, names=tuple(SIZES)) -> np.ndarray:
+    """Which samples have all that the mask shows."""
+    shown = [name for name, bit in zip(names, mask, strict=True) if bit]
+    return np.array([all(row[name] is not None for name in shown) for row in dataset])
+
+
 def one_mask_after_the_other(model, processor, dataset, mask):
-    rows = [
-        row
-        for row in range(len(dataset))
-        if any(bit and dataset[row][name] is not None for name, bit in zip(SIZES, mask, strict=True))
-    ]
-    return predict(model, processor, MaskedDataset(dataset.select(rows), list(SIZES), [mask] * len(rows)))
+    rows = np.flatnonzero(shows(dataset, mask))
+    return rows, predict(model, processor, MaskedDataset(dataset.select(rows), list(SIZES), [mask] * len(rows)))
 
 
 @pytest.mark.parametrize("batch_size", [3, 64])
 def test_every_mask_equals_its_own_pass(tiny_model, tiny_processor, dataset, batch_size):
-    found = predict_subsets(tiny_model, tiny_processor, dataset, MASKS, list(SIZES), batch_size)
-    for mask, predictions in zip(MASKS, found, strict=True):
-        expected = one_mask_after_the_other(tiny_model, tiny_processor, dataset, mask)
-        assert predictions.sample_ids == expected.sample_ids
-        assert np.array_equal(predictions.visible, expected.visible)
+    wanted = {mask: shows(dataset, mask) for mask in MASKS}
+    found = predict_masks(tiny_model, tiny_processor, dataset, wanted, list(SIZES), batch_size)
+    assert list(found) == MASKS
+    for mask in MASKS:
+        rows, expected = one_mask_after_the_other(tiny_model, tiny_processor, dataset, mask)
         for name in ("score", "score_main", "score_aux"):
-            np.testing.assert_allclose(getattr(predictions, name), getattr(expected, name), atol=1e-3)
+            np.testing.assert_allclose(found[mask][name][rows], getattr(expected, name), atol=1e-3)
+            assert np.isnan(np.delete(found[mask][name], rows, axis=0)).all()
 
 
-def test_masks_name_their_modalities_in_any_order(tiny_model, tiny_processor, dataset):
-    (found,) = predict_subsets(tiny_model, tiny_processor, dataset, [(0, 1)], ["flow", "video"])
-    expected = one_mask_after_the_other(tiny_model, tiny_processor, dataset, (1, 0, 0))
-    np.testing.assert_allclose(found.score, expected.score, atol=1e-3)
+def test_masks_name_some_modalities_in_any_order(tiny_model, tiny_processor, dataset):
+    wanted = {(0, 1): np.arange(len(dataset)) < 4}
+    found = predict_masks(tiny_model, tiny_processor, dataset, wanted, ["flow", "video"])[0, 1]["score"]
+    _, expected = one_mask_after_the_other(tiny_model, tiny_processor, dataset.select(range(4)), (1, 0, 0))
+    np.testing.assert_allclose(found[:4], expected.score, atol=1e-3)
+    assert np.isnan(found[4:]).all()
 
 
-def test_each_clip_is_projected_once_and_each_distinct_view_scored_once(tiny_model, tiny_processor, dataset):
+def test_each_clip_is_projected_once_and_what_no_mask_shows_never(tiny_model, tiny_processor, dataset):
     projected, scored = dict.fromkeys(SIZES, 0), []
 
     def count(name):
@@ -57,13 +62,13 @@ def test_each_clip_is_projected_once_and_each_distinct_view_scored_once(tiny_mod
             lambda module, args, kwargs: scored.append(len(kwargs["input_ids"])), with_kwargs=True
         )
     )
-    predict_subsets(tiny_model, tiny_processor, dataset, MASKS, list(SIZES), batch_size=4)
+    wanted = {mask: shows(dataset, mask) for mask in MASKS if not mask[2]}
+    predict_masks(tiny_model, tiny_processor, dataset, wanted, list(SIZES), batch_size=4)
     for hook in hooks:
         hook.remove()
     clips = {name: sum(min(len(cell), 12) for cell in dataset[name][:] if cell is not None) for name in SIZES}
-    assert projected == clips
-    present = [sum(row[name] is not None for name in SIZES) for row in dataset]
-    assert sum(scored) == sum(2**count - 1 for count in present)
+    assert projected == clips | {"flow": 0}
+    assert sum(scored) == sum(chosen.sum() for chosen in wanted.values())
 
 
 @torch.no_grad()

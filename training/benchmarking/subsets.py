@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from ..missingness import all_subsets
 from ..prediction import predict
-from ..subset_prediction import predict_subsets
+from ..subset_prediction import predict_masks
 from .prepared_data import make_dataset
 from .timing import take_turns
 from .tokens import positions_read
@@ -17,10 +19,11 @@ def measure_subsets(folder: Path, settings: Settings) -> dict:
     model = build_model(folder, settings.device)
     processor = build_processor(folder, model.config, missing_length=1)
     dataset = make_dataset(settings.subset_samples, settings.clips)
-    masks, names = all_subsets(len(MODALITIES)), list(MODALITIES)
+    everybody = np.ones(len(dataset), dtype=bool)
+    wanted = dict.fromkeys(all_subsets(len(MODALITIES)), everybody)
     calls = {
         "complete": lambda: predict(model, processor, dataset, settings.batch_size),
-        "subsets": lambda: predict_subsets(model, processor, dataset, masks, names, settings.batch_size),
+        "subsets": lambda: predict_masks(model, processor, dataset, wanted, list(MODALITIES), settings.batch_size),
     }
     tokens = {}
     for name, call in calls.items():

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer, LlamaConfig, LlamaModel, PreTrainedModel
 
 from ...configuration.configuration_limssr import LimssrConfig
 from ...modeling_limssr.backbone import load_backbone
@@ -86,7 +86,9 @@ def save_language_model(folder: Path, text_model: str = PACKAGED_MODEL) -> str:
     """
     try:
         location, gguf_file = locate_text_model(text_model, None)
-        model, _ = load_backbone(location, gguf_file=gguf_file, dtype=torch.float32)
+        loaded, _ = load_backbone(location, gguf_file=gguf_file, dtype=torch.float32)
+        model = AutoModel.from_config(loaded.config)  # what came from a GGUF file cannot be saved itself
+        model.load_state_dict(loaded.state_dict())
         file = {} if gguf_file is None else {"gguf_file": gguf_file}
         tokenizer = AutoTokenizer.from_pretrained(location, **file)
         description = text_model

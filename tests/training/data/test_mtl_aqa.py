@@ -159,7 +159,7 @@ def test_a_hostile_file_is_refused(load_mtl_aqa, folder, tmp_path):
     ("options", "said"),
     [
         ({"split": "random"}, "split is 'random', allowed: official, competitions_held_out"),
-        ({"commentary": "text"}, "commentary is 'text', allowed: clean, raw"),
+        ({"commentary": "words"}, "commentary is 'words', allowed: clean, raw, text"),
         ({"scores": ["difficulty"]}, r"scores is \['difficulty'\], allowed: one or more of score, execution"),
         ({"scores": []}, "scores is"),
     ],
@@ -172,3 +172,15 @@ def test_impossible_options_are_refused(options, said, tmp_path):
 def test_an_empty_folder_is_refused_with_what_was_expected(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"final_annotations_dict\.pkl.*clone"):
         load("mtl_aqa", folder=tmp_path)
+
+
+def test_commentary_as_text_is_the_clean_transcript_itself(load_mtl_aqa):
+    data, features = load_mtl_aqa(commentary="text"), load_mtl_aqa()
+    assert data.modalities == {"commentary": "text", "dive": 27}
+    assert not data.leaky
+    for name, rows in data.splits.items():
+        assert rows["commentary"][:] == rows["commentary_text"][:] == features.splits[name]["commentary_text"][:]
+    masked = MaskedDataset(data.splits["test"], ["commentary", "dive"], [(1, 0)] * 353)
+    assert masked[3]["commentary"] == data.splits["test"][3]["commentary_text"]
+    assert masked[3]["dive"] is None
+    assert MaskedDataset(data.splits["test"], ["commentary", "dive"], [(0, 1)] * 353)[3]["commentary"] is None
