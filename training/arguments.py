@@ -91,6 +91,8 @@ class DataArguments:
 
     dataset: str | None = described(None, "name of the dataset")
     data_options: list[str] | None = described(None, "KEY=VALUE ...: options of the dataset")
+    list_missing: bool = described(False, "print each missing feature of the dataset with its cause")
+    require_complete: bool = described(False, "anything missing in the dataset is an error")
     missingness: str = described("observed", f"what is hidden in training: {', '.join(MISSINGNESS)}")
     missing_rates: list[str] | None = described(
         None, "one RATE, or MODALITY=RATE ...; dynamic without rates draws all subsets alike, as published"

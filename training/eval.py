@@ -11,7 +11,7 @@ import argparse
 from accelerate import Accelerator
 from torch.utils.data import Dataset
 
-from limssr.training.data import AqaData, load
+from limssr.training.data import AqaData, load, report_missing
 from limssr.training.evaluation import EvaluationResult, evaluate_subsets
 from limssr.training.evaluation_arguments import parse_evaluation_arguments
 from limssr.training.launching import mistakes_in_one_line, start_all_processes
@@ -85,6 +85,8 @@ def main() -> None:
     mistakes = mistakes_in_one_line(f"cannot load the dataset {arguments.data}")
     with mistakes, accelerator.main_process_first():  # loading may write a cache
         data = load(arguments.data, **arguments.data_options)
+        if accelerator.is_main_process or arguments.require_complete:
+            report_missing(data, arguments.list_missing, arguments.require_complete)
     result = evaluate(arguments, data, accelerator)
     if accelerator.is_main_process:
         heading = f"{arguments.model} on {arguments.data}, {arguments.split}: {data.description}"

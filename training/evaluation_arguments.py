@@ -24,6 +24,8 @@ def parse_evaluation_arguments(description: str) -> argparse.Namespace:
     parser.add_argument("model", help="checkpoint folder or Hub name")
     parser.add_argument("data", help="name of a dataset, or a YAML file of `train.py`, of which the data is taken")
     parser.add_argument("--data_options", nargs="+", metavar="KEY=VALUE", help="options of the dataset")
+    parser.add_argument("--list_missing", action="store_true", help="print each missing feature with its cause")
+    parser.add_argument("--require_complete", action="store_true", help="anything missing is an error")
     parser.add_argument("--split", default="test")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument(

@@ -10,9 +10,20 @@ from safetensors import SafetensorError, safe_open
 
 SUFFIXES = (".npy", ".safetensors")
 
+# Why features are not there; `unreadable` is also what is no array of real numbers [clips, dim].
+CAUSES = ("missing file", "absent key", "unreadable", "empty", "non-finite", "wrong width")
+
 
 class FeatureFileError(ValueError):
-    """A feature file, folder or CSV that cannot be used; the message names it and what was expected."""
+    """A feature file, folder or CSV that cannot be used; the message names it and what was expected.
+
+    Attributes:
+        cause: one of `CAUSES`, to be counted.
+    """
+
+    def __init__(self, message: str, cause: str = "unreadable") -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 @dataclass(frozen=True)
@@ -51,25 +62,57 @@ def read_features(path: str | Path, tensor_name: str | None = None) -> np.ndarra
     Raises:
         FeatureFileError: missing, unreadable, of another type, rank or suffix, empty, or not finite.
     """
+    return check_clips(read_array(path, tensor_name), str(path))
+
+
+def read_array(path: str | Path, tensor_name: str | None = None) -> np.ndarray:
+    """The array of a `.npy` or `.safetensors` file as it is; see `read_features`. A `.npy` is mapped, not read."""
     path = Path(path)
     if not path.is_file():
-        raise FeatureFileError(f"{path}: no such file; expected a .npy or .safetensors file with clips [clips, dim]")
+        raise FeatureFileError(
+            f"{path}: no such file; expected a .npy or .safetensors file with clips [clips, dim]", "missing file"
+        )
     if path.suffix == ".npy":
-        array = _read_npy(path)
-    elif path.suffix == ".safetensors":
-        array = _read_safetensors(path, tensor_name)
-    else:
-        raise FeatureFileError(f"{path}: the suffix is {path.suffix!r}, expected one of {', '.join(SUFFIXES)}")
+        return _read_npy(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path, tensor_name)
+    raise FeatureFileError(f"{path}: the suffix is {path.suffix!r}, expected one of {', '.join(SUFFIXES)}")
+
+
+def check_clips(
+    array: np.ndarray, where: str, feature_size: int | None = None, average_views: bool = False
+) -> np.ndarray:
+    """The array as finite clips, (clips, dim) float32.
+
+    Args:
+        array: real numbers (clips, dim), or (clips, views, dim) with `average_views`.
+        where: begins the message of an error.
+        feature_size: the dim that is expected; any by default.
+        average_views: clips seen in several views are averaged over them.
+
+    Raises:
+        FeatureFileError: of another type, rank or width, empty, or not finite.
+    """
     if array.dtype.kind not in "fiu":
-        raise FeatureFileError(f"{path}: the array has dtype {array.dtype}, expected real numbers")
-    if array.ndim != 2 or 0 in array.shape:
-        raise FeatureFileError(f"{path}: the array has shape {list(array.shape)}, expected [clips, dim], neither zero")
-    with np.errstate(over="ignore"):  # too large for float32 is said below
+        raise FeatureFileError(f"{where}: the array has dtype {array.dtype}, expected real numbers")
+    views = average_views and array.ndim == 3
+    if array.ndim != 2 and not views:
+        raise FeatureFileError(f"{where}: the array has shape {list(array.shape)}, expected [clips, dim]")
+    if 0 in array.shape:
+        raise FeatureFileError(
+            f"{where}: the array has shape {list(array.shape)}, expected [clips, dim], neither zero", "empty"
+        )
+    if feature_size is not None and array.shape[-1] != feature_size:
+        raise FeatureFileError(
+            f"{where}: the array has shape {list(array.shape)}, expected [clips, {feature_size}]", "wrong width"
+        )
+    with np.errstate(over="ignore", invalid="ignore"):  # too large for float32 is said below
         array = array.astype(np.float32)
+        array = array.mean(axis=1) if views else array  # (clips, dim)
     if not np.isfinite(array).all():
         clip, column = np.argwhere(~np.isfinite(array))[0]
         raise FeatureFileError(
-            f"{path}: clip {clip}, column {column} is {array[clip, column]}, expected finite float32"
+            f"{where}: clip {clip}, column {column} is {array[clip, column]}, expected finite float32", "non-finite"
         )
     return array
 

@@ -10,7 +10,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from ..configuration.configuration_limssr import LimssrConfig
 from .arguments import DataArguments, LimssrTrainingArguments, ModelArguments
 from .collator import LimssrCollator
-from .data import AqaData, load
+from .data import AqaData, load, report_missing
 from .evaluation import EvaluationResult, evaluate_subsets
 from .model_building import build_model
 from .model_card import find_template, write_model_card
@@ -71,6 +71,8 @@ def prepare_run(
     find_template()
     with args.main_process_first(desc="loading the dataset"):  # which may write a cache
         data = load(data_arguments.dataset, **data_arguments.data_options)
+    if args.process_index == 0 or data_arguments.require_complete:
+        report_missing(data, data_arguments.list_missing, data_arguments.require_complete)
     rows = prepare_training_data(data, data_arguments, args.seed)
     set_seed(args.seed)  # whatever loading drew: what is new in the model depends on the seed alone
     model, processor = build_model(model_arguments, data)

@@ -4,14 +4,28 @@ import inspect
 from typing import Any
 
 from .aqa_data import AqaData
+from .finediving import FineDiving
+from .fisv import FisV
+from .folder import Folder
+from .fs1000 import Fs1000
+from .missing_report import report_missing
 from .mtl_aqa import MtlAqa
+from .rhythmic_gymnastics import RhythmicGymnastics
 from .synthetic import Synthetic
 
-REGISTRY = {"mtl_aqa": MtlAqa, "synthetic": Synthetic}
+REGISTRY = {
+    "finediving": FineDiving,
+    "fisv": FisV,
+    "folder": Folder,
+    "fs1000": Fs1000,
+    "mtl_aqa": MtlAqa,
+    "rhythmic_gymnastics": RhythmicGymnastics,
+    "synthetic": Synthetic,
+}
 
 
-def load(name: str, **options: Any) -> AqaData:
-    """Load a dataset by its name.
+def build(name: str, **options: Any) -> Any:
+    """A dataset by its name, before anything of it is read.
 
     Args:
         name: a key of `REGISTRY`.
@@ -30,7 +44,12 @@ def load(name: str, **options: Any) -> AqaData:
         raise ValueError(
             f"options of the dataset {name!r} (`data_options`): {error}; it has {', '.join(parameters.parameters)}."
         ) from error
-    return dataset.load()
+    return dataset
 
 
-__all__ = ["REGISTRY", "AqaData", "load"]
+def load(name: str, **options: Any) -> AqaData:
+    """Load a dataset by its name, see `build`."""
+    return build(name, **options).load()
+
+
+__all__ = ["REGISTRY", "AqaData", "build", "load", "report_missing"]

@@ -9,6 +9,7 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, Features, List, Value
 
 from ..missingness import Mask
+from .missing import MissingSummary
 
 
 @dataclass
@@ -27,6 +28,7 @@ class AqaData:
         description: one line for reports and model cards.
         leaky: the features are known to give the label away.
         best_attainable: for each mask the `spearman`, `mse` and `mae` that no predictor can beat, where this is known.
+        missing: which modalities the samples lack and why; by default, what is null in the columns.
     """
 
     splits: DatasetDict
@@ -38,6 +40,7 @@ class AqaData:
     description: str
     leaky: bool = False
     best_attainable: dict[Mask, dict[str, float]] | None = None
+    missing: MissingSummary | None = None
 
 
 def feature_column(clips: np.ndarray, counts: Sequence[int | None]) -> pa.ListArray:

@@ -1,11 +1,12 @@
 """Reading the pickles of strangers: numpy arrays, numpy scalars and builtin containers, and nothing else."""
 
 import math
+import os
 import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -23,7 +24,10 @@ DAMAGE = (
     LookupError,
     MemoryError,
     OverflowError,
+    BufferError,
 )
+
+NPY_MAGIC = b"\x93NUMPY"
 
 
 class UnsafePickleError(pickle.UnpicklingError):
@@ -117,11 +121,11 @@ def _reconstruct(subtype: Any, *_: Any) -> np.ndarray:
 
 
 def _from_buffer(buffer: Any, plain: Any, shape: Any, order: str) -> np.ndarray:
-    """The array of protocol 5, on a copy of its memory."""
-    dtype, content = _dtype_of(plain), _as_bytes(buffer)
+    """The array of protocol 5, on the memory that was read: tables are large."""
+    dtype, content = _dtype_of(plain), buffer if isinstance(buffer, bytearray) else _as_bytes(buffer)
     if dtype.hasobject or order not in ("C", "F") or _element_count(shape) * dtype.itemsize != len(content):
         raise pickle.UnpicklingError(f"an array of shape {shape} and type {dtype} does not fit its content")
-    return np.ndarray(shape, dtype, bytearray(content), order=order)
+    return np.ndarray(shape, dtype, content, order=order)
 
 
 def _scalar(plain: Any, content: Any = b"") -> np.generic:
@@ -167,7 +171,8 @@ class _RestrictedUnpickler(pickle.Unpickler):
 def load_restricted(path: str | Path) -> Any:
     """Read a pickle that may hold numpy arrays, numpy scalars and builtin containers only.
 
-    Pickles of Python 2 are read as latin1, which keeps their arrays and their ASCII strings.
+    Pickles of Python 2 are read as latin1, which keeps their arrays and their ASCII strings. In a `.npy` file that
+    numpy wrote of an object, the pickle comes after a header, which is skipped.
 
     Args:
         path: the file.
@@ -182,6 +187,7 @@ def load_restricted(path: str | Path) -> Any:
     path = Path(path)
     with path.open("rb") as file:
         try:
+            _skip_npy_header(file)
             return _RestrictedUnpickler(file, encoding="latin1").load()
         except UnsafePickleError as error:
             raise UnsafePickleError(
@@ -192,3 +198,13 @@ def load_restricted(path: str | Path) -> Any:
             raise ValueError(
                 f"{path}: not a whole pickle of arrays and containers ({error}); fetch it again"
             ) from error
+
+
+def _skip_npy_header(file: BinaryIO) -> None:
+    """Go to where the pickle starts: 8 bytes of magic and version, the length of the header, the header."""
+    start = file.read(8)
+    if not start.startswith(NPY_MAGIC):
+        file.seek(0)
+        return
+    length = file.read(2 if start[6:7] == b"\x01" else 4)
+    file.seek(int.from_bytes(length, "little"), os.SEEK_CUR)

@@ -1,0 +1,138 @@
+"""Your own data: a folder with a CSV of labels and a subfolder of feature files for each modality."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from .aqa_data import AqaData
+from .feature_sources import FeatureSource
+from .file_dataset import FileDataset, all_sample_ids, build_index
+from .label_files import LabelError, Labels, check_range, csv_rows, read_label_csv
+from .modality_folders import folder_sources, modalities_in
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass
+class Folder(FileDataset):
+    """Your own data.
+
+        my_data/
+            labels.csv                  sample_id,score,split; a split is train, validation or test
+            video/<sample_id>.npy       [clips, dim], or .safetensors with one tensor
+            audio/<sample_id>.npy       any names, any number of modalities, any width
+
+    A sample may lack a file, and a score its cell. `validation` is optional. A sample id may contain slashes, for
+    subfolders.
+
+    Args:
+        folder: see above.
+        scores: columns of `labels.csv` that are scores; by default all but `sample_id` and `split`. Columns that are
+            not named are kept as text.
+        score_ranges: lowest and highest value of each score, `{score: [0, 100]}`, which the judges' rules say. By
+            default the lowest and highest of the training split, which no prediction then exceeds.
+        modalities: names, or sizes by name; by default all subfolders with feature files, as wide as their files.
+        features: where features are that do not lie in a subfolder of their name: modality -> folder.
+        labels: the CSV; a relative path starts at `folder`.
+        max_clips: clips that a processor keeps.
+    """
+
+    folder: str | Path
+    scores: list[str] | None = None
+    score_ranges: dict[str, list[float]] = field(default_factory=dict)
+    modalities: dict[str, int] | list[str] | None = None
+    features: dict[str, str] = field(default_factory=dict)
+    labels: str = "labels.csv"
+    max_clips: int = 128
+
+    def __post_init__(self) -> None:
+        self.folder = Path(self.folder)
+        self.scores = [self.scores] if isinstance(self.scores, str) else self.scores
+        for name, limits in self.score_ranges.items():
+            if not (isinstance(limits, list | tuple) and len(limits) == 2 and limits[0] < limits[1]):
+                raise ValueError(f"folder: score_ranges of {name!r} is {limits!r}, expected [lowest, highest]")
+
+    def index(self) -> AqaData:
+        labels = self._read_labels()
+        scores = list(labels["train"].columns)
+        ranges = self._ranges(labels)
+        splits = build_index(labels, scores)
+        return AqaData(
+            splits=splits,
+            modalities=modalities_in("folder", self.folder, all_sample_ids(splits), self.modalities, self.features),
+            score_names=scores,
+            score_minimums=[float(lowest) for lowest, _ in ranges],
+            score_ranges=[float(highest - lowest) for lowest, highest in ranges],
+            max_clips=self.max_clips,
+            description=f"{self.folder.resolve().name}, own data",
+        )
+
+    def sources(self, index: AqaData) -> list[FeatureSource]:
+        return folder_sources(self.folder, index.modalities, self.features, all_sample_ids(index.splits))
+
+    def load(self) -> AqaData:
+        data = super().load()
+        longest = {name: _longest(data, name) for name in data.modalities}
+        if cropped := [f"{name} {count}" for name, count in longest.items() if count > self.max_clips]:
+            logger.warning(
+                "folder: samples have up to %s clips, of which max_clips=%d are kept",
+                ", ".join(cropped),
+                self.max_clips,
+            )
+        return data
+
+    def _read_labels(self) -> dict[str, Labels]:
+        path = self.folder / self.labels
+        _, first = next(csv_rows(path), (0, {"sample_id": "", "split": ""}))
+        others = [name for name in first if name not in ("sample_id", "split")]
+        scores = others if self.scores is None else list(self.scores)
+        texts = ["split", *(name for name in others if name not in scores)]
+        table = read_label_csv(path, scores, texts)
+        if not scores:
+            raise LabelError(f"{path}: there is no column of scores beside {', '.join(first)}")
+        split = table.texts.pop("split")
+        for row, name in enumerate(split):
+            if name not in SPLITS:
+                raise LabelError(f"{table.where(row)}: split is {name!r}, expected one of {', '.join(SPLITS)}")
+        rows = {name: [row for row, value in enumerate(split) if value == name] for name in SPLITS}
+        if lacking := [name for name in ("train", "test") if not rows[name]]:
+            raise LabelError(f"{path}: no sample is in the split {lacking[0]}")
+        return {name: table.select(rows[name]) for name in SPLITS if rows[name]}
+
+    def _ranges(self, labels: dict[str, Labels]) -> list[tuple[float, float]]:
+        """Lowest and highest value of each score."""
+        train = labels["train"].columns
+        if unknown := [name for name in self.score_ranges if name not in train]:
+            raise ValueError(f"folder: score_ranges names {unknown[0]!r}; the scores are {', '.join(train)}")
+        ranges = []
+        for name, values in train.items():
+            if name in self.score_ranges:
+                lowest, highest = self.score_ranges[name]
+                for table in labels.values():
+                    check_range(table, name, lowest, highest)
+            else:
+                lowest, highest = _observed_range(name, values, labels["train"].path)
+            ranges.append((lowest, highest))
+        return ranges
+
+
+def _observed_range(name: str, values: np.ndarray, path: Path) -> tuple[float, float]:
+    given = values[~np.isnan(values)]
+    if not len(given) or given.min() == given.max():
+        raise LabelError(f"{path}: {name} of the training samples has no two different values; nothing can be learnt")
+    logger.warning(
+        "folder: predictions of %s stay within %g to %g, as in the training split; "
+        "score_ranges={%s: [lowest, highest]} says what is possible",
+        *(name, given.min(), given.max(), name),
+    )
+    return given.min(), given.max()
+
+
+def _longest(data: AqaData, modality: str) -> int:
+    """The most clips that a sample has."""
+    columns = [split.select_columns([modality]).with_format("arrow")[:][modality] for split in data.splits.values()]
+    return max((len(cell) for column in columns for cell in column if cell.is_valid), default=0)

@@ -1,0 +1,240 @@
+"""Label files: which samples there are and how they were judged. Every mistake is named with its file and line."""
+
+import csv
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+COMMA_DECIMAL = re.compile(r"[+-]?\d*,\d+", re.ASCII)
+
+
+class LabelError(ValueError):
+    """A label file that cannot be used; the message names file and line."""
+
+
+@dataclass
+class Labels:
+    """The labels of one split.
+
+    Attributes:
+        path: the file.
+        sample_ids: one a sample, all different.
+        lines: line of each sample in the file, counted from 1; an annotation file without lines has none.
+        columns: numbers by name, float64 (samples,); NaN where an empty cell is allowed.
+        texts: other columns by name; None where a cell is empty.
+    """
+
+    path: Path
+    sample_ids: list[str]
+    lines: list[int] | None
+    columns: dict[str, np.ndarray]
+    texts: dict[str, list[str | None]]
+
+    def where(self, row: int) -> str:
+        """File and line of a sample, and its id."""
+        line = "" if self.lines is None else f", line {self.lines[row]}"
+        return f"{self.path}{line}, sample {self.sample_ids[row]!r}"
+
+    def select(self, rows: Sequence[int]) -> "Labels":
+        """The labels of these rows alone."""
+        return Labels(
+            self.path,
+            [self.sample_ids[row] for row in rows],
+            None if self.lines is None else [self.lines[row] for row in rows],
+            {name: values[list(rows)] for name, values in self.columns.items()},
+            {name: [values[row] for row in rows] for name, values in self.texts.items()},
+        )
+
+
+def parse_number(text: str, where: str) -> float:
+    """A finite decimal number as these files have it.
+
+    Raises:
+        LabelError: it is none; a decimal comma is named as such.
+    """
+    if COMMA_DECIMAL.fullmatch(text):
+        raise LabelError(f"{where} is {text!r}: a comma stands where the decimal point belongs; write a point")
+    if not NUMBER.fullmatch(text) or not np.isfinite(float(text)):
+        raise LabelError(f"{where} is {text!r}, expected a number")
+    return float(text)
+
+
+def read_label_table(path: str | Path, names: Sequence[str]) -> Labels:
+    """A table whose cells are separated by spaces and tabs, in any mixture: an id, then numbers.
+
+    The first line is a header if none of its cells after the first looks like a number. A header that has all of the
+    names (`TES`, `Total_Score`) says where they are; without one they come in the order given. Further columns are
+    not read.
+
+    Args:
+        path: the file, UTF-8 with a byte-order mark or without.
+        names: the number columns that are wanted.
+
+    Raises:
+        LabelError: no such file, no samples, a line of another length, no number, or a repeated id.
+    """
+    path = Path(path)
+    rows = [(line, cells) for line, text in enumerate(_lines(path), 1) if (cells := text.split())]
+    positions = {name: position for position, name in enumerate(names, 1)}
+    if rows and not any(_looks_like_number(cell) for cell in rows[0][1][1:]):
+        positions = _positions(rows.pop(0)[1], names, path)
+    if not rows:
+        raise LabelError(f"{path}: there is no sample in it; expected lines of id, {', '.join(names)}")
+    wanted = max(len(rows[0][1]), 1 + max(positions.values()))
+    sample_ids, lines, values = [], [], []
+    for line, cells in rows:
+        if len(cells) != wanted:
+            expected = f"{wanted}, an id and {', '.join(names)} among them"
+            raise LabelError(f"{path}, line {line}: there are {len(cells)} columns, expected {expected}")
+        where = f"{path}, line {line}, sample {cells[0]!r}"
+        values.append([parse_number(cells[position], f"{where}: {name}") for name, position in positions.items()])
+        sample_ids.append(cells[0])
+        lines.append(line)
+    check_repeated(path, sample_ids, lines)
+    table = np.array(values)  # (samples, names)
+    return Labels(path, sample_ids, lines, dict(zip(names, table.T, strict=True)), {})
+
+
+def read_label_csv(path: str | Path, names: Sequence[str], texts: Sequence[str]) -> Labels:
+    """A CSV with the column `sample_id`, numbers and texts; an empty cell is a missing value.
+
+    Args:
+        path: the file, UTF-8 with a byte-order mark or without.
+        names: the number columns that are wanted.
+        texts: the text columns that are wanted.
+
+    Raises:
+        LabelError: no such file, no samples, no such column, a line of another length, no number, a repeated id.
+    """
+    path = Path(path)
+    wanted = ["sample_id", *names, *texts]
+    sample_ids, lines, cells = [], [], {name: [] for name in wanted}
+    for line, row in csv_rows(path):
+        if lacking := [name for name in wanted if name not in row]:
+            raise LabelError(f"{path}: there is no column {lacking[0]!r}; the columns are {', '.join(row)}")
+        sample_ids.append(row["sample_id"])
+        lines.append(line)
+        for name in names:
+            where = f"{path}, line {line}, sample {row['sample_id']!r}: {name}"
+            cells[name].append(parse_number(row[name], where) if row[name] else float("nan"))
+        for name in texts:
+            cells[name].append(row[name] or None)
+    if not sample_ids:
+        raise LabelError(f"{path}: there is no sample in it; expected a line for each, with {', '.join(wanted)}")
+    check_repeated(path, sample_ids, lines)
+    columns = {name: np.array(cells[name], dtype=np.float64) for name in names}
+    return Labels(path, sample_ids, lines, columns, {name: cells[name] for name in texts})
+
+
+def csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """The lines of a CSV with a header, with their number; cells without the spaces around them.
+
+    Raises:
+        LabelError: no such file, no CSV in UTF-8, no column `sample_id`, a column twice, a line of another length.
+    """
+    reader = csv.reader(_lines(path), strict=True)
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+        if "sample_id" not in header or len(set(header)) < len(header):
+            raise LabelError(
+                f"{path}: the columns are {', '.join(header) or 'none'}; expected sample_id, split and the scores, "
+                "separated by commas, each once"
+            )
+        for cells in reader:
+            if len(cells) not in (0, len(header)):
+                raise LabelError(
+                    f"{path}, line {reader.line_num}: there are {len(cells)} cells, expected {len(header)}"
+                )
+            if cells:
+                yield reader.line_num, dict(zip(header, (cell.strip() for cell in cells), strict=True))
+    except csv.Error as error:
+        raise LabelError(f"{path}, line {reader.line_num}: not a CSV: {error}") from error
+
+
+def check_repeated(path: Path, sample_ids: Sequence[str], lines: Sequence[int] | None = None) -> None:
+    """
+    Raises:
+        LabelError: an id is empty or occurs twice.
+    """
+    first: dict[str, int] = {}
+    for row, sample_id in enumerate(sample_ids):
+        where = f"{path}" if lines is None else f"{path}, line {lines[row]}"
+        if not sample_id:
+            raise LabelError(f"{where}: the id of a sample is empty")
+        if sample_id in first:
+            before = "there" if lines is None else f"on line {lines[first[sample_id]]}"
+            raise LabelError(f"{where}: sample {sample_id!r} is already {before}")
+        first[sample_id] = row
+
+
+def check_apart(splits: Mapping[str, Labels]) -> None:
+    """
+    Raises:
+        LabelError: a sample is in two splits.
+    """
+    found: dict[str, str] = {}
+    for name, labels in splits.items():
+        for row, sample_id in enumerate(labels.sample_ids):
+            if sample_id in found:
+                raise LabelError(f"{labels.where(row)} of the split {name}: it is also in {found[sample_id]}")
+            found[sample_id] = f"the split {name}, {labels.where(row)}"
+
+
+def check_range(labels: Labels, name: str, lowest: float, highest: float) -> None:
+    """
+    Raises:
+        LabelError: a number of the column lies outside its range; NaN is not looked at.
+    """
+    values = labels.columns[name]
+    outside = np.flatnonzero((values < lowest) | (values > highest))
+    if len(outside):
+        row = outside[0]
+        raise LabelError(f"{labels.where(row)}: {name} is {values[row]:g}, expected {lowest:g} to {highest:g}")
+
+
+def compare_counts(dataset: str, splits: Mapping[str, Labels], official: Mapping[str, int]) -> None:
+    """Says aloud where a split does not have as many samples as the official one."""
+    for name, count in official.items():
+        if len(splits[name].sample_ids) != count:
+            logger.warning(
+                "%s: the split %s has %d samples (%s), the official one has %d; results cannot be compared with "
+                "published ones",
+                *(dataset, name, len(splits[name].sample_ids), splits[name].path, count),
+            )
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file whatever ends them."""
+    if not path.is_file():
+        raise LabelError(f"{path}: no such file; expected the labels there")
+    try:
+        return path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise LabelError(f"{path}: not text in UTF-8: {error}") from error
+
+
+def _looks_like_number(cell: str) -> bool:
+    return bool(NUMBER.fullmatch(cell) or COMMA_DECIMAL.fullmatch(cell))
+
+
+def _positions(header: list[str], names: Sequence[str], path: Path) -> dict[str, int]:
+    """Where the columns are, by a header if it names them all, else in the order of `names`.
+
+    Raises:
+        LabelError: the header names some of them, but elsewhere.
+    """
+    titles = [cell.lower().removesuffix("_score") for cell in header]
+    found = {name: titles.index(name) for name in names if name in titles}
+    if len(found) == len(names):
+        return found
+    expected = {name: position for position, name in enumerate(names, 1)}
+    if any(expected[name] != position for name, position in found.items()):
+        raise LabelError(f"{path}: the columns are {', '.join(header)}; expected an id, then {', '.join(names)}")
+    return expected
