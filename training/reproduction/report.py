@@ -7,7 +7,8 @@ from statistics import mean, stdev
 
 from ..published_results import published_results
 from ..reports.run_record import without_paths
-from .cells import MEANING, METRICS, Cell, Line, table_lines
+from .cells import MEANING, METRICS, NOT_RUN, UNDEFINED, Cell, mean_of
+from .lines import Line, table_lines
 from .plan import Run
 from .runner import FINISHED, State
 from .tables import Table
@@ -60,7 +61,7 @@ def markdown(
     marks: Sequence[str],
 ) -> str:
     """The report as a person reads it."""
-    parts = [f"# {table.title}", f"Table {table.number} of {published_results()['source']}, and the runs here."]
+    parts = [f"# {table.title}", f"{table.number} of {published_results()['source']}, and the runs here."]
     if changes:
         changed = ", ".join(f"`{name}={value}`" for name, value in changes.items())
         parts.append(f"**Other than published, in all runs:** {changed}.")
@@ -89,25 +90,25 @@ def _dataset_table(lines: Sequence[Line], metric: str) -> str:
 
 def _rows(cells: Sequence[Cell]) -> list[tuple[str, list[str]]]:
     """Name and values of the rows of a line."""
-    rows = []
-    if any(cell.published is not None for cell in cells):
-        rows.append(("published", [_number(cell.published, cell.metric) for cell in cells]))
     seeds = max((len(cell.values) for cell in cells), default=0)
-    rows.append(
-        (f"here, {seeds} {'seed' if seeds == 1 else 'seeds'}" if seeds else "here", [_here(cell) for cell in cells])
-    )
-    if any(cell.differences for cell in cells):
-        rows.append(("against as configured", [_difference(cell) for cell in cells]))
-    if any(cell.published is not None for cell in cells):
-        rows.append(("", [cell.mark for cell in cells]))
-    return rows
+    here = f"here, {seeds} {'seed' if seeds == 1 else 'seeds'}" if seeds else "here"
+    rows = [
+        ("published", [_number(cell.published, cell.metric) for cell in cells]),
+        (here, [_here(cell) for cell in cells]),
+        ("", [cell.mark if seeds and cell.published is not None else "" for cell in cells]),
+        ("against as configured", [_difference(cell) for cell in cells]),
+    ]
+    if not any(cell.differences for cell in cells):  # a variant is scored on the same rows
+        rows.append(("ridge", [_number(mean_of(cell.ridge), cell.metric) for cell in cells]))
+        rows.append(("training mean", [_number(mean_of(cell.floor), cell.metric) for cell in cells]))
+    return [(name, values) for name, values in rows if name == here or any(value not in ("", "-") for value in values)]
 
 
 def _here(cell: Cell) -> str:
     if cell.here is None:
-        return cell.mark
+        return UNDEFINED if cell.values else NOT_RUN
     spread = "" if cell.deviation is None else f" ± {_number(cell.deviation, cell.metric)}"
-    return _number(cell.here, cell.metric) + spread
+    return _number(cell.here, cell.metric) + spread + ("" if cell.beats_floor else "*")
 
 
 def _difference(cell: Cell) -> str:

@@ -31,7 +31,7 @@ class Table:
     """
     Attributes:
         title: what it shows.
-        number: of the table in the paper.
+        number: which of the paper's tables it is.
         variants: its lines.
         only_complete: whether it shows the column with all modalities alone.
     """
@@ -77,12 +77,14 @@ def _backbone(text_model: str, line: str) -> Variant:
 
 
 TABLES = {
-    "main": Table("Spearman and MSE for every combination of missing modalities", "1, 11-13", (AS_CONFIGURED,)),
-    "complete": Table("Spearman and MSE with all modalities", "2", (AS_CONFIGURED,), only_complete=True),
+    "main": Table(
+        "Spearman and MSE for every combination of missing modalities", "Tables 1 and 11 to 13", (AS_CONFIGURED,)
+    ),
+    "complete": Table("Spearman and MSE with all modalities", "Table 2", (AS_CONFIGURED,), only_complete=True),
     # The paper adds one module after the other: LLM, PCMI (missing clips), LMRF (fusion tokens), MDA (two paths).
     "components": Table(
         "One component after the other",
-        "of 3-9",
+        "One of tables 3 to 9",
         (
             Variant(
                 "no_language_model",
@@ -97,19 +99,19 @@ TABLES = {
     ),
     "imputation": Table(
         "Placeholders of missing clips",
-        "of 3-9",
+        "One of tables 3 to 9",
         (AS_CONFIGURED, Variant("zeros_for_missing_clips", _ZEROS, ("removals", "w/o PCMI"))),
     ),
     "fusion": Table(
         "What the reasoning path reads",
-        "of 3-9",
+        "One of tables 3 to 9",
         (AS_CONFIGURED, Variant("mean_for_fusion_tokens", _MEAN, ("removals", "w/o LMRF"))),
     ),
     # L_con is taken for the consistency, L_reg for the separation ("regularisation") of the three terms: without the
     # regression itself nothing would be learnt.
     "losses": Table(
         "Terms of the loss",
-        "of 3-9",
+        "One of tables 3 to 9",
         (
             AS_CONFIGURED,
             Variant("without_consistency", {"consistency_weight": 0}, ("removals", "w/o L_con")),
@@ -118,7 +120,7 @@ TABLES = {
     ),
     "fusion_tokens": Table(
         "K, the number of fusion tokens (4 as published)",
-        "of 3-9",
+        "One of tables 3 to 9",
         (
             AS_CONFIGURED,
             *(
@@ -129,7 +131,7 @@ TABLES = {
     ),
     "paths": Table(
         "Scoring paths",
-        "of 3-9",
+        "One of tables 3 to 9",
         (
             AS_CONFIGURED,
             Variant("reasoning_path", _REASONING, ("paths", "path 1")),
@@ -138,12 +140,12 @@ TABLES = {
     ),
     "lora_rank": Table(
         "Rank and alpha of LoRA (16 and 32 as published)",
-        "of 3-9",
+        "One of tables 3 to 9",
         (AS_CONFIGURED, *(_lora(*pair) for pair in ((8, 16), (8, 32), (16, 16), (16, 64), (32, 32), (32, 64)))),
     ),
     "prompt": Table(
         "Parts of the prompt",
-        "of 3-9",
+        "One of tables 3 to 9",
         (
             AS_CONFIGURED,
             _prompt("prompt_without_condition", _WITHOUT_CONDITION, "w/o condition"),
@@ -160,7 +162,7 @@ TABLES = {
     # The last two are not the paper's: does the pretrained language model do anything?
     "backbone": Table(
         "Language models (Qwen3-0.6B as published)",
-        "of 3-9",
+        "One of tables 3 to 9",
         (
             AS_CONFIGURED,
             _backbone("Qwen/Qwen2.5-0.5B", "Qwen2.5-0.5B"),
