@@ -10,6 +10,7 @@ from .folder import Folder
 from .fs1000 import Fs1000
 from .missing_report import report_missing
 from .mtl_aqa import MtlAqa
+from .prepared import Prepared
 from .rhythmic_gymnastics import RhythmicGymnastics
 from .synthetic import Synthetic
 
@@ -19,6 +20,7 @@ REGISTRY = {
     "folder": Folder,
     "fs1000": Fs1000,
     "mtl_aqa": MtlAqa,
+    "prepared": Prepared,
     "rhythmic_gymnastics": RhythmicGymnastics,
     "synthetic": Synthetic,
 }

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.utils import cached_file
 
+from ..atomic_files import written_whole
 from ..packaged_models import resolve_packaged
 
 logger = logging.getLogger(__name__)
@@ -100,11 +100,8 @@ def _read(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def _write(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Write beside the target and rename, so that another process sees a whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        save_file(tensors, Path(scratch) / path.name)
-        os.replace(Path(scratch) / path.name, path)
+    with written_whole(path) as unfinished:
+        save_file(tensors, unfinished)
 
 
 def _average_windows(tokens: np.ndarray, window: int) -> np.ndarray:

@@ -1,0 +1,30 @@
+"""Files that are whole or not there, whenever a process is stopped."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """A place to write to; what is there at the end is renamed to `path`, and nothing is left where writing fails.
+
+    Args:
+        path: the file; its folder is made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as scratch:
+        unfinished = Path(scratch) / path.name
+        yield unfinished
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())  # else a machine that stops could leave the name without the content
+        os.replace(unfinished, path)
+
+
+def write_text_whole(path: str | Path, text: str) -> None:
+    """Writes UTF-8 text, see `written_whole`."""
+    with written_whole(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")

@@ -1,0 +1,94 @@
+"""Data that `prepare_data.py` wrote: any dataset, read once from its own files, as Parquet."""
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetDict, load_dataset
+from huggingface_hub import hf_hub_download
+
+from ..atomic_files import write_text_whole, written_whole
+from ..missingness import Mask
+from .aqa_data import AqaData
+from .missing import MissingFeature, MissingSummary
+
+DESCRIPTION_FILE, MISSING_FILE = "aqa_data.json", "missing.csv"
+MISSING_COLUMNS = ("sample_id", "modality", "cause")
+PLAIN_FIELDS = ("modalities", "score_names", "score_minimums", "score_ranges", "max_clips", "description", "leaky")
+
+
+@dataclass
+class Prepared:
+    """The result of `prepare_data.py`; its rows are memory-mapped and never all in memory.
+
+        OUT/
+            data/<split>-00000-of-00004.parquet     what plain `datasets.load_dataset(OUT)` reads
+            aqa_data.json                           modalities, scores and their ranges
+            missing.csv                             each missing feature with its cause
+
+    Args:
+        folder: that folder, or the name of a dataset repository on the Hub.
+        revision: branch, tag or commit of the repository.
+    """
+
+    folder: str | Path
+    revision: str | None = None
+
+    def load(self) -> AqaData:
+        description = json.loads(self._file(DESCRIPTION_FILE).read_text(encoding="utf-8"))
+        with self._file(MISSING_FILE).open(encoding="utf-8", newline="") as stream:
+            lost = [MissingFeature(**row, detail="when the data was prepared") for row in csv.DictReader(stream)]
+        best = description["best_attainable"]
+        return AqaData(
+            splits=DatasetDict(load_dataset(str(self.folder), revision=self.revision)),
+            **{name: description[name] for name in PLAIN_FIELDS},
+            best_attainable=None if best is None else {_mask(bits): metrics for bits, metrics in best.items()},
+            missing=MissingSummary(description["samples"], lost, description["dropped"]),
+        )
+
+    def _file(self, name: str) -> Path:
+        """
+        Raises:
+            FileNotFoundError: the folder is no prepared data, or not yet.
+        """
+        if not Path(self.folder).is_dir():
+            return Path(hf_hub_download(str(self.folder), name, repo_type="dataset", revision=self.revision))
+        path = Path(self.folder) / name
+        if not path.is_file():
+            raise FileNotFoundError(f"prepared: there is no {path}; write it, or go on, with prepare_data.py")
+        return path
+
+
+def write_description(out: Path, data: AqaData, missing: MissingSummary, **about: Any) -> None:
+    """Writes what `Prepared` reads beside the rows.
+
+    Args:
+        out: the folder.
+        data: the dataset.
+        missing: what it lacks.
+        **about: further entries of the JSON file.
+    """
+    with written_whole(out / MISSING_FILE) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, MISSING_COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(vars(each) for each in missing.features)
+    best: Mapping[Mask, dict] | None = data.best_attainable
+    description = {
+        **{name: getattr(data, name) for name in PLAIN_FIELDS},
+        "best_attainable": None if best is None else {_bits(mask): metrics for mask, metrics in best.items()},
+        "samples": missing.samples,
+        "dropped": missing.dropped,
+        **about,
+    }
+    write_text_whole(out / DESCRIPTION_FILE, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+
+
+def _bits(mask: Mask) -> str:
+    return "".join(map(str, mask))
+
+
+def _mask(bits: str) -> Mask:
+    return tuple(int(bit) for bit in bits)
