@@ -80,10 +80,11 @@ class Cell:
         deviation = self.deviation if self.published_deviation is None else self.published_deviation
         if deviation is None:
             return NO_DEVIATION
-        distance = abs(self.here - self.published) - 0.5 * 10 ** -METRICS[self.metric]
-        if distance <= deviation:
+        half_a_digit = 0.5 * 10 ** -METRICS[self.metric]
+        distance = round(abs(self.here - self.published) - half_a_digit, 9)  # decimal numbers meet their bounds
+        if distance <= round(deviation, 9):
             return REPRODUCED
-        if distance <= 2 * deviation:
+        if distance <= round(2 * deviation, 9):
             return WITHIN_TWO
         return BETTER if (self.here > self.published) == (self.metric == "spearman") else WORSE
 

@@ -86,9 +86,9 @@ def plan_runs(
     if unknown := sorted(folders.keys() - REGISTRY.keys()):
         raise ValueError(f"--folders: no dataset is called {unknown[0]!r}, known: {', '.join(sorted(REGISTRY))}.")
     chosen = _choose(table, variants)
-    groups = {Path(dataset).stem: _configurations(dataset) for dataset in datasets}
-    if len(groups) < len(datasets):
+    if len({Path(dataset).stem for dataset in datasets}) < len(datasets):
         raise ValueError(f"--datasets: two of {', '.join(datasets)} have the same name; run one after the other.")
+    groups = {Path(dataset).stem: _configurations(dataset) for dataset in datasets}
     runs = []
     for repetition in range(max(1, len(seeds))):
         for dataset, paths in groups.items():
