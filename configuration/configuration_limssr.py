@@ -12,6 +12,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 CROSS_MODAL_ATTENTION_HEADS = 4  # fixed by the paper
+TEXT = "text"  # in place of a feature size: the language model reads the words of this modality itself
 
 
 def clip_token(modality: str) -> str:
@@ -44,9 +45,17 @@ def trainable_tokens(modalities, num_fusion_tokens: int) -> list[str]:
     return boundaries + missing + [fusion_token(slot + 1) for slot in range(num_fusion_tokens)]
 
 
-def added_tokens(modalities, num_fusion_tokens: int) -> list[str]:
-    """All 4M + K added tokens in the order of their default ids: the trainable ones, then the clip tokens."""
-    return trainable_tokens(modalities, num_fusion_tokens) + [clip_token(name) for name in modalities]
+def feature_modalities(modalities: dict[str, int | str]) -> dict[str, int]:
+    """The modalities that come as feature clips, with their sizes: all but those of text."""
+    return {name: size for name, size in modalities.items() if size != TEXT}
+
+
+def added_tokens(modalities: dict[str, int | str], num_fusion_tokens: int) -> list[str]:
+    """All added tokens in the order of their default ids: the 3M + K trainable ones, then a clip token for each
+    modality of features."""
+    return trainable_tokens(modalities, num_fusion_tokens) + [
+        clip_token(name) for name in feature_modalities(modalities)
+    ]
 
 
 @strict
@@ -59,8 +68,9 @@ class LimssrConfig(PreTrainedConfig):
     Args:
         text_config (`PreTrainedConfig` or `dict`, *optional*):
             Configuration of the backbone, any decoder that `AutoModel` knows. Defaults to `Qwen3Config()`.
-        modalities (`dict[str, int]`, *optional*, defaults to `{"video": 1024, "audio": 768, "flow": 1024}`):
-            Ordered name -> feature size. Names are lower-case identifiers.
+        modalities (`dict[str, int | str]`, *optional*, defaults to `{"video": 1024, "audio": 768, "flow": 1024}`):
+            Ordered name -> feature size, or `"text"` for one whose words the language model reads itself. Names are
+            lower-case identifiers.
         num_fusion_tokens (`int`, defaults to 4): K, the fusion tokens at the end of the sequence, at least 1.
         projector_dropout, head_dropout (`float`, defaults to 0.15): dropout rates in [0, 1).
         regression_weight, consistency_weight, separation_weight (`float`, defaults to 10, 1, 1): loss weights, 0 or
@@ -194,9 +204,15 @@ class LimssrConfig(PreTrainedConfig):
         """Whether sequences end in fusion tokens: not when the reasoning path reads the mean of the spans instead."""
         return self.fusion == "tokens"
 
+    @property
+    def feature_sizes(self) -> dict[str, int]:
+        """The modalities that come as feature clips, with their sizes."""
+        return feature_modalities(self.modalities)
+
     def token_ids(self, token, names=None) -> list[int]:
-        """Ids of one kind of token, for example `token_ids(start_token)`, in the order of the modalities."""
-        return [self.added_token_ids[token(name)] for name in (names or self.modalities)]
+        """Ids of one kind of token, for example `token_ids(start_token)`, in the order of the modalities; -1, which
+        no position has, for the clip token of a modality of text."""
+        return [self.added_token_ids.get(token(name), -1) for name in (names or self.modalities)]
 
     @property
     def fusion_token_ids(self) -> list[int]:
@@ -222,9 +238,14 @@ class LimssrConfig(PreTrainedConfig):
                 )
             if hasattr(nn.ModuleDict(), name):
                 raise ValueError(f"`modalities` has the name {name!r}, which PyTorch modules use; choose another.")
-            if isinstance(size, str | bool) or size < 1:
-                raise ValueError(f"`modalities[{name!r}]` is {size!r}; allowed are feature sizes of 1 and more.")
-        names = added_tokens(self.modalities, max(self.num_fusion_tokens, 1))
+            if size != TEXT and (isinstance(size, str | bool) or size < 1):
+                raise ValueError(
+                    f"`modalities[{name!r}]` is {size!r}; allowed are feature sizes of 1 and more, and {TEXT!r}."
+                )
+        # Clip tokens of all of them, so that a modality keeps a name that it could have as features too.
+        names = trainable_tokens(self.modalities, max(self.num_fusion_tokens, 1)) + list(
+            map(clip_token, self.modalities)
+        )
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(
                 f"`modalities` {list(self.modalities)} make the token {repeated[0]} twice; rename one of them."

@@ -113,7 +113,8 @@ class LimssrModel(LimssrPreTrainedModel):
     The language model over prompt, projected clips, placeholders and fusion tokens, without the scoring heads.
 
     The backbone (`language_model`) has no vocabulary head and its own embedding table is frozen; the added tokens have
-    a small trainable table of their own, `token_embeddings` `(3M + K, hidden)`.
+    a small trainable table of their own, `token_embeddings` `(3M + K, hidden)`. A modality of text has no projector:
+    its words stand in `input_ids` and are embedded like those of the prompt.
     """
 
     def __init__(self, config: LimssrConfig):
@@ -123,7 +124,7 @@ class LimssrModel(LimssrPreTrainedModel):
         self.projectors = nn.ModuleDict(
             {
                 name: LimssrProjector(feature_size, config.hidden_size, config.projector_dropout)
-                for name, feature_size in config.modalities.items()
+                for name, feature_size in config.feature_sizes.items()
             }
         )
         self.post_init()
@@ -195,6 +196,8 @@ class LimssrModel(LimssrPreTrainedModel):
             inputs_embeds = self.embed_vocabulary(input_ids)  # (batch, length, hidden)
         inputs_embeds = self.write_added_tokens(inputs_embeds, input_ids)
         for index, name in enumerate(self.config.modalities):
+            if name not in self.projectors:  # text: its words have their embeddings already
+                continue
             features, clip_mask = kwargs.pop(f"{name}_features", None), kwargs.pop(f"{name}_clip_mask", None)
             clips = self.select_clips(
                 name, layout.clips[:, index].sum(-1), features, clip_mask

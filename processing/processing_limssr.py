@@ -12,15 +12,18 @@ import torch
 from transformers import AddedToken, BatchFeature, ProcessorMixin
 
 from ..configuration.configuration_limssr import (
+    TEXT,
     added_tokens,
     clip_token,
     end_token,
+    feature_modalities,
     fusion_token,
     missing_token,
     start_token,
 )
 from ..modeling_limssr.remote_code import AUTO_MAP, write_code_bundle
 from .clips import as_clips, crop_clips, crop_position, pad_clips
+from .plain_text import PlainTextTokenizer
 from .prompt import Prompt
 
 
@@ -31,13 +34,14 @@ class LimssrProcessor(ProcessorMixin):
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): of the backbone, with the added tokens.
-        modalities (`dict[str, int]` or list of pairs): ordered name -> feature size.
+        modalities (`dict[str, int | str]` or list of pairs): ordered name -> feature size, or `"text"`.
         num_fusion_tokens (`int`): fusion tokens at the end of a sequence; 0 for a model with `fusion="mean"`.
         max_clips (`int`, defaults to 95): longer modalities are cropped to this many clips.
         pad_to_max_clips (`bool`, defaults to `False`): pad shorter ones with zero clips that count as real, as
-            published.
+            published. Texts are never padded.
+        max_text_tokens (`int`, defaults to 256): longer texts keep their first tokens; a warning counts them.
         missing_length (`"match"` or `int`, defaults to `"match"`): placeholders of a missing modality, as many as the
-            sample's longest modality has clips, or a fixed number, which costs less.
+            sample's longest modality has clips (or tokens), or a fixed number, which costs less.
         use_prompt (`bool`, defaults to `True`): whether there is a prompt.
         prompt (`dict`, *optional*): wording, the fields of [`Prompt`].
 
@@ -52,13 +56,15 @@ class LimssrProcessor(ProcessorMixin):
         num_fusion_tokens: int = 4,
         max_clips: int = 95,
         pad_to_max_clips: bool = False,
+        max_text_tokens: int = 256,
         missing_length: Literal["match"] | int = "match",
         use_prompt: bool = True,
         prompt: dict | None = None,
     ):
         super().__init__(tokenizer)
-        if isinstance(max_clips, bool) or not isinstance(max_clips, int) or max_clips < 1:
-            raise ValueError(f"max_clips is {max_clips!r}; allowed are whole numbers of 1 and more.")
+        for name, limit in (("max_clips", max_clips), ("max_text_tokens", max_text_tokens)):
+            if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+                raise ValueError(f"{name} is {limit!r}; allowed are whole numbers of 1 and more.")
         if missing_length != "match" and (
             isinstance(missing_length, bool) or not isinstance(missing_length, int) or missing_length < 1
         ):
@@ -69,10 +75,12 @@ class LimssrProcessor(ProcessorMixin):
         self.num_fusion_tokens = num_fusion_tokens
         self.max_clips = max_clips
         self.pad_to_max_clips = pad_to_max_clips
+        self.max_text_tokens = max_text_tokens
         self.missing_length = missing_length
         self.use_prompt = use_prompt
         self.prompt = asdict(Prompt(**(prompt or {})))
         self._prompt_ids = {}
+        self._texts = PlainTextTokenizer(tokenizer, max_text_tokens) if TEXT in dict(modalities).values() else None
         vocabulary = tokenizer.get_vocab()
         self._ids = {name: vocabulary.get(name) for name in added_tokens(dict(modalities), num_fusion_tokens)}
         if missing := [name for name, token_id in self._ids.items() if token_id is None]:
@@ -88,7 +96,7 @@ class LimssrProcessor(ProcessorMixin):
         Args:
             config (`LimssrConfig`): of the model.
             tokenizer (`PreTrainedTokenizerBase`): of its backbone.
-            **settings: `max_clips`, `pad_to_max_clips`, `missing_length`, `prompt`.
+            **settings: `max_clips`, `pad_to_max_clips`, `max_text_tokens`, `missing_length`, `prompt`.
 
         Raises:
             ValueError: the tokenizer has other tokens where the configuration puts the added ones.
@@ -102,9 +110,14 @@ class LimssrProcessor(ProcessorMixin):
         )
 
     @property
-    def feature_sizes(self) -> dict[str, int]:
-        """Ordered modality name -> feature size."""
+    def modality_sizes(self) -> dict[str, int | str]:
+        """Ordered modality name -> feature size, or `"text"`."""
         return dict(self.modalities)
+
+    @property
+    def feature_sizes(self) -> dict[str, int]:
+        """The modalities that come as feature clips, with their sizes."""
+        return feature_modalities(self.modality_sizes)
 
     @property
     def model_input_names(self) -> list[str]:
@@ -124,7 +137,8 @@ class LimssrProcessor(ProcessorMixin):
         """
         Args:
             features (`dict[str, list]`): modality -> one entry a sample, an array `[clips, feature size]` (numpy,
-                torch or nested lists) or `None` where the sample lacks it. A modality that nobody has may be left out.
+                torch or nested lists), a string for a modality of text, or `None` where the sample lacks it. A
+                modality that nobody has may be left out.
             labels (*optional*): judged scores in the judges' units, `[batch]` or `[batch, scores]`; `None` or NaN =
                 not given.
             crop (`"center"` or `"random"`): which clips to keep of a longer modality.
@@ -145,10 +159,10 @@ class LimssrProcessor(ProcessorMixin):
                 f"return_tensors is {return_tensors!r}; LimssrProcessor makes PyTorch tensors: pass 'pt'."
             )
         samples = self._split_samples(features, sample_ids)
-        prepared = [self._prepare_clips(sample, name, crop_position(crop, generator)) for name, sample in samples]
-        batch = self._pad_sequences([self._write_sequence(clips) for clips in prepared])
+        prepared = [self._prepare(sample, name, crop_position(crop, generator)) for name, sample in samples]
+        batch = self._pad_sequences([self._write_sequence(contents) for contents in prepared])
         for name, feature_size in self.feature_sizes.items():
-            batch |= _stack_clips(name, feature_size, [clips.get(name) for clips in prepared])
+            batch |= _stack_clips(name, feature_size, [contents.get(name) for contents in prepared])
         if labels is not None:
             batch["labels"] = _stack_labels(labels, [name for name, _ in samples])
         return BatchFeature(batch)
@@ -168,8 +182,8 @@ class LimssrProcessor(ProcessorMixin):
             raise TypeError(
                 f"features is {type(features).__name__}, expected a dict modality -> list with one entry a sample."
             )
-        if unknown := [name for name in features if name not in self.feature_sizes]:
-            raise ValueError(f"unknown modality {unknown[0]!r}; this processor has {list(self.feature_sizes)}.")
+        if unknown := [name for name in features if name not in self.modality_sizes]:
+            raise ValueError(f"unknown modality {unknown[0]!r}; this processor has {list(self.modality_sizes)}.")
         for name, entries in features.items():
             if not isinstance(entries, list | tuple) and getattr(entries, "ndim", 0) != 3:
                 raise TypeError(
@@ -190,47 +204,57 @@ class LimssrProcessor(ProcessorMixin):
         )
         if len(names) != count:
             raise ValueError(f"{len(names)} sample_ids for {count} samples.")
-        given = [name for name in self.feature_sizes if name in features]
+        given = [name for name in self.modality_sizes if name in features]
         samples = [{modality: features[modality][index] for modality in given} for index in range(count)]
         return [
             (name, {modality: array for modality, array in sample.items() if array is not None})
             for name, sample in zip(names, samples, strict=True)
         ]
 
-    def _prepare_clips(self, sample: dict, sample_name: str, position: float) -> dict[str, torch.Tensor]:
-        """Modality -> checked, cropped and padded clips `(clips, feature size)`."""
+    def _prepare(self, sample: dict, sample_name: str, position: float) -> dict[str, torch.Tensor | list[int]]:
+        """Modality -> checked and cropped: clips `(clips, feature size)`, or the token ids of a text."""
         if not sample:
-            raise ValueError(f"{sample_name} has no modality at all; give at least one of {list(self.feature_sizes)}.")
+            raise ValueError(
+                f"{sample_name} has no modality at all; give at least one of {list(self.modality_sizes)}."
+            )
         prepared = {}
-        for modality, array in sample.items():
-            clips = as_clips(array, self.feature_sizes[modality], f"{sample_name}, modality {modality!r}")
-            clips = crop_clips(clips, self.max_clips, position)
+        for modality, content in sample.items():
+            where = f"{sample_name}, modality {modality!r}"
+            if self.modality_sizes[modality] == TEXT:
+                prepared[modality] = self._texts.encode(content, where)
+                continue
+            clips = crop_clips(as_clips(content, self.feature_sizes[modality], where), self.max_clips, position)
             prepared[modality] = pad_clips(clips, self.max_clips) if self.pad_to_max_clips else clips
         return prepared
 
-    def _write_sequence(self, clips: dict[str, torch.Tensor]) -> list[int]:
+    def _write_sequence(self, contents: dict[str, torch.Tensor | list[int]]) -> list[int]:
         """The token ids of one sample."""
-        mask = tuple(name in clips for name in self.feature_sizes)
-        longest = max(len(array) for array in clips.values())
+        mask = tuple(name in contents for name in self.modality_sizes)
+        longest = max(map(len, contents.values()))
         missing_length = longest if self.missing_length == "match" else self.missing_length
-        available = [self._write_block(name, clip_token(name), len(array)) for name, array in clips.items()]
+        available = [
+            self._write_block(
+                name, content if isinstance(content, list) else [self._ids[clip_token(name)]] * len(content)
+            )
+            for name, content in contents.items()
+        ]
         missing = [
-            self._write_block(name, missing_token(name), missing_length)
-            for name in self.feature_sizes
-            if name not in clips
+            self._write_block(name, [self._ids[missing_token(name)]] * missing_length)
+            for name in self.modality_sizes
+            if name not in contents
         ]
         fusion = [self._ids[fusion_token(slot + 1)] for slot in range(self.num_fusion_tokens)]
         return list(chain(self.encode_prompt(mask), *available, *missing, fusion))
 
-    def _write_block(self, modality: str, token: str, length: int) -> list[int]:
-        return [self._ids[start_token(modality)], *[self._ids[token]] * length, self._ids[end_token(modality)]]
+    def _write_block(self, modality: str, ids: list[int]) -> list[int]:
+        return [self._ids[start_token(modality)], *ids, self._ids[end_token(modality)]]
 
     def encode_prompt(self, mask: tuple[bool, ...]) -> list[int]:
         """Token ids of the prompt of a mask; there are few masks, so each is encoded once."""
         if not self.use_prompt:
             return []
         if mask not in self._prompt_ids:
-            self._prompt_ids[mask] = self.tokenizer(Prompt(**self.prompt).write(self.feature_sizes, mask)).input_ids
+            self._prompt_ids[mask] = self.tokenizer(Prompt(**self.prompt).write(self.modality_sizes, mask)).input_ids
         return self._prompt_ids[mask]
 
     def _pad_sequences(self, sequences: list[list[int]]) -> dict[str, torch.Tensor]:

@@ -57,6 +57,7 @@ class ModelArguments:
     lora_target_modules: list[str] | None = described(None, "linear layers of the backbone that get LoRA")
     max_clips: int | None = described(None, "clips kept of a modality; what the dataset says by default")
     pad_to_max_clips: bool = described(False, "pad shorter ones with zero clips that count as real, as published")
+    max_text_tokens: int | None = described(None, "tokens kept of a text; 256 by default")
     missing_length: str = described("match", "placeholders of a missing modality: match or a number")
     prompt: list[str] | None = described(None, "KEY=VALUE ...: wording of the prompt, fields of `Prompt`")
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset
 from torch.utils import data
 
@@ -168,13 +169,13 @@ class MaskedDataset(data.Dataset):
         return len(self.masks)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Row `index`: each modality a float32 array (clips, dim), or None where it is hidden or missing."""
+        """Row `index`: each modality a float32 array (clips, dim) or a text, None where it is hidden or missing."""
         mask = self.masks[index]
         table = self._views[mask][int(index)]
         row = dict.fromkeys(self.modalities)
         for name in table.column_names:
             cell = table[name][0]
-            row[name] = _clips(cell) if name in self.modalities else cell.as_py()
+            row[name] = _clips(cell) if pa.types.is_list(cell.type) else cell.as_py()
         return row
 
     def _present(self, mask: Mask) -> list[str]:

@@ -50,6 +50,7 @@ def build_model(arguments: ModelArguments, data: AqaData) -> tuple[LimssrForScor
         )
     if len(tokenizer) > model.config.backbone_config.vocab_size:  # Gemma 3 has a token without a row
         model.config.place_added_tokens(len(tokenizer))
+    text_limit = {} if arguments.max_text_tokens is None else {"max_text_tokens": arguments.max_text_tokens}
     processor = LimssrProcessor.from_config(
         model.config,
         tokenizer,
@@ -57,6 +58,7 @@ def build_model(arguments: ModelArguments, data: AqaData) -> tuple[LimssrForScor
         pad_to_max_clips=arguments.pad_to_max_clips,
         missing_length=arguments.missing_length,
         prompt=arguments.prompt,
+        **text_limit,
     )
     return model, processor
 

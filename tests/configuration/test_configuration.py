@@ -110,11 +110,11 @@ def test_added_tokens_follow_the_vocabulary_in_the_published_order(tiny_config):
         "<|fusion_1|>",
         "<|fusion_2|>",
     ]
-    assert added_tokens(["video"], 1)[-1] == "<|video|>"
+    assert added_tokens({"video": 8}, 1)[-1] == "<|video|>"
 
 
 def test_ids_of_added_tokens_may_be_chosen(tmp_path, tiny_text_config):
-    names = added_tokens(["video"], 2)
+    names = added_tokens({"video": 8}, 2)
     ids = {name: 5 + 7 * index for index, name in enumerate(reversed(names))}
     config = LimssrConfig(
         text_config=tiny_text_config, modalities={"video": 4}, num_fusion_tokens=2, added_token_ids=ids
@@ -138,7 +138,7 @@ IMPOSSIBLE = [
     ("modalities", {"": 4}, "''.*lower-case"),
     ("modalities", {"video": 0}, "is 0.*1 and more"),
     ("modalities", {"video": -3}, "is -3.*1 and more"),
-    ("modalities", {"video": "text"}, "'text'.*1 and more"),
+    ("modalities", {"video": "words"}, "'words'.*1 and more.*'text'"),
     ("modalities", {"video": 1, "video_start": 1}, r"make the token <\|video_start\|> twice"),
     ("modalities", {"fusion_1": 1}, r"make the token <\|fusion_1\|> twice"),
     ("modalities", {"pop": 1}, "'pop'.*choose another"),

@@ -19,8 +19,8 @@ class AqaData:
     Attributes:
         splits: `train` and `test` (and `validation` where a dataset has one), with the columns `sample_id`, one
             float32 column for each score in the judges' units, one nullable column for each modality (clips of
-            features) and whatever else the dataset knows.
-        modalities: feature size of each modality, in the order of the masks.
+            features, or strings) and whatever else the dataset knows.
+        modalities: feature size of each modality, or `"text"`, in the order of the masks.
         score_names: name of each score and of its column.
         score_minimums: lowest value of each score, in the judges' units.
         score_ranges: highest minus lowest value of each score, in the judges' units.
@@ -32,7 +32,7 @@ class AqaData:
     """
 
     splits: DatasetDict
-    modalities: dict[str, int]
+    modalities: dict[str, int | str]
     score_names: list[str]
     score_minimums: list[float]
     score_ranges: list[float]
@@ -62,10 +62,15 @@ def feature_column(clips: np.ndarray, counts: Sequence[int | None]) -> pa.ListAr
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), vectors, mask=pa.array(missing))
 
 
+def text_column(texts: Sequence[str | None]) -> pa.Array:
+    """The arrow column of a modality of text; None and a text without words are missing."""
+    return pa.array([text if text is not None and text.strip() else None for text in texts], pa.string())
+
+
 def build_split(
     sample_ids: Sequence[str],
     scores: Mapping[str, np.ndarray],
-    feature_columns: Mapping[str, pa.ListArray],
+    feature_columns: Mapping[str, pa.Array],
     extra: Mapping[str, Sequence[Any]] | None = None,
 ) -> Dataset:
     """One split in the columns that every dataset shares.
@@ -73,7 +78,7 @@ def build_split(
     Args:
         sample_ids: a name for each sample.
         scores: judges' scores by name, (samples,).
-        feature_columns: result of `feature_column` for each modality.
+        feature_columns: result of `feature_column` or `text_column` for each modality.
         extra: further columns, strings or numbers.
     """
     columns = {"sample_id": pa.array(list(sample_ids), pa.string())}
@@ -83,7 +88,11 @@ def build_split(
         features[name] = Value("float32")
     for name, column in feature_columns.items():
         columns[name] = column
-        features[name] = List(List(Value("float32"), length=column.type.value_type.list_size))
+        features[name] = (
+            Value("string")
+            if pa.types.is_string(column.type)
+            else List(List(Value("float32"), length=column.type.value_type.list_size))
+        )
     for name, values in (extra or {}).items():
         columns[name] = pa.array(values)
         features[name] = Value(str(columns[name].type))

