@@ -162,9 +162,7 @@ def test_mistakes_are_refused_by_name(tmp_path, arguments, message):
 
 
 def test_stopped_runs_go_on_and_failing_ones_are_said(quick_config, tmp_path):
-    good = Path(quick_config(num_train_epochs=4, save_total_limit=9)).rename(
-        tmp_path / "good.yaml"
-    )
+    good = Path(quick_config(num_train_epochs=4, save_total_limit=9)).rename(tmp_path / "good.yaml")
     bad = Path(quick_config(missing_rates={"sound": 0.3})).rename(tmp_path / "bad.yaml")
     output = tmp_path / "runs"
     run_folder = output / "good" / "as_configured" / "seed_0"
