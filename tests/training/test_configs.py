@@ -1,15 +1,18 @@
 """Every YAML that comes along says what the paper says, and trains on files of its dataset's exact layout."""
 
+import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from limssr import LimssrConfig
 from limssr.training.arguments import parse_training_arguments
 from limssr.training.data import REGISTRY
+from limssr.training.evaluation import evaluate_subsets
 from limssr.training.published_results import published_results
-from limssr.training.training_run import run_training
+from limssr.training.training_run import prepare_run
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
@@ -41,6 +44,7 @@ DEFAULTS = {
 }
 SCORES = {"fs1000": ["tes", "pcs", "ss", "tr", "pe", "co", "in"], "fisv": ["tes", "pcs"]}
 SCORES["rg"] = ["total", "difficulty", "execution"]
+QUICK = "--max_steps 2 --save_strategy no --load_best_model_at_end false --disable_tqdm true --report_to none"
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +114,16 @@ def test_it_trains_on_files_of_its_layout(name, layouts, tiny_text_model, tmp_pa
     arguments = parse_training_arguments([str(CONFIGS / f"{name}.yaml")])
     folder = layouts(arguments[1].dataset)
     flags = f"--text_model {tiny_text_model} --data_options folder={folder} --output_dir {tmp_path / 'run'}"
-    quick = "--max_steps 2 --disable_tqdm true --report_to none --per_device_eval_batch_size 32"
-    arguments = parse_training_arguments([str(CONFIGS / f"{name}.yaml"), *flags.split(), *quick.split()])
-    result = run_training(*arguments)
-    modalities = len(result.modalities)
-    assert len(result.masks) == 2**modalities - 1
-    assert (tmp_path / "run" / "metrics.json").is_file()
+    arguments = parse_training_arguments([str(CONFIGS / f"{name}.yaml"), *flags.split(), *QUICK.split()])
+    run = prepare_run(*arguments)
+    run.trainer.train()
+    assert run.trainer.state.global_step == 2
+    assert math.isfinite(run.trainer.state.log_history[0]["loss"])
+    result = evaluate_subsets(run.trainer.model, run.trainer.processing_class, run.data.splits["test"], progress=False)
+    assert len(result.masks) == 2 ** len(result.modalities) - 1
+    lowest, span = np.array(run.data.score_minimums), np.array(run.data.score_ranges)
+    for mask in result.masks:
+        assert ((lowest <= mask.predictions.score) & (mask.predictions.score <= lowest + span)).all()
     if name in SCORES:
         assert result.score_names == SCORES[name]
     elif name in TASKS:
