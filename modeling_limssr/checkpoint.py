@@ -13,6 +13,8 @@ from .lora import LORA_FACTORS, add_lora, is_lora_factor, merge_lora, strip_peft
 from .remote_code import AUTO_MAP, write_code_bundle
 
 BACKBONE_PREFIX = "model.language_model."
+# All that ever leaves for the Hub; whatever else lies in the folder, a pickle above all, stays here.
+PUBLISHED_FILES = ("*.safetensors", "*.json", "*.py", "*.jinja", "merges.txt", "vocab.txt", "*.model", "*.md", "*.png")
 
 
 class LimssrCheckpointMixin:
@@ -177,7 +179,15 @@ class LimssrCheckpointMixin:
 
 def _upload(folder: str | Path, repo_id: str | None = None, private: bool | None = None, token=None, **commit) -> None:
     repo_id = create_repo(repo_id or Path(folder).name, private=private, token=token, exist_ok=True).repo_id
-    upload_folder(repo_id=repo_id, folder_path=folder, token=token, **commit)
+    of_training = ["checkpoint-*", "logs/*", "trainer_state.json", "optimizer.*", "rng_state*"]
+    upload_folder(
+        repo_id=repo_id,
+        folder_path=folder,
+        token=token,
+        allow_patterns=list(PUBLISHED_FILES),
+        ignore_patterns=of_training,
+        **commit,
+    )
 
 
 def _require_all_weights(info: dict, name_or_path) -> None:

@@ -1,10 +1,16 @@
 """Tiny real parts that the tests share: a random language model, its tokenizer, a model and a processor."""
 
+import json
 import os
+import subprocess
+import venv
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
 import torch
+from packaging.requirements import Requirement
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config
 
@@ -36,8 +42,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|endoftext|>", eos_token="<|endoftext|>")
 
 
-@pytest.fixture
-def tiny_text_config() -> Qwen3Config:
+def make_text_config() -> Qwen3Config:
     """A small random language model; like real ones its table has more rows than there are tokens."""
     return Qwen3Config(
         hidden_size=32,
@@ -49,6 +54,11 @@ def tiny_text_config() -> Qwen3Config:
         vocab_size=264,
         max_position_embeddings=2048,
     )
+
+
+@pytest.fixture
+def tiny_text_config() -> Qwen3Config:
+    return make_text_config()
 
 
 @pytest.fixture
@@ -89,12 +99,122 @@ def tiny_features():
     }
 
 
-@pytest.fixture
-def tiny_text_model(tiny_text_config, tiny_tokenizer, tmp_path) -> Path:
-    """The language model alone, saved with its tokenizer as a model folder."""
+@pytest.fixture(scope="session")
+def save_text_model(tiny_tokenizer):
+    """`save_text_model(folder)` writes the language model alone with its tokenizer, always the same one."""
     from transformers import AutoModelForCausalLM
 
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(tiny_text_config).save_pretrained(tmp_path / "text_model")
-    tiny_tokenizer.save_pretrained(tmp_path / "text_model")
-    return tmp_path / "text_model"
+    def save(folder: Path) -> Path:
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(make_text_config()).save_pretrained(folder)
+        tiny_tokenizer.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture
+def tiny_text_model(save_text_model, tmp_path) -> Path:
+    """The language model alone, saved with its tokenizer as a model folder."""
+    return save_text_model(tmp_path / "text_model")
+
+
+@pytest.fixture(scope="session")
+def quick_run() -> dict:
+    """Settings of a training run of seconds: a tiny random language model, few synthetic performances."""
+    return {
+        "dataset": "synthetic",
+        "data_options": {"samples_train": 48, "samples_test": 21},
+        "missingness": "static",
+        "missing_rates": 0.3,
+        "validation_fraction": 0.25,
+        "text_config": {
+            "model_type": "qwen3",
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "intermediate_size": 24,
+            "max_position_embeddings": 512,
+        },
+        "missing_length": 1,
+        "max_clips": 5,
+        "use_prompt": False,
+        "num_train_epochs": 2,
+        "warmup_epochs": 1,
+        "learning_rate": 0.001,
+        "disable_tqdm": True,
+        "seed": 0,
+    }
+
+
+def required_by(names) -> set[str]:
+    """The packages and all they need."""
+    found, pending = set(), list(names)
+    while pending:
+        name = pending.pop()
+        if name in found:
+            continue
+        found.add(name)
+        for line in distribution(name).requires or []:
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                pending.append(requirement.name)
+    return found
+
+
+@pytest.fixture(scope="session")
+def strangers_python(tmp_path_factory) -> Path:
+    """A second environment that has torch, transformers, accelerate and safetensors, and nothing of ours."""
+    folder = tmp_path_factory.mktemp("stranger")
+    venv.create(folder, with_pip=False, symlinks=True)
+    (site_packages,) = folder.glob("lib/python*/site-packages")
+    for name in required_by(["torch", "transformers", "accelerate", "safetensors"]):
+        package = distribution(name)
+        for top in {file.parts[0] for file in package.files} - {"..", "__pycache__"}:
+            link, target = site_packages / top, Path(package.locate_file(top))
+            if target.exists() and not link.exists():
+                link.symlink_to(target)
+    return folder / "bin" / "python"
+
+
+@pytest.fixture
+def run_as_a_stranger(strangers_python, tmp_path):
+    """`run_as_a_stranger(*words, **variables)`: what `python WORDS ...` printed, with a home and cache of its own."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_MODULES_CACHE": str(tmp_path / "modules"),
+        "OMP_NUM_THREADS": "1",
+    }
+
+    def run(*words: str | Path, **variables: str) -> str:
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir(exist_ok=True)
+        command, variables = [strangers_python, *words], {**environment, **variables}
+        done = subprocess.run(command, cwd=elsewhere, env=variables, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def score_as_a_stranger(run_as_a_stranger, tmp_path):
+    """`score_as_a_stranger(entries, features, **variables)` gives the scores of `tests/stranger.py`."""
+
+    def score(entries: list[dict], features: dict[str, list], **variables: str) -> dict[str, torch.Tensor]:
+        stored = {
+            f"{name}.{index}": clips
+            for name, samples in features.items()
+            for index, clips in enumerate(samples)
+            if clips is not None
+        }
+        files = tmp_path / "features.safetensors", tmp_path / "scores.safetensors"
+        save_file(stored, files[0])
+        run_as_a_stranger(Path(__file__).parent / "stranger.py", *files, json.dumps(entries), **variables)
+        return load_file(files[1])
+
+    return score

@@ -174,7 +174,7 @@ class LimssrTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = described(False, "the collator picks what it needs")
     label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "of the model"})
     ddp_find_unused_parameters: bool | None = described(False, "every parameter takes part in every step")
-    hub_strategy: str = described("end", "only the final model is pushed")
+    hub_strategy: str = described("end", "push the final model (end), or each checkpoint too (every_save)")
 
     def __post_init__(self):
         if self.output_dir is None:
@@ -185,8 +185,11 @@ class LimssrTrainingArguments(TrainingArguments):
             self.greater_is_better = self.metric_for_best_model.endswith(("spearman", "pearson"))
         super().__post_init__()
         self.dataloader_pin_memory &= torch.accelerator.is_available()  # else each epoch warns that it cannot
-        if self.hub_strategy != "end":
-            raise ValueError(f"`hub_strategy` is {self.hub_strategy!r}; only 'end', the final model, is supported.")
+        if self.hub_strategy not in ("end", "every_save"):
+            raise ValueError(
+                f"`hub_strategy` is {self.hub_strategy.value!r}; allowed are 'end' and 'every_save', which pushes "
+                "each checkpoint with what training needs to go on."
+            )
         warms_up_by_epochs = self.warmup_steps == 0 and self.max_steps <= 0
         if warms_up_by_epochs and not 0 <= self.warmup_epochs < self.num_train_epochs:
             raise ValueError(

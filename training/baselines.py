@@ -157,16 +157,28 @@ class Baselines:
         A row that lacks a modality of the mask is scored by the model of what it does have, or by the training mean
         where there is no such model: the ridge answers for every sample that the network answers for.
         """
+        predictions = self.predictions_from(pooled, pooled.visible & np.array(mask, dtype=bool))
+        unavailable = [model is None for model in self.models[mask]]
+        predictions[:, unavailable] = np.nan
+        return predictions
+
+    def predictions_from(self, pooled: PooledRows, seen: np.ndarray) -> np.ndarray:
+        """Ridge scores in judges' units, (rows, scores), each row by the model of what is seen of it.
+
+        Args:
+            pooled: rows with at least the seen modalities.
+            seen: (rows, modalities) bool.
+
+        Returns:
+            The training mean where nothing is seen of a row, or where no training rows have what is seen of it.
+        """
         predictions = self.mean_predictions(len(pooled.sample_ids))
-        shown = pooled.visible & np.array(mask, dtype=bool)  # (rows, modalities)
-        for present in {tuple(int(flag) for flag in row) for row in shown if row.any()}:
-            rows = (shown == np.array(present, dtype=bool)).all(axis=1)
+        for present in {tuple(int(flag) for flag in row) for row in seen if row.any()}:
+            rows = (seen == np.array(present, dtype=bool)).all(axis=1)
             blocks = [values[rows] for values in pooled.of_mask(present)]
             for column, model in enumerate(self.models[present]):
                 if model is not None:
                     predictions[rows, column] = model.predict(blocks)
-        unavailable = [model is None for model in self.models[mask]]
-        predictions[:, unavailable] = np.nan
         return predictions
 
 

@@ -1,128 +1,31 @@
-"""Every non-empty subset of the modalities: the model, ridge regression and the training mean on the same samples."""
+"""Scores a split under a protocol of missing modalities: the model, ridge regression and the training mean."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 from datasets import Dataset
-from tqdm.auto import tqdm
 
 from .baselines import Baselines, PooledRows, pool_rows, target_columns
-from .metrics.aqa_metrics import CORRELATIONS, ERRORS, average_metrics, score_metrics
-from .missingness import Mask, all_subsets, observed_masks, subset_name
-from .prediction import Predictions, predict
-
-COLUMNS = ("model", "ridge", "floor", "best")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One score under one mask; each part is a `score_metrics` dictionary, or None where there is none.
-
-    Attributes:
-        model: the network.
-        ridge: ridge regression on the training rows; None with `ridge_reason`, or when no training rows were given.
-        floor: predicting the training mean; its correlations are always undefined.
-        best: what the best possible predictor reaches, where the data is synthetic and that is known.
-    """
-
-    model: dict
-    ridge: dict | None = None
-    floor: dict | None = None
-    best: dict | None = None
-    ridge_reason: str | None = None
-
-    @property
-    def not_better_than_floor(self) -> list[str]:
-        """Metrics in which the model does not beat the training mean: no smaller error, or no positive correlation."""
-        if self.floor is None:
-            return []
-        bars = {**dict.fromkeys(CORRELATIONS, 0.0), **{name: self.floor[name] for name in ERRORS}}
-        return [name for name, bar in bars.items() if not self._beats(name, bar)]
-
-    def _beats(self, name: str, bar: float | None) -> bool:
-        value = self.model[name]
-        if value is None or bar is None:
-            return False
-        return value > bar if name in CORRELATIONS else value < bar
-
-    def to_dict(self) -> dict:
-        return {**vars(self), "not_better_than_floor": self.not_better_than_floor}
+from .evaluation_cells import Cell, measure_cell
+from .evaluation_results import BOOTSTRAP_SEED, EvaluationResult, MaskResult
+from .masked_scores import MaskedScores
+from .metrics.bootstrap import draw_resamples
+from .missingness import Mask, observed_masks
+from .protocols import Protocol, View
 
 
-@dataclass(frozen=True)
-class MaskResult:
-    """One mask.
-
-    Attributes:
-        mask: 0/1 a modality, 1 = shown.
-        name: for example `video+audio`.
-        samples: scored samples, those with at least one modality of the mask.
-        complete: how many of them had all of it; the others were scored from what they had.
-        scores: score name -> its `Cell`.
-        predictions: the network's, in the order of `targets`.
-        ridge, targets: (samples, scores), NaN = not available, not given.
-    """
-
-    mask: Mask
-    name: str
-    samples: int
-    complete: int
-    scores: dict[str, Cell]
-    predictions: Predictions | None = field(repr=False)
-    ridge: np.ndarray = field(repr=False)
-    targets: np.ndarray = field(repr=False)
-
-    def to_dict(self) -> dict:
-        cells = {name: cell.to_dict() for name, cell in self.scores.items()}
-        counts = {"samples": self.samples, "complete": self.complete}
-        return {"mask": list(self.mask), "name": self.name, **counts, "scores": cells}
+def evaluate_subsets(model, processor, dataset: Dataset, *arguments, **options) -> EvaluationResult:
+    """Scores `dataset` under each of the 2^M - 1 masks: an `Evaluator` of these arguments, with `subsets`."""
+    return Evaluator(model, processor, dataset, *arguments, **options).evaluate(Protocol("subsets"))
 
 
-@dataclass(frozen=True)
-class EvaluationResult:
-    """All masks of one dataset, the complete one first.
+class Evaluator:
+    """Scores one split under any number of protocols.
 
-    Attributes:
-        samples: rows of the dataset.
-        averages: score name -> column (`COLUMNS`) -> mean over the incomplete subsets, correlations in Fisher's z;
-            None where a cell of that column is not available.
-    """
-
-    modalities: list[str]
-    score_names: list[str]
-    samples: int
-    masks: list[MaskResult]
-    averages: dict[str, dict[str, dict | None]]
-
-    def to_dict(self) -> dict:
-        """Plain Python values, None for undefined, ready for strict JSON."""
-        masks = [mask.to_dict() for mask in self.masks]
-        names = {"modalities": self.modalities, "score_names": self.score_names}
-        return {**names, "samples": self.samples, "masks": masks, "averages": self.averages}
-
-    def save_json(self, path: str | Path, **extra) -> None:
-        """Writes `to_dict()` and what is given beside it, as strict JSON."""
-        text = json.dumps({**extra, **self.to_dict()}, indent=2, allow_nan=False, ensure_ascii=False)
-        Path(path).write_text(text + "\n", encoding="utf-8")
-
-
-def evaluate_subsets(
-    model,
-    processor,
-    dataset: Dataset,
-    modalities: Sequence[str] | None = None,
-    train_rows: Sequence[dict] | None = None,
-    accelerator=None,
-    *,
-    baselines: Baselines | None = None,
-    best_attainable: Mapping[Mask, dict] | None = None,
-    batch_size: int = 16,
-    progress: bool = True,
-) -> EvaluationResult:
-    """Scores `dataset` under each of the 2^M - 1 masks; no hidden feature is read.
+    No feature is read that a mask hides. A sample is scored once under each mask that any protocol shows it under:
+    after `subsets` the others cost no pass through the model. Every metric has a bootstrap interval, and all cells are
+    measured on the same resamples of the split.
 
     Args:
         model: a `LimssrForScoreRegression`, possibly prepared by `accelerator`.
@@ -132,32 +35,94 @@ def evaluate_subsets(
         train_rows: the rows the model was trained on, for floor and ridge; none without them.
         accelerator: shares the samples over its processes; each of them returns the whole result.
         baselines: fitted already, in place of `train_rows` (fit once, evaluate every epoch).
-        best_attainable: mask in the order of `modalities` -> known metrics of the best possible predictor.
+        best_attainable: mask in the order of `modalities` -> known metrics of the best possible predictor; shown in
+            rows in which every sample has the same mask.
         batch_size: samples a batch and process.
         progress: show a bar (on the main process).
 
     Raises:
-        ValueError: a modality the model does not know, or no column for a score of the model.
+        ValueError: a modality the model does not know, no column for a score of the model, or no sample.
     """
-    config = (accelerator.unwrap_model(model) if accelerator else model).config
-    modalities = _known_modalities(config, modalities)
-    score_names = list(config.score_names)
-    if baselines is None and train_rows is not None:
-        baselines = Baselines(train_rows, modalities, score_names)
-    pooled = _pool(dataset, modalities, score_names, with_features=baselines is not None)
-    masks = all_subsets(len(modalities))
-    counts = {mask: int((pooled.visible & np.array(mask, dtype=bool)).any(axis=1).sum()) for mask in masks}
-    results = []
-    silent = not progress or (accelerator is not None and not accelerator.is_main_process)
-    with tqdm(total=sum(counts.values()), unit="sample", disable=silent) as bar:
-        for mask in masks:
-            bar.set_description(f"evaluating {subset_name(mask, modalities)}")
-            rows = _shown(dataset, mask, pooled, modalities)
-            predictions = predict(model, processor, rows, batch_size, accelerator, bar) if counts[mask] else None
-            best = (best_attainable or {}).get(mask)
-            results.append(_mask_result(mask, predictions, pooled, baselines, modalities, score_names, best))
-    averages = {name: _average_columns([result.scores[name] for result in results[1:]]) for name in score_names}
-    return EvaluationResult(modalities, score_names, len(dataset), results, averages)
+
+    def __init__(
+        self,
+        model,
+        processor,
+        dataset: Dataset,
+        modalities: Sequence[str] | None = None,
+        train_rows: Sequence[dict] | None = None,
+        accelerator=None,
+        *,
+        baselines: Baselines | None = None,
+        best_attainable: Mapping[Mask, dict] | None = None,
+        batch_size: int = 16,
+        progress: bool = True,
+    ) -> None:
+        config = (accelerator.unwrap_model(model) if accelerator else model).config
+        self.modalities, self.score_names = _known_modalities(config, modalities), list(config.score_names)
+        if not len(dataset):
+            raise ValueError("there is nothing to evaluate: the split has no samples")
+        if baselines is None and train_rows is not None:
+            baselines = Baselines(train_rows, self.modalities, self.score_names)
+        self.baselines, self.best_attainable = baselines, best_attainable or {}
+        self.rows = _pool(dataset, self.modalities, self.score_names, with_features=baselines is not None)
+        self.resamples = draw_resamples(len(dataset), seed=BOOTSTRAP_SEED)
+        silent = not progress or (accelerator is not None and not accelerator.is_main_process)
+        self.scores = MaskedScores(model, processor, dataset, self.modalities, accelerator, batch_size, silent)
+
+    def evaluate(self, protocol: Protocol) -> EvaluationResult:
+        """The split under one protocol.
+
+        Raises:
+            ValueError: a rate of the protocol is impossible or names no modality.
+        """
+        visible = self.rows.visible
+        observed = [tuple(int(bit) for bit in row) for row in visible]
+        views = protocol.views(self.rows.sample_ids, observed, self.modalities)
+        shown = [np.array(view.masks, dtype=bool) for view in views]  # (samples, modalities)
+        self.scores.score([might & visible for might in shown])
+        results = [self._measure(view, might) for view, might in zip(views, shown, strict=True)]
+        return EvaluationResult.collect(protocol.name, self.modalities, self.score_names, len(visible), results)
+
+    def _measure(self, view: View, shown: np.ndarray) -> MaskResult:
+        """The result of a view whose samples are all scored."""
+        visible = self.rows.visible
+        seen = shown & visible
+        rows = np.flatnonzero(seen.any(axis=1))
+        predictions, targets = self.scores.predictions(seen), self.rows.targets[rows]
+        ridge = self._ridge(view, seen)[rows]
+        parts = {"model": targets if predictions is None else predictions.score}
+        if self.baselines is not None:
+            parts |= {"ridge": ridge, "floor": self.baselines.mean_predictions(len(rows))}
+        cells = {name: self._cell(view, parts, rows, column) for column, name in enumerate(self.score_names)}
+        return MaskResult(
+            name=view.name,
+            mask=view.mask,
+            rates=view.rates,
+            seed=view.seed,
+            samples=len(rows),
+            complete=int((seen == shown)[rows].all(axis=1).sum()),
+            hidden=1 - float(seen[rows].sum() / max(visible[rows].sum(), 1)),
+            scores=cells,
+            shown=shown[rows],
+            predictions=predictions,
+            ridge=ridge,
+            targets=targets,
+        )
+
+    def _cell(self, view: View, parts: dict[str, np.ndarray], rows: np.ndarray, column: int) -> Cell:
+        """Of one score; `parts` are (samples, scores) each, of the scored rows."""
+        reason = self.baselines.reasons[view.mask][column] if self.baselines is not None and view.mask else None
+        scored = {name: values[:, column] for name, values in parts.items() if name != "ridge" or reason is None}
+        targets = self.rows.targets[rows, column]
+        return measure_cell(scored, targets, self.resamples[rows], self.best_attainable.get(view.mask), reason)
+
+    def _ridge(self, view: View, seen: np.ndarray) -> np.ndarray:
+        if self.baselines is None:
+            return np.full_like(self.rows.targets, np.nan)
+        if view.mask is not None:
+            return self.baselines.ridge_predictions(self.rows, view.mask)
+        return self.baselines.predictions_from(self.rows, seen)
 
 
 def _known_modalities(config, modalities: Sequence[str] | None) -> list[str]:
@@ -180,44 +145,3 @@ def _pool(dataset: Dataset, modalities: list[str], score_names: list[str], with_
     present = observed_masks(dataset, modality_columns)
     visible[:, [modalities.index(name) for name in modality_columns]] = np.array(present, dtype=bool)
     return replace(pooled, visible=visible)
-
-
-def _scored(mask: Mask, pooled: PooledRows) -> np.ndarray:
-    """Row numbers with at least one modality of the mask."""
-    return np.flatnonzero((pooled.visible & np.array(mask, dtype=bool)).any(axis=1))
-
-
-def _shown(dataset: Dataset, mask: Mask, pooled: PooledRows, modalities: list[str]) -> Dataset:
-    """The mask's view: columns of hidden modalities are not there to be read."""
-    shown = [name for name, flag in zip(modalities, mask, strict=True) if flag and name in dataset.column_names]
-    view = dataset.select_columns(["sample_id", *shown])
-    rows = _scored(mask, pooled)
-    return view if len(rows) == len(dataset) else view.select(rows)
-
-
-def _mask_result(mask, predictions, pooled, baselines, modalities, score_names, best) -> MaskResult:
-    rows = _scored(mask, pooled)
-    targets = pooled.targets[rows]
-    ridge = baselines.ridge_predictions(pooled, mask)[rows] if baselines else np.full_like(targets, np.nan)
-    floor = baselines.mean_predictions(len(rows)) if baselines else None
-    cells = {}
-    for column, name in enumerate(score_names):
-        judged = targets[:, column]
-        reason = baselines.reasons[mask][column] if baselines else None
-        cells[name] = Cell(
-            model=score_metrics(predictions.score[:, column] if predictions else judged, judged),
-            ridge=score_metrics(ridge[:, column], judged) if baselines and reason is None else None,
-            floor=score_metrics(floor[:, column], judged) if baselines else None,
-            best=dict(best) if best is not None else None,
-            ridge_reason=reason,
-        )
-    complete = int(pooled.complete_for(mask).sum())
-    return MaskResult(mask, subset_name(mask, modalities), len(rows), complete, cells, predictions, ridge, targets)
-
-
-def _average_columns(cells: list[Cell]) -> dict[str, dict | None]:
-    averages = {}
-    for column in COLUMNS:
-        parts = [getattr(cell, column) for cell in cells]
-        averages[column] = average_metrics(parts) if parts and None not in parts else None
-    return averages

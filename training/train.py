@@ -10,7 +10,7 @@ import sys
 
 from limssr.training.arguments import parse_training_arguments
 from limssr.training.launching import mistakes_in_one_line, start_all_processes
-from limssr.training.training_run import finish_run, prepare_run
+from limssr.training.training_run import finish_run, prepare_run, push_run
 
 
 def main() -> None:
@@ -19,6 +19,8 @@ def main() -> None:
     with mistakes_in_one_line("train.py"):
         run = prepare_run(*arguments)
     finish_run(run)
+    with mistakes_in_one_line("train.py"):
+        push_run(run)
 
 
 if __name__ == "__main__":

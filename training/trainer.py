@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,22 +26,25 @@ from .baselines import row_targets, target_columns
 from .collator import EpochRows, EpochSampler, LimssrCollator
 from .metrics.aqa_metrics import METRIC_NAMES, average_metrics, score_metrics
 from .prediction import Predictions, predict
-from .reports.run_record import without_paths
+from .pushing import PushingMixin
+from .reports.run_record import without_paths, write_run_record
+from .training_state import TrainingStateMixin
 
 LOSS_TERMS = ("regression_loss", "consistency_loss", "separation_loss")
 
 logger = logging.get_logger(__name__)
 
 
-class LimssrTrainer(Trainer):
+class LimssrTrainer(TrainingStateMixin, PushingMixin, Trainer):
     """
     Trains a `LimssrForScoreRegression`. It differs from its parent in that
 
     - training rows are shuffled, cropped and masked by seed and epoch alone, so that runs repeat for any number of
       workers and a resumed run equals one that was never stopped;
     - validation scores each sample once, also over several processes, and logs AQA metrics;
-    - checkpoints hold only what was trained, with the processor and the code bundle, and no pickle of a Python object;
-      loading one fails on any weight that is missing or left over;
+    - checkpoints hold only what was trained, with the processor and the code bundle, and no pickle
+      (`TrainingStateMixin`); loading one fails on any weight that is missing or left over;
+    - what goes to the Hub are whole revisions that anyone can load (`PushingMixin`);
     - the three terms of the loss are logged, and the language model can have a learning rate of its own.
 
     Args:
@@ -50,10 +53,15 @@ class LimssrTrainer(Trainer):
         processing_class: the model's `LimssrProcessor`.
         data_collator: by default a `LimssrCollator` with random crops and no dynamic mask.
         **kwargs: of `transformers.Trainer`.
+
+    Attributes:
+        describe: gives the record of the run so far, for `run.json` in its checkpoints; None for no record.
     """
 
     def __init__(self, model, args, train_dataset=None, processing_class=None, data_collator=None, **kwargs):
         config = model.config
+        check_form(args, config)
+        self.describe: Callable[[], dict] | None = None
         self.train_sampler = None
         if train_dataset is not None:
             data_seed = args.seed if args.data_seed is None else args.data_seed
@@ -190,17 +198,14 @@ class LimssrTrainer(Trainer):
             return
         folder = Path(self.args.output_dir if output_dir is None else output_dir)
         is_final = folder == Path(self.args.output_dir)
-        form = self.args.save_form if is_final and self.args.save_form else default_form(self.model.config)
+        form = final_form(self.args, self.model.config) if is_final else default_form(self.model.config)
         with _no_progress_bar():
             self.accelerator.unwrap_model(self.model).save_pretrained(folder, form=form, state_dict=state_dict)
         self.processing_class.save_pretrained(folder)
         arguments = json.dumps(without_paths(self.args.to_dict()), indent=2, sort_keys=True)
         (folder / "training_args.json").write_text(arguments + "\n", encoding="utf-8")
-
-    def create_model_card(self, **kwargs) -> None:
-        """A card that is there already (`training_run` writes one) stays."""
-        if not (Path(self.args.output_dir) / "README.md").exists():
-            super().create_model_card(**kwargs)
+        if self.describe is not None and not is_final:
+            write_run_record(folder / "run.json", self.describe())
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_trained_weights(self.model if model is None else model, resume_from_checkpoint)
@@ -215,15 +220,33 @@ def default_form(config) -> str:
     return "full" if config.backbone_training == "full" or not config.backbone_source else "adapter"
 
 
-def check_save_form(save_form: str | None, config) -> None:
+def final_form(args, config) -> str:
+    """Of the model at the end: what `save_form` says; else one that loads by its name alone where it is pushed."""
+    if args.save_form is None and args.push_to_hub and not is_on_hub(config):
+        return "full"
+    return args.save_form or default_form(config)
+
+
+def is_on_hub(config) -> bool:
+    """Whether the language model is."""
+    return "repository" in (config.backbone_source or {})
+
+
+def check_form(args, config) -> None:
     """
     Raises:
-        ValueError: the final model is to be an adapter, which cannot hold what will be trained.
+        ValueError: the final model is to be an adapter, which cannot hold what will be trained, or checkpoints are to
+            be pushed that nobody could load.
     """
-    if save_form == "adapter" and default_form(config) == "full":
+    if args.save_form == "adapter" and default_form(config) == "full":
         raise ValueError(
             "`save_form` is 'adapter', which leaves the language model out, but it is trained as a whole or is a "
             "random one that nobody could find again: give 'full', or leave `save_form` out."
+        )
+    if args.push_to_hub and args.hub_strategy != "end" and default_form(config) == "adapter" and not is_on_hub(config):
+        raise ValueError(
+            "`hub_strategy` is 'every_save', but checkpoints are adapters of a language model that is not on the Hub, "
+            "where nobody could load them: name it by its Hub name, or push only the final model ('end')."
         )
 
 

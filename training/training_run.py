@@ -2,25 +2,26 @@
 
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..configuration.configuration_limssr import LimssrConfig
 from .arguments import DataArguments, LimssrTrainingArguments, ModelArguments
 from .collator import LimssrCollator
 from .data import AqaData, load, report_missing
 from .evaluation import EvaluationResult, evaluate_subsets
+from .hub import HUB_NAME, fetch_checkpoint
 from .model_building import build_model
 from .model_card import find_template, write_model_card
 from .reports.curve import save_curve
 from .reports.figure import save_figure
 from .reports.marks import marked_title, result_marks
 from .reports.prediction_files import write_predictions
-from .reports.run_record import package_versions, parameter_counts, without_paths, write_run_record
+from .reports.run_record import package_versions, parameter_counts, write_run_record
 from .reports.table import evaluation_table
-from .trainer import LimssrTrainer, check_save_form
+from .trainer import LimssrTrainer
 from .training_data import TrainingData, prepare_training_data
 
 
@@ -54,7 +55,10 @@ def run_training(
     Returns:
         The evaluation on the test split.
     """
-    return finish_run(prepare_run(model_arguments, data_arguments, training_arguments))
+    run = prepare_run(model_arguments, data_arguments, training_arguments)
+    result = finish_run(run)
+    push_run(run)
+    return result
 
 
 def prepare_run(
@@ -76,7 +80,6 @@ def prepare_run(
     rows = prepare_training_data(data, data_arguments, args.seed)
     set_seed(args.seed)  # whatever loading drew: what is new in the model depends on the seed alone
     model, processor = build_model(model_arguments, data)
-    check_save_form(args.save_form, model.config)
     collator = LimssrCollator(
         processor,
         list(data.modalities),
@@ -93,7 +96,9 @@ def prepare_run(
         processing_class=processor,
         data_collator=collator,
     )
-    return PreparedRun((model_arguments, data_arguments, args), data, rows, trainer, checkpoint)
+    run = PreparedRun((model_arguments, data_arguments, args), data, rows, trainer, checkpoint)
+    trainer.describe = partial(describe_run, run)
+    return run
 
 
 def finish_run(run: PreparedRun) -> EvaluationResult:
@@ -116,17 +121,37 @@ def finish_run(run: PreparedRun) -> EvaluationResult:
     trainer.save_model(_internal_call=True)  # without a push: the card is not written yet
     if trainer.is_world_process_zero():
         record = describe_run(run) | {"training_seconds": round(seconds, 1)}
-        write_results(result, record, Path(args.output_dir))
-        write_card(record, data, result, Path(args.output_dir))
-    if args.push_to_hub:
-        trainer.push_to_hub(commit_message="Training finished")
+        folder = Path(args.output_dir)
+        write_results(result, record, folder)
+        write_model_card(folder, trainer.hub_model_id or folder.name)
     return result
 
 
-def find_checkpoint(args: LimssrTrainingArguments) -> str | None:
-    """The checkpoint to go on from; `last` is the newest of `output_dir`.
+def push_run(run: PreparedRun) -> None:
+    """
+    Pushes the finished run, where that was asked for.
 
     Raises:
+        OSError: the Hub was not reached, or refuses; the message says how to push the folder again.
+    """
+    trainer, args = run.trainer, run.trainer.args
+    if args.push_to_hub:
+        try:
+            trainer.push_to_hub("Training finished")
+        except OSError as error:
+            again = f"python training/publish.py {args.output_dir} {trainer.hub_model_id}"
+            raise OSError(
+                f"{error}. Model and results are complete in {args.output_dir}; push again: {again}"
+            ) from error
+
+
+def find_checkpoint(args: LimssrTrainingArguments) -> str | None:
+    """
+    The checkpoint to go on from: a folder, `last` (the newest of `output_dir`) or `user/name[@revision]` on the Hub,
+    which is then fetched into `output_dir`.
+
+    Raises:
+        HubError: the Hub was not reached, or has no such revision.
         FileNotFoundError: there is none.
         FileExistsError: there is one, but the run is to start anew.
     """
@@ -137,6 +162,11 @@ def find_checkpoint(args: LimssrTrainingArguments) -> str | None:
             f"{newest} is left from an earlier run and would be mixed up with the checkpoints of this one: remove it, "
             "name another `output_dir`, or go on with `--resume_from_checkpoint last`."
         )
+    if wanted not in (None, "last") and not Path(wanted).exists() and HUB_NAME.fullmatch(wanted):
+        with args.main_process_first(desc="fetching the checkpoint"):
+            if args.local_process_index == 0:
+                fetch_checkpoint(wanted, args.output_dir, args.hub_token)
+        return get_last_checkpoint(args.output_dir)
     found = newest if wanted == "last" else wanted
     if wanted is not None and (found is None or not Path(found).is_dir()):
         raise FileNotFoundError(f"`resume_from_checkpoint` is {wanted!r}, but there is no checkpoint to go on from.")
@@ -186,43 +216,12 @@ def write_results(result: EvaluationResult, record: dict, folder: Path) -> None:
     marks = result_marks(dataset["leaky"], record["selection"]["on"] == "test")
     title = marked_title(f"{dataset['description']}, test split", marks)
     folder.mkdir(parents=True, exist_ok=True)
-    result.save_json(folder / "metrics.json", title=title, marks=marks)
-    write_predictions(result, folder / "predictions.parquet")
+    result.save_json(folder / "metrics.json", title=title, selected_on=record["selection"]["on"], marks=marks)
+    write_predictions(result, folder / "predictions.parquet", marks)
     save_figure(result, folder / "evaluation.png", title)
-    save_curve(record["history"], folder / "curve.png", dataset["description"])
+    save_curve(record["history"], folder / "curve.png", marked_title(dataset["description"], marks))
     write_run_record(folder / "run.json", record)
     print(f"\n{title}\n\n{evaluation_table(result)}\n\nModel and results are in {folder}", flush=True)
-
-
-def write_card(record: dict, data: AqaData, result: EvaluationResult, folder: Path) -> None:
-    """The Hub card of the saved model."""
-    arguments, missingness, selection = record["arguments"], record["missingness"], record["selection"]
-    args, model = arguments["training"], arguments["model"]
-    rates = "" if missingness["rates"] is None else f", rates {missingness['rates']}"
-    dropout = "" if missingness["dropout"] is None else f"; modality dropout {missingness['dropout']}, anew each epoch"
-    backbone = without_paths(model["text_model"]) if model["text_model"] else "small, random at first"
-    if model["num_hidden_layers"]:
-        backbone += f", its first {model['num_hidden_layers']} layers"
-    batch_size = args["per_device_train_batch_size"] * args["gradient_accumulation_steps"] * record["processes"]
-    write_model_card(
-        folder,
-        args["hub_model_id"] or folder.name,
-        record["dataset"]["name"],
-        data,
-        result,
-        LimssrConfig.from_pretrained(folder),
-        {
-            "train_samples": record["dataset"]["train"]["samples"],
-            "validation_samples": record["dataset"]["validation"]["samples"],
-            "missingness": f"{missingness['kind']}{rates}{dropout}",
-            "selection": f"{selection['metric']} on the {selection['on']} split",
-            "seed": args["seed"],
-            "backbone": backbone,
-            "steps": selection["steps"],
-            "batch_size": batch_size,
-            "learning_rate": args["learning_rate"],
-        },
-    )
 
 
 def _finite(value):

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 from datasets import Dataset, Features, List, Value
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from limssr.training.baselines import RIDGE_ALPHAS, Baselines, pool_rows, target_columns
@@ -52,7 +54,7 @@ def test_rows_that_lack_a_modality_of_the_mask_do_not_enter_its_fit(rows):
     complete_only = Baselines(rows[:30], MODALITIES, ["score"]).models[(1, 1)][0]
     hidden = [{**row, "audio": None} for row in rows[30:]]
     with_hidden = Baselines(rows[:30] + hidden, MODALITIES, ["score"]).models[(1, 1)][0]
-    np.testing.assert_allclose(with_hidden[-1].coef_, complete_only[-1].coef_)
+    np.testing.assert_allclose(with_hidden.ridge.coef_, complete_only.ridge.coef_)
 
 
 def test_too_few_rows_make_the_ridge_unavailable_with_a_reason(rows):
@@ -98,3 +100,53 @@ def test_one_score_may_lie_in_the_column_score():
     assert target_columns(["sample_id", "score", "TES"], ["TES"]) == ["TES"]
     with pytest.raises(ValueError, match="PCS"):
         target_columns(["sample_id", "TES"], ["TES", "PCS"])
+
+
+WORDS = {"good": "a very clean entry", "poor": "over on the entry"}
+
+
+@pytest.fixture
+def text_rows():
+    random = np.random.default_rng(0)
+    rows = []
+    for number in range(40):
+        kind, attribute = random.choice(list(WORDS)), random.normal()
+        text = f"{WORDS[kind]} dive {number}"
+        rows.append(
+            {
+                "sample_id": f"s{number}",
+                "commentary": text,
+                "dive": np.full((1, 2), attribute),
+                "score": 50 + 20 * (kind == "good") + 5 * attribute,
+            }
+        )
+    return rows
+
+
+def test_ridge_reads_the_words_of_a_text_beside_other_features(text_rows):
+    modalities = ["commentary", "dive"]
+    baselines = Baselines(text_rows[:30], modalities, ["score"])
+    test = pool_rows(text_rows[30:], modalities, ["score"])
+    errors = {mask: np.abs(baselines.ridge_predictions(test, mask) - test.targets).mean() for mask in all_subsets(2)}
+    assert errors[1, 1] < 1
+    assert errors[1, 0] < 6  # the words alone leave the attribute unknown
+    assert errors[0, 1] > 6
+
+
+def test_ridge_on_text_is_scikit_learns_on_tf_idf(text_rows):
+    baselines = Baselines(text_rows, ["commentary"], ["score"])
+    pooled = pool_rows(text_rows, ["commentary"], ["score"])
+    texts, scores = [row["commentary"] for row in text_rows], [row["score"] for row in text_rows]
+    reader = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    expected = make_pipeline(reader, RidgeCV(alphas=RIDGE_ALPHAS)).fit(texts, scores).predict(texts)
+    np.testing.assert_allclose(baselines.ridge_predictions(pooled, (1,))[:, 0], expected, rtol=1e-6)
+
+
+def test_a_text_may_be_missing_and_texts_without_common_words_have_no_ridge(text_rows):
+    rows = [{**row, "commentary": None} if number % 2 else row for number, row in enumerate(text_rows)]
+    pooled = pool_rows(rows, ["commentary", "dive"], ["score"])
+    assert pooled.visible[:, 0].tolist() == [True, False] * 20
+    assert np.isfinite(Baselines(rows, ["commentary", "dive"], ["score"]).ridge_predictions(pooled, (1, 1))).all()
+    strange = [{**row, "commentary": f"word{number}"} for number, row in enumerate(text_rows)]
+    baselines = Baselines(strange, ["commentary"], ["score"])
+    assert baselines.reasons[(1,)] == ["no word occurs in two of the training texts"]

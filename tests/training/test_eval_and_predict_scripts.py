@@ -23,6 +23,7 @@ from limssr.training.evaluation_arguments import parse_evaluation_arguments
 from limssr.training.launching import mistakes_in_one_line
 from limssr.training.packaged_models import PACKAGED_MODELS
 from limssr.training.prediction import load_model_and_processor
+from limssr.training.reports.run_record import selection_split
 from limssr.training.training_data import prepare_training_data
 
 TRAINING = Path(__file__).parents[2] / "training"
@@ -186,6 +187,34 @@ def seen_ridge(options: dict, rates: float, seed: int) -> np.ndarray:
     return Baselines(seen, modalities, ["score"]).ridge_predictions(test, (1, 1, 1))[:, 0]
 
 
+def test_eval_draws_masks_and_marks_a_checkpoint_chosen_on_the_test_split(synthetic_checkpoint, tmp_path):
+    (synthetic_checkpoint / "run.json").write_text(json.dumps({"selection": {"on": "test"}}))
+    words = ["--protocol", "rates", "--rates", "video=0.5", "--permutations", "--mask_seeds", "4", "7"]
+    done = run("eval.py", synthetic_checkpoint, *SYNTHETIC, *words, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "| video 0.5, audio 0, flow 0 " in done.stdout
+    assert "(checkpoint selected on the test split)" in done.stdout
+    folder = tmp_path / "runs" / "eval" / "synthetic_rates"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["marks"] == ["checkpoint selected on the test split"]
+    assert (metrics["protocol"], metrics["selected_on"]) == ("rates", "test")
+    assert [(row["seeds"], row["samples"]) for row in metrics["summaries"]] == [([4, 7], 20)] * 3
+    table = pq.read_table(folder / "predictions.parquet")
+    assert table.num_rows == 3 * 2 * 20
+    assert json.loads(table.schema.metadata[b"marks"]) == metrics["marks"]
+    assert (folder / "evaluation.png").stat().st_size > 10_000
+
+
+def test_the_split_that_chose_a_checkpoint_is_found_beside_it_or_in_its_run(tmp_path):
+    assert selection_split(str(tmp_path)) is None
+    (tmp_path / "run.json").write_text(json.dumps({"selection": {"on": "validation"}}))
+    (tmp_path / "checkpoint-12").mkdir()
+    (tmp_path / "other").mkdir()
+    assert selection_split(str(tmp_path)) == "validation"
+    assert selection_split(str(tmp_path / "checkpoint-12")) == "validation"
+    assert selection_split(str(tmp_path / "other")) is None
+
+
 def test_a_packaged_language_model_is_found_by_name(tmp_path, tiny_text_model, tiny_tokenizer, monkeypatch):
     model = LimssrForScoreRegression.from_text_model(tiny_text_model, modalities={"video": 16}, lora_rank=2)
     model.save_pretrained(tmp_path / "adapter", form="adapter")
@@ -211,6 +240,7 @@ def test_a_mistake_ends_a_script_with_one_line(tmp_path):
         (["mtl_aqa"], "dataset 'mtl_aqa' (`data_options`): missing a required argument: 'folder'"),
         ([*SYNTHETIC, "sampels=3"], "unexpected keyword argument 'sampels'; it has samples_train"),
         ([*SYNTHETIC, "--train_missing_rates", "sound=0.1"], "'sound', which is no modality"),
+        ([*SYNTHETIC, "--protocol", "rates"], "the protocol 'rates' needs `rates`"),
     ],
 )
 def test_eval_says_what_is_wrong(synthetic_checkpoint, words, message):

@@ -12,11 +12,17 @@ from PIL import Image
 from limssr.training.baselines import Baselines
 from limssr.training.evaluation import Cell, evaluate_subsets
 from limssr.training.metrics.aqa_metrics import METRIC_NAMES, score_metrics
+from limssr.training.metrics.bootstrap import (
+    average_resampled,
+    draw_resamples,
+    percentile_interval,
+    resampled_metrics,
+)
 from limssr.training.missingness import all_subsets
 from limssr.training.prediction import predict
 from limssr.training.reports.figure import save_figure
 from limssr.training.reports.prediction_files import write_predictions
-from limssr.training.reports.table import evaluation_table
+from limssr.training.reports.table import evaluation_table, format_interval
 
 
 def make_dataset(
@@ -157,6 +163,20 @@ def test_averages_leave_the_complete_mask_out(tiny_model, tiny_processor, datase
     assert average["spearman"] == pytest.approx(math.tanh(z))
 
 
+def test_every_cell_and_the_average_have_intervals_of_the_same_resamples(tiny_model, tiny_processor, lacking):
+    result = evaluate_subsets(tiny_model, tiny_processor, lacking, train_rows=lacking, progress=False)
+    counts = draw_resamples(len(lacking))
+    targets, resampled = np.array(lacking["score"]), []
+    for mask in result.masks:
+        rows = [lacking["sample_id"][:].index(name) for name in mask.predictions.sample_ids]
+        resampled.append(resampled_metrics(mask.predictions.score[:, 0], targets[rows], counts[rows]))
+        cell = mask.scores["score"]
+        assert cell.model["intervals"]["mse"] == pytest.approx(percentile_interval(resampled[-1]["mse"])[0])
+        assert cell.ridge["intervals"].keys() == cell.floor["intervals"].keys() == set(METRIC_NAMES)
+    average = percentile_interval(average_resampled(resampled[1:])["spearman"])[0]
+    assert result.averages["score"]["model"]["intervals"]["spearman"] == pytest.approx(average)
+
+
 def test_json_is_strict_and_complete(tiny_model, tiny_processor, lacking, tmp_path):
     result = evaluate_subsets(tiny_model, tiny_processor, lacking, train_rows=lacking, progress=False)
     result.save_json(tmp_path / "metrics.json", model="somewhere")
@@ -242,12 +262,14 @@ def test_the_table_shows_model_ridge_floor_and_best_for_each_mask(tiny_model, ti
     result = evaluate_subsets(tiny_model, tiny_processor, dataset, **options)
     lines = evaluation_table(result).splitlines()
     header = [cell.strip() for cell in lines[2].split("|")[1:-1]]
-    assert header[:4] == ["shown", "samples", "Spearman", "ridge"]
+    assert header[:5] == ["shown", "samples", "Spearman", "95 %", "ridge"]
     assert {"best", "floor"} <= set(header)
     assert len({len(line) for line in lines[2 : 5 + len(masks)]}) == 1  # aligned
     for mask in result.masks:
         line = next(line for line in lines if line.startswith(f"| {mask.name} "))
-        assert f"{mask.scores['score'].model['spearman']:.3f}" in line
+        metrics = mask.scores["score"].model
+        assert f"{metrics['spearman']:.3f}" in line
+        assert format_interval(metrics, "spearman") in line
         assert "7.25" in line
     # An untrained model is not better than the mean.
     assert "* not better than predicting the training mean" in "\n".join(lines)

@@ -273,7 +273,8 @@ def test_runs_that_give_the_published_numbers_reproduce_the_main_table(tmp_path)
         assert cells[dataset, "as_configured", "video", "mse"]["mark"] == "no s.d."
     assert cells["rg_clubs", "as_configured", "audio", "mse"]["here"] == 13.83
     assert cells["fisv", "as_configured", AVERAGE, "spearman"]["here"] == pytest.approx(0.743, abs=0.001)
-    assert "| fisv_tes | published | 0.774 | 0.758 | 0.639 | 0.703 | 0.686 | 0.486 | 0.684 | 0.792 |" in markdown
+    lines = [line.replace("|", " ").split() for line in markdown.splitlines()]
+    assert "fisv_tes published 0.774 0.758 0.639 0.703 0.686 0.486 0.684 0.792".split() in lines
     assert "6 of 6 finished." in markdown
 
 

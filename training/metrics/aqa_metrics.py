@@ -95,6 +95,26 @@ def average_metrics(cells: Sequence[dict]) -> dict:
     return {**result, "undefined": undefined}
 
 
+def repetition_metrics(cells: Sequence[dict]) -> dict:
+    """Mean and spread of several `score_metrics` results of the same thing, repeated with other seeds.
+
+    Returns the plain mean of each metric that all cells have, `sd` (metric -> standard deviation of the repetitions,
+    divided by their number less one; None for a single one), `repetitions` (how many) and `undefined`. A metric that
+    is undefined in any repetition has neither mean nor spread.
+    """
+    result: dict = {"repetitions": len(cells)}
+    deviations, undefined = {}, {}
+    for name in METRIC_NAMES:
+        if not all(name in cell for cell in cells):
+            continue
+        values = [cell[name] for cell in cells]
+        result[name], reason = _arithmetic_mean(values)
+        deviations[name] = float(np.std(values, ddof=1)) if reason is None and len(values) > 1 else None
+        if reason is not None:
+            undefined[name] = reason
+    return {**result, "sd": deviations, "undefined": undefined}
+
+
 def _given(predictions: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     """Both arrays as float64 without the samples whose target is not given, and how many those are."""
     predictions = np.asarray(predictions, dtype=np.float64)

@@ -3,38 +3,47 @@
 from pathlib import Path
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from ..evaluation import EvaluationResult
+from ..evaluation_results import EvaluationResult, MaskResult, SeedSummary
+from .missing_rate_curve import save_missing_rate_curve
 
 _MODEL, _WEAK, _RIDGE, _BEST = "#2f6f9f", "#b9c4cc", "#d9822b", "#2e2e2e"
 _PANEL_HEIGHT = 3.9  # inches for one score
 
 
 def save_figure(result: EvaluationResult, path: str | Path, title: str | None = None) -> None:
-    """Writes a PNG with one row of two panels for each score.
+    """Writes a PNG with one row of two panels for each score; the protocol `curve` has its own picture.
 
-    Left: Spearman of each mask as a bar, grey where the model is not better than the training mean, with the ridge
-    baseline and the best attainable value as marks. Right: the samples with the first mask (all modalities).
+    Left: Spearman of each mask, or mean over the draws of its masks, as a bar with its bootstrap interval, grey where
+    the model is not better than the training mean, with the ridge baseline and the best attainable value as marks.
+    Right: the samples with the first mask (all modalities) or draw.
     """
+    if result.protocol == "curve":
+        save_missing_rate_curve(result, path, title)
+        return
     rows = len(result.score_names)
-    height = max(_PANEL_HEIGHT, 0.42 * len(result.masks) + 1.6)
+    height = max(_PANEL_HEIGHT, 0.42 * len(result.rows) + 1.6)
     # A Figure of its own draws through Agg, whatever pyplot is set to in the process.
     figure = Figure(figsize=(11.5, rows * height + (0.4 if title else 0)), layout="constrained")
     axes = figure.subplots(rows, 2, squeeze=False, width_ratios=[1.45, 1])
+    handles = {}
     for (bars, scatter), score_name in zip(axes, result.score_names, strict=True):
-        _draw_bars(bars, result, score_name)
+        handles |= {handle.get_label(): handle for handle in _draw_bars(bars, result, score_name)}
         _draw_scatter(scatter, result, score_name)
+    figure.legend(handles=handles.values(), loc="outside lower left", ncols=len(handles), frameon=False, fontsize=9)
     if title:
         figure.suptitle(title, fontsize=13, fontweight="bold")
     figure.savefig(path, dpi=150, format="png")
 
 
-def _draw_bars(axes: Axes, result: EvaluationResult, score_name: str) -> None:
-    cells = [mask.scores[score_name] for mask in result.masks]
+def _draw_bars(axes: Axes, result: EvaluationResult, score_name: str) -> list[Artist]:
+    """Draws into `axes`; returns what the legend explains."""
+    cells = [row.scores[score_name] for row in result.rows]
     places = np.arange(len(cells))
     values = [cell.model["spearman"] for cell in cells]
     colors = [_WEAK if cell.not_better_than_floor else _MODEL for cell in cells]
@@ -43,19 +52,33 @@ def _draw_bars(axes: Axes, result: EvaluationResult, score_name: str) -> None:
         text = "undefined" if value is None else f"{value:.3f}"
         axes.text(1.02, place, text, va="center", fontsize=9)  # beside the bars, where no mark can cover it
     weak = Patch(color=_WEAK, label="LIMSSR, not better than the training mean") if _WEAK in colors else None
-    ridge = _draw_marks(axes, cells, "ridge", {"marker": "D", "s": 38, "color": _RIDGE, "label": "ridge"})
+    handles = [Patch(color=_MODEL, label="LIMSSR"), weak, _draw_intervals(axes, cells)]
+    handles.append(_draw_marks(axes, cells, "ridge", {"marker": "D", "s": 38, "color": _RIDGE, "label": "ridge"}))
     style = {"marker": "|", "s": 300, "linewidths": 2.2, "color": _BEST, "label": "best attainable"}
-    best = _draw_marks(axes, cells, "best", style)
-    axes.set_yticks(places, [mask.name.replace("+", " + ") for mask in result.masks])
+    handles.append(_draw_marks(axes, cells, "best", style))
+    axes.set_yticks(places, [_name(row) for row in result.rows])
     axes.invert_yaxis()
-    lowest = min([0.0, *(value for value in values if value is not None)])
+    lowest = min([0.0, *(low for _, low, _ in _intervals(cells)), *(value for value in values if value is not None)])
     axes.set_xlim(lowest - (0.05 if lowest < 0 else 0), 1.0)
     axes.set_xlabel("Spearman correlation with the judges")
-    axes.set_title(_title(result, score_name, "what the model may see"), fontsize=11, loc="left")
+    title = "missing rates" if result.summaries else "what the model may see"
+    axes.set_title(_title(result, score_name, title), fontsize=11, loc="left")
     axes.grid(axis="x", color="0.9", zorder=0)
     axes.spines[["top", "right"]].set_visible(False)
-    handles = [handle for handle in (Patch(color=_MODEL, label="LIMSSR"), weak, ridge, best) if handle is not None]
-    axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=4, frameon=False, fontsize=9)
+    return [handle for handle in handles if handle is not None]
+
+
+def _intervals(cells: list) -> list[tuple[int, float, float]]:
+    """Place, lowest and highest Spearman of every cell that has a bootstrap interval."""
+    intervals = [cell.model["intervals"]["spearman"] for cell in cells]
+    return [(place, *interval) for place, interval in enumerate(intervals) if interval is not None]
+
+
+def _draw_intervals(axes: Axes, cells: list) -> LineCollection | None:
+    if not _intervals(cells):
+        return None
+    places, lows, highs = zip(*_intervals(cells), strict=True)
+    return axes.hlines(places, lows, highs, color=_BEST, linewidth=1.1, zorder=2.5, label="95 % interval")
 
 
 def _draw_marks(axes: Axes, cells: list, part: str, style: dict) -> PathCollection | None:
@@ -71,7 +94,8 @@ def _draw_marks(axes: Axes, cells: list, part: str, style: dict) -> PathCollecti
 
 def _draw_scatter(axes: Axes, result: EvaluationResult, score_name: str) -> None:
     mask, column = result.masks[0], result.score_names.index(score_name)
-    axes.set_title(_title(result, score_name, f"seen: {mask.name.replace('+', ' + ')}"), fontsize=11, loc="left")
+    title = f"seen: {_name(mask)}" if mask.seed is None else f"first line, mask seed {mask.seed}"
+    axes.set_title(_title(result, score_name, title), fontsize=11, loc="left")
     axes.set_xlabel("judged")
     axes.set_ylabel("predicted")
     axes.spines[["top", "right"]].set_visible(False)
@@ -89,6 +113,10 @@ def _draw_scatter(axes: Axes, result: EvaluationResult, score_name: str) -> None
         axes.plot(limits, limits, color="0.55", linewidth=1, linestyle="--", zorder=2)
         axes.set(xlim=limits, ylim=limits)
     axes.set_box_aspect(1)
+
+
+def _name(row: MaskResult | SeedSummary) -> str:
+    return row.name.replace("+", " + ")
 
 
 def _title(result: EvaluationResult, score_name: str, text: str) -> str:

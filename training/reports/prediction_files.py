@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TextIO
@@ -11,36 +11,47 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..evaluation import EvaluationResult, MaskResult
+from ..evaluation_results import EvaluationResult, MaskResult
+from ..missingness import subset_name
 from ..prediction import SamplePrediction
+from ..protocols import rates_name
 
 FORMATS = ("text", "csv", "json")
 _CSV_COLUMNS = ["sample_id", "score_name", "score", "score_main", "score_aux", "path_disagreement", "used", "error"]
 
 
-def write_predictions(result: EvaluationResult, path: str | Path) -> None:
-    """One row for each mask, sample and score, all in judges' units; what is not available or not given is null.
+def write_predictions(result: EvaluationResult, path: str | Path, marks: Sequence[str] = ()) -> None:
+    """One row for each pass, sample and score, all in judges' units; what is not available or not given is null.
 
-    Columns: `sample_id`, `mask` (what may be seen, `video+audio`), `used` (what the sample had of it), `score_name`,
-    `score`, `score_main` (reasoning path), `score_aux` (cross-modal path), `ridge`, `target`.
+    Columns: `sample_id`, `mask` (what might be seen, `video+audio`), `used` (what the sample had of it), `rates` and
+    `seed` (of the draw, where masks were drawn: `video 0.3, audio 0.5`), `score_name`, `score`, `score_main`
+    (reasoning path), `score_aux` (cross-modal path), `ridge`, `target`. The metadata of the schema holds `protocol`
+    and `marks`, those of the result, as JSON.
     """
-    columns = [(name, pa.string()) for name in ("sample_id", "mask", "used", "score_name")]
-    columns += [(name, pa.float64()) for name in ("score", "score_main", "score_aux", "ridge", "target")]
-    with pq.ParquetWriter(path, pa.schema(columns)) as writer:
+    text, numbers = ("sample_id", "mask", "used", "rates"), ("score", "score_main", "score_aux", "ridge", "target")
+    columns = [*((name, pa.string()) for name in text), ("seed", pa.int64()), ("score_name", pa.string())]
+    columns += [(name, pa.float64()) for name in numbers]
+    schema = pa.schema(columns, {"protocol": result.protocol, "marks": json.dumps(list(marks))})
+    with pq.ParquetWriter(path, schema) as writer:
         for mask in result.masks:
             if mask.predictions is not None:
-                writer.write_table(_mask_table(mask, result.score_names, pa.schema(columns)))
+                writer.write_table(_mask_table(mask, result, schema))
 
 
-def _mask_table(mask: MaskResult, score_names: list[str], schema: pa.Schema) -> pa.Table:
-    predictions, repeats = mask.predictions, len(score_names)
+def _mask_table(mask: MaskResult, result: EvaluationResult, schema: pa.Schema) -> pa.Table:
+    predictions, repeats = mask.predictions, len(result.score_names)
     numbers = {name: getattr(predictions, name) for name in ("score", "score_main", "score_aux")}
     numbers |= {"ridge": mask.ridge, "target": mask.targets}
+    shown = [subset_name(tuple(row), result.modalities) for row in mask.shown]
+    used = ["+".join(predictions.used(row)) for row in range(mask.samples)]
+    lines = mask.samples * repeats
     columns = {
         "sample_id": np.repeat(predictions.sample_ids, repeats).tolist(),
-        "mask": [mask.name] * (mask.samples * repeats),
-        "used": np.repeat(["+".join(predictions.used(row)) for row in range(mask.samples)], repeats).tolist(),
-        "score_name": score_names * mask.samples,
+        "mask": np.repeat(shown, repeats).tolist(),
+        "used": np.repeat(used, repeats).tolist(),
+        "rates": [None if mask.rates is None else rates_name(mask.rates)] * lines,
+        "seed": [mask.seed] * lines,
+        "score_name": result.score_names * mask.samples,
         **{name: pa.array(values.reshape(-1), from_pandas=True) for name, values in numbers.items()},
     }
     return pa.table(columns, schema=schema)

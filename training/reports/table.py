@@ -1,13 +1,17 @@
 """The evaluation as an aligned Markdown table, readable in a terminal as it is."""
 
-from ..evaluation import Cell, EvaluationResult, MaskResult
+from ..evaluation_cells import Cell
+from ..evaluation_results import EvaluationResult, MaskResult, SeedSummary
 
+_INTERVAL = "95 %"  # bootstrap interval of the column before it
 _ALL_COLUMNS = [  # heading, metric, part of the cell
     ("Spearman", "spearman", "model"),
+    (_INTERVAL, "spearman", "model"),
     ("ridge", "spearman", "ridge"),
     ("best", "spearman", "best"),
     ("Pearson", "pearson", "model"),
     ("MSE", "mse", "model"),
+    (_INTERVAL, "mse", "model"),
     ("ridge", "mse", "ridge"),
     ("floor", "mse", "floor"),
     ("best", "mse", "best"),
@@ -19,38 +23,43 @@ _UNDEFINED = "undef."
 
 
 def evaluation_table(result: EvaluationResult) -> str:
-    """One table a score, one row a mask, the average over the incomplete masks last, notes below."""
+    """One table a score, one row a mask or setting of the missing rates, their average last, notes below."""
     return "\n\n".join(_score_table(result, name) for name in result.score_names)
 
 
 def _score_table(result: EvaluationResult, score_name: str) -> str:
-    cells = [mask.scores[score_name] for mask in result.masks]
+    cells = [row.scores[score_name] for row in result.rows]
     columns = [column for column in _ALL_COLUMNS if any(getattr(cell, column[2]) is not None for cell in cells)]
-    rows = [["shown", "samples", *(heading for heading, _, _ in columns)]]
-    for mask, cell in zip(result.masks, cells, strict=True):
-        rows.append([mask.name, _samples(mask), *(_value(cell, metric, part) for _, metric, part in columns)])
-    if len(result.masks) > 1:
-        average = Cell(**result.averages[score_name])
-        values = [_value(average, metric, part) for _, metric, part in columns]
-        rows.append([f"average of the {len(result.masks) - 1} incomplete", "", *values])
-    title = f"{score_name}: {result.samples} samples, MSE and MAE in judges' units"
-    return "\n".join([title, "", *_aligned(rows), *_notes(result, score_name)])
+    drawn = bool(result.summaries)
+    headings = ["missing rate", "hidden"] if drawn else ["shown"]
+    lines = [[*headings, "samples", *(heading for heading, _, _ in columns)]]
+    for row, cell in zip(result.rows, cells, strict=True):
+        about = [row.name, f"{row.hidden:.0%}"] if drawn else [row.name]
+        lines.append([*about, _samples(row), *(_value(cell, *column) for column in columns)])
+    average = Cell(**result.averages[score_name])
+    if average.model is not None and len(result.rows) > 1:
+        name = f"average of the {average.model['cells']} incomplete" if not drawn else f"average of the {len(cells)}"
+        values = [_value(average, *column) for column in columns]
+        lines.append([name, *[""] * len(headings), *values])
+    title = f"{score_name}: {result.samples} samples, MSE and MAE in judges' units, 95 % bootstrap intervals"
+    return "\n".join([title, "", *aligned(lines), *_notes(result, score_name)])
 
 
-def _samples(mask: MaskResult) -> str:
-    lacking = mask.samples - mask.complete
-    return f"{mask.samples}" + (f" ({lacking} partly)" if lacking else "")
+def _samples(row: MaskResult | SeedSummary) -> str:
+    lacking = row.samples - row.complete
+    return f"{row.samples}" + (f" ({lacking} partly)" if lacking else "")
 
 
-def _value(cell: Cell, metric: str, part: str) -> str:
-    text = _plain(getattr(cell, part), metric)
-    return text + "*" if part == "model" and metric in cell.not_better_than_floor else text
-
-
-def _plain(metrics: dict | None, metric: str) -> str:
+def _value(cell: Cell, heading: str, metric: str, part: str) -> str:
+    if heading == _INTERVAL:
+        return format_interval(getattr(cell, part), metric)
+    metrics = getattr(cell, part)
     if metrics is None or metric not in metrics:
         return "-"
-    return format_metric(metrics[metric], metric)
+    deviation = metrics.get("sd", {}).get(metric) if part != "floor" else None
+    spread = "" if deviation is None else f" ± {format_metric(deviation, metric)}"
+    mark = "*" if part == "model" and metric in cell.not_better_than_floor else ""
+    return format_metric(metrics[metric], metric) + spread + mark
 
 
 def format_metric(value: float | None, metric: str) -> str:
@@ -62,7 +71,17 @@ def format_metric(value: float | None, metric: str) -> str:
     return f"{value:.2f}" if abs(value) < 100 else f"{value:.1f}"
 
 
-def _aligned(rows: list[list[str]]) -> list[str]:
+def format_interval(metrics: dict | None, metric: str) -> str:
+    """The bootstrap interval of a metric, `0.655-0.780`; a dash where there is none."""
+    interval = (metrics or {}).get("intervals", {}).get(metric)
+    if interval is None:
+        return "-"
+    low, high = (format_metric(value, metric) for value in interval)
+    return f"{low} to {high}" if low.startswith("-") else f"{low}-{high}"
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Lines of a Markdown table, the first row as heading, all but the first column to the right."""
     widths = [max(3, *(len(row[column]) for row in rows)) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -76,19 +95,23 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 
 
 def _notes(result: EvaluationResult, score_name: str) -> list[str]:
-    cells = {mask.name: mask.scores[score_name] for mask in result.masks}
+    cells = {row.name: row.scores[score_name] for row in result.rows}
     notes = []
     if any(cell.not_better_than_floor for cell in cells.values()):
         notes.append("* not better than predicting the training mean for everyone.")
-    if any(mask.samples > mask.complete for mask in result.masks):
+    if any(row.samples > row.complete for row in result.rows):
         notes.append("(n partly): n of these samples lack some of the shown modalities and are scored from the rest.")
+    if result.summaries:
+        seeds = len(result.summaries[0].seeds)
+        over = f"Mean ± s.d. over {seeds} draws of the masks" if seeds > 1 else "One draw of the masks"
+        notes.append(f"{over}; hidden: share of the modalities that was hidden, at least one of a sample being shown.")
     notes += [f"No ridge for {name}: {cell.ridge_reason}." for name, cell in cells.items() if cell.ridge_reason]
     for name, cell in cells.items():
         by_reason: dict[str, list[str]] = {}
         for metric, reason in cell.model["undefined"].items():
             by_reason.setdefault(reason, []).append(metric)
         notes += [f"Undefined for {name}: {', '.join(metrics)} ({why})." for why, metrics in by_reason.items()]
-    not_given = max(cell.model["not_given"] for cell in cells.values())
+    not_given = max(mask.scores[score_name].model["not_given"] for mask in result.masks)
     if not_given:
         notes.append(f"{not_given} of {result.samples} samples have no judged {score_name} and are left out.")
     return ["", *notes] if notes else []

@@ -7,11 +7,12 @@ from statistics import mean, stdev
 
 from ..published_results import published_results
 from ..reports.run_record import without_paths
+from ..reports.table import aligned
 from .cells import MEANING, METRICS, NOT_RUN, UNDEFINED, Cell, mean_of
 from .lines import Line, table_lines
 from .plan import Run
 from .runner import FINISHED, State
-from .tables import Table
+from .tables import AS_CONFIGURED, Table
 
 HEADINGS = {"spearman": "Spearman", "mse": "MSE"}
 
@@ -76,16 +77,14 @@ def markdown(
 
 
 def _dataset_table(lines: Sequence[Line], metric: str) -> str:
-    columns = [cell.column for cell in lines[0].cells if cell.metric == metric]
-    rows = ["| line | | " + " | ".join(columns) + " |", "|:--|:--|" + "--:|" * len(columns)]
+    rows = [["line", "", *(cell.column for cell in lines[0].cells if cell.metric == metric)]]
     for line in lines:
-        cells = [cell for cell in line.cells if cell.metric == metric]
         name = line.task or "mean over the tasks"
-        heading = name if line.variant == "as_configured" else f"{name}, {line.variant.replace('_', ' ')}"
-        for what, values in _rows(cells):
-            rows.append(f"| {heading} | {what} | " + " | ".join(values) + " |")
+        heading = name if line.variant == AS_CONFIGURED.name else f"{name}, {line.variant.replace('_', ' ')}"
+        for what, values in _rows([cell for cell in line.cells if cell.metric == metric]):
+            rows.append([heading, what, *values])
             heading = ""
-    return "\n".join(rows)
+    return "\n".join(aligned(rows))
 
 
 def _rows(cells: Sequence[Cell]) -> list[tuple[str, list[str]]]:

@@ -162,7 +162,7 @@ def test_a_hostile_file_is_refused(load_mtl_aqa, folder, tmp_path):
     ("options", "said"),
     [
         ({"split": "random"}, "split is 'random', allowed: official, competitions_held_out"),
-        ({"commentary": "text"}, "commentary is 'text', allowed: clean, raw"),
+        ({"commentary": "words"}, "commentary is 'words', allowed: clean, raw, text"),
         ({"scores": ["difficulty"]}, r"scores is \['difficulty'\], allowed: one or more of score, execution"),
         ({"scores": []}, "scores is"),
     ],
@@ -187,3 +187,15 @@ def test_its_settings_train(folder, tiny_encoder, cache, tiny_text_model, tmp_pa
     assert [mask.name for mask in result.masks] == ["commentary+dive", "commentary", "dive"]
     assert result.score_names == ["score", "execution"]
     assert result.samples == 353
+
+
+def test_commentary_as_text_is_the_clean_transcript_itself(load_mtl_aqa):
+    data, features = load_mtl_aqa(commentary="text"), load_mtl_aqa()
+    assert data.modalities == {"commentary": "text", "dive": 27}
+    assert not data.leaky
+    for name, rows in data.splits.items():
+        assert rows["commentary"][:] == rows["commentary_text"][:] == features.splits[name]["commentary_text"][:]
+    masked = MaskedDataset(data.splits["test"], ["commentary", "dive"], [(1, 0)] * 353)
+    assert masked[3]["commentary"] == data.splits["test"][3]["commentary_text"]
+    assert masked[3]["dive"] is None
+    assert MaskedDataset(data.splits["test"], ["commentary", "dive"], [(0, 1)] * 353)[3]["commentary"] is None

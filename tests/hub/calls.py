@@ -1,0 +1,26 @@
+"""A client of the Hub: reads `[function, arguments]` line by line, answers with what came back or what was wrong."""
+
+import json
+import sys
+
+from limssr.training.arguments import parse_training_arguments
+from limssr.training.hub import fetch_checkpoint
+from limssr.training.publication import publish
+from limssr.training.training_run import prepare_run
+
+
+def prepare(words: list[str]) -> str:
+    """All of a training that comes before the first step."""
+    return type(prepare_run(*parse_training_arguments(words))).__name__
+
+
+FUNCTIONS = {"fetch_checkpoint": fetch_checkpoint, "publish": publish, "prepare": prepare}
+answers, sys.stdout = sys.stdout, sys.stderr
+
+for line in sys.stdin:
+    function, arguments = json.loads(line)
+    try:
+        answer = FUNCTIONS[function](**arguments)
+    except (OSError, ValueError) as mistake:
+        answer = f"{type(mistake).__name__}: {mistake}"
+    print(json.dumps(answer), file=answers, flush=True)

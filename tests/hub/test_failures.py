@@ -1,0 +1,194 @@
+"""What goes wrong on the way to the Hub is said in words, costs nothing, and a repeat succeeds."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from limssr import LimssrForScoreRegression, LimssrProcessor
+
+from .loopback_hub import Fault
+
+NAME = "user/limssr-diving"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, save_text_model, tiny_tokenizer, hub) -> Path:
+    """An adapter of a language model on the Hub, as `save_pretrained` leaves it, beside files that stay here."""
+    folder, text_model = tmp_path_factory.mktemp("runs") / "diving", tmp_path_factory.mktemp("text_model")
+    hub.add_repository("someone/tiny-lm", save_text_model(text_model))
+    torch.manual_seed(0)
+    model = LimssrForScoreRegression.from_text_model(text_model, modalities={"video": 16, "flow": 8}, lora_rank=2)
+    revision = hub.repositories["someone/tiny-lm"].find("main").oid
+    model.config.backbone_source = {
+        "repository": "someone/tiny-lm",
+        "revision": revision,
+    } | model.config.backbone_source
+    model.save_pretrained(folder, form="adapter")
+    LimssrProcessor.from_config(model.config, tiny_tokenizer).save_pretrained(folder)
+    for name in ("training_args.bin", "optimizer.pt", "predictions.parquet", "notes.txt"):
+        (folder / name).write_bytes(b"\x80\x04 never to be seen")
+    return folder
+
+
+@pytest.fixture
+def unchanged(folder):
+    """The folder is the same after the test, to the byte."""
+    digests = lambda: {  # noqa: E731
+        file: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.rglob("*") if file.is_file()
+    }
+    before = digests()
+    yield
+    assert digests() == before
+
+
+def files_on(hub, name: str) -> set[str]:
+    return set(hub.repositories[name].find("main").files)
+
+
+@pytest.mark.usefixtures("unchanged")
+class TestPublishing:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"token": "hf_wrong"}, f"HubError: cannot push to {NAME}: the Hub does not know the token"),
+            ({"token": "hf_reader"}, f"HubError: cannot push to {NAME}: the token does not permit it"),
+            ({"repo_id": "someone/theirs"}, "HubError: cannot push to someone/theirs: the token does not permit it"),
+            ({"repo_id": "no such name"}, "HFValidationError: Repo id must use alphanumeric"),
+            ({"folder": "/nowhere"}, "FileNotFoundError: /nowhere holds no config.json; name the folder of a trained"),
+        ],
+    )
+    def test_what_is_not_permitted_changes_nothing(self, call, hub, folder, arguments, message):
+        assert call("publish", **{"folder": folder, "repo_id": NAME, **arguments}).startswith(message)
+        assert NAME not in hub.repositories
+
+    @pytest.mark.parametrize(
+        ("fault", "message"),
+        [
+            (Fault("POST", "/commit/"), "the connection to the Hub failed ("),
+            (Fault("POST", "/commit/", 500), "the Hub has trouble of its own (500: Internal Error"),
+            (Fault("POST", "/repos/create", 502), "the Hub has trouble of its own (502: "),
+        ],
+        ids=["connection dropped", "server error", "no repository"],
+    )
+    def test_a_repeat_succeeds_and_uploads_no_weights_twice(self, call, hub, folder, fault, message):
+        name = f"user/limssr-{fault.status}"
+        hub.faults.append(fault)
+        mistake = call("publish", folder=folder, repo_id=name, adapter=True)
+        assert mistake.startswith(f"HubError: cannot push to {name}: {message}")
+        assert name not in hub.repositories or files_on(hub, name) == {".gitattributes"}
+        uploads = hub.count("PUT", "/lfs/")
+        assert call("publish", folder=folder, repo_id=name, adapter=True).startswith(f"{hub.endpoint}/{name}/commit/")
+        assert hub.count("PUT", "/lfs/") == uploads + (fault.path == "/repos/create" and uploads == 0)
+        assert {"model.safetensors", "README.md", "processor_config.json"} <= files_on(hub, name)
+        assert {"training_args.bin", "optimizer.pt", "predictions.parquet", "notes.txt"}.isdisjoint(
+            files_on(hub, name)
+        )
+
+    def test_a_connection_dropped_in_the_middle_of_the_weights_is_taken_up_again(self, call, hub, folder):
+        hub.faults.append(Fault("PUT", "/lfs/"))
+        assert call("publish", folder=folder, repo_id=NAME).startswith(hub.endpoint)  # joined: other weights
+        assert not hub.faults[-1].times
+        assert json.loads(hub.content(NAME, "config.json"))["checkpoint_form"] == "full"
+
+    def test_an_existing_repository_gets_a_new_revision_and_keeps_what_is_not_ours(self, call, hub, folder):
+        repository = hub.repositories[NAME]
+        extra = {name: hub.store(b"kept", is_lfs=False) for name in ("notes.md", "logo.png")}
+        stale = {"model-00001-of-00002.safetensors": hub.store(b"stale", is_lfs=True)}
+        earlier = repository.commit("main", "by hand", "user", {**repository.find("main").files, **extra, **stale})
+        assert call("publish", folder=folder, repo_id=NAME, adapter=True).startswith(hub.endpoint)
+        assert repository.find("main").parent == earlier.oid
+        assert files_on(hub, NAME) == set(earlier.files) - set(stale)
+        assert json.loads(hub.content(NAME, "config.json"))["checkpoint_form"] == "adapter"
+        assert hub.content(NAME, "notes.md") == b"kept"
+
+    def test_a_public_repository_is_not_taken_for_a_private_one(self, call, hub, folder):
+        head = hub.repositories[NAME].branches["main"]
+        mistake = call("publish", folder=folder, repo_id=NAME, private=True)
+        assert mistake.startswith(f"ValueError: {NAME} is there already and public; make it private on the Hub")
+        assert hub.repositories[NAME].branches["main"] == head
+
+    def test_a_repository_with_another_kind_of_model_is_left_alone(self, call, hub, folder, tmp_path):
+        (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+        hub.add_repository("user/bert", tmp_path)
+        mistake = call("publish", folder=folder, repo_id="user/bert")
+        assert (
+            mistake == "ValueError: user/bert holds a model of type 'bert', which a push would mix up: name another."
+        )
+
+    def test_a_card_that_somebody_edited_keeps_its_words(self, call, hub, folder, tmp_path):
+        edited = tmp_path / "edited"
+        edited.mkdir()
+        for file in folder.iterdir():
+            (edited / file.name).write_bytes(file.read_bytes())
+        text = hub.content(NAME, "README.md").decode().replace("## Limits", "## Limits\n\nOurs, by hand.")
+        (edited / "README.md").write_text(text)
+        call("publish", folder=edited, repo_id="user/limssr-edited", adapter=True)
+        published = hub.content("user/limssr-edited", "README.md").decode()
+        assert published == text.replace(f'"{NAME}"', '"user/limssr-edited"')
+
+
+def test_no_adapter_comes_out_of_a_full_model(call, folder, tmp_path):
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "config.json").write_text((folder / "config.json").read_text().replace('"adapter"', '"full"'))
+    assert call("publish", folder=full, repo_id=NAME, adapter=True).startswith(
+        f"ValueError: {full} holds a full model"
+    )
+
+
+def test_weights_cut_short_are_not_published(call, folder, hub, tmp_path):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    mistake = call("publish", folder=tmp_path, repo_id=NAME, adapter=True)
+    assert mistake.startswith("ValueError: model.safetensors is no whole safetensors file")
+
+
+def test_training_cannot_go_on_from_a_finished_model(call, hub, tmp_path):
+    mistake = call("fetch_checkpoint", name=NAME, output_dir=tmp_path / "run")
+    assert mistake.startswith(f"FileNotFoundError: {NAME} holds a model but no training to go on with.")
+    mistake = call("fetch_checkpoint", name=f"{NAME}@never", output_dir=tmp_path / "run")
+    assert mistake.startswith(f"HubError: cannot fetch {NAME}@never: 404")
+    (tmp_path / "run" / "checkpoint-3").mkdir(parents=True)
+    mistake = call("fetch_checkpoint", name=NAME, output_dir=tmp_path / "run")
+    assert "checkpoint-3 is there already: go on with `--resume_from_checkpoint last`" in mistake
+
+
+@pytest.fixture
+def settings(client, quick_run, tmp_path) -> Path:
+    """A run that pushes each checkpoint of a language model trained as a whole to a branch."""
+    pushes = {"push_to_hub": True, "hub_strategy": "every_save", "hub_always_push": True, "hub_revision": "next"}
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        json.dumps({**quick_run, **pushes, "hub_model_id": "user/whole", "output_dir": str(tmp_path / "run")})
+    )
+    return path
+
+
+def test_a_wrong_token_ends_a_run_before_it_begins(call, settings):
+    mistake = call("prepare", words=[str(settings), "--hub_token", "hf_wrong"])
+    assert mistake.startswith("HubError: cannot push to user/whole: the Hub does not know the token")
+
+
+def test_checkpoints_that_nobody_could_load_are_refused_before_training(call, settings, tmp_path, save_text_model):
+    save_text_model(tmp_path / "local")
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "text_config": None}))
+    mistake = call("prepare", words=[str(settings), "--text_model", str(tmp_path / "local")])
+    assert mistake.startswith("ValueError: `hub_strategy` is 'every_save', but checkpoints are adapters of a language")
+
+
+def test_training_goes_on_where_a_push_fails_and_loses_nothing(hub, client, call, settings, tmp_path):
+    hub.faults.append(Fault("POST", "/user/whole/commit/", 500, times=3))  # two checkpoints and the end
+    mistake = client.script("train.py", settings, fails=True)
+    assert mistake.count("Training goes on; the checkpoint is in") == 2
+    last = mistake.splitlines()[-1]
+    assert last.startswith("train.py: cannot push to user/whole: the Hub has trouble of its own (500: Internal Error")
+    assert last.endswith(f"push again: python training/publish.py {tmp_path / 'run'} user/whole")
+    assert files_on(hub, "user/whole") == {".gitattributes"}
+    assert not list((tmp_path / "run").glob("_*"))
+    assert call("publish", folder=tmp_path / "run", repo_id="user/whole").startswith(hub.endpoint)
+    assert {"model.safetensors", "metrics.json", "README.md"} <= files_on(hub, "user/whole")

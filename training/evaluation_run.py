@@ -1,0 +1,94 @@
+"""One evaluation from arguments to files: what `eval.py` calls."""
+
+import argparse
+
+from torch.utils.data import Dataset
+
+from .data import AqaData
+from .evaluation import Evaluator
+from .evaluation_results import EvaluationResult
+from .launching import mistakes_in_one_line
+from .missingness import MaskedDataset, draw_static_masks, observed_masks
+from .prediction import load_model_and_processor
+from .reports.figure import save_figure
+from .reports.marks import marked_title, result_marks
+from .reports.prediction_files import write_predictions
+from .reports.run_record import selection_split, without_paths
+
+UNKNOWN_SELECTION = "No run.json beside the model says which split its checkpoint was chosen on."
+
+
+def evaluate_checkpoint(arguments: argparse.Namespace, data: AqaData, accelerator) -> EvaluationResult:
+    """
+    Args:
+        arguments: of `parse_evaluation_arguments`.
+        data: the dataset they name.
+        accelerator: shares the samples over its processes.
+
+    Raises:
+        SystemExit: in one line, where model and data do not fit.
+    """
+    with mistakes_in_one_line(f"cannot load the model {arguments.model}"):
+        model, processor = load_model_and_processor(arguments.model, arguments.text_model)
+    modalities = [name for name in data.modalities if name in model.config.modalities]
+    if not modalities:
+        raise SystemExit(f"the model knows {list(model.config.modalities)}, the dataset has {list(data.modalities)}")
+    if arguments.split not in data.splits:
+        raise SystemExit(f"the dataset has no split {arguments.split!r}, only {', '.join(data.splits)}")
+    with mistakes_in_one_line(f"cannot evaluate {arguments.model} on {arguments.data}"):
+        evaluator = Evaluator(
+            model,
+            processor,
+            data.splits[arguments.split],
+            modalities,
+            rows_seen_in_training(arguments, data, modalities),
+            accelerator,
+            best_attainable=best_attainable(data, modalities),
+            batch_size=arguments.batch_size,
+        )
+        return evaluator.evaluate(arguments.protocol)
+
+
+def rows_seen_in_training(arguments: argparse.Namespace, data: AqaData, modalities: list[str]) -> Dataset:
+    """The training split without what was hidden for good, which the ridge must not see either."""
+    rows = data.splits["train"]
+    if arguments.train_missing_rates is None:
+        return rows
+    observed = observed_masks(rows, modalities)
+    usable = [index for index, mask in enumerate(observed) if any(mask)]
+    rows, observed = rows.select(usable), [observed[index] for index in usable]
+    ids = rows.select_columns(["sample_id"])["sample_id"][:]
+    rates, seed = arguments.train_missing_rates, arguments.train_missing_seed
+    return MaskedDataset(rows, modalities, draw_static_masks(ids, modalities, rates, seed, observed))
+
+
+def best_attainable(data: AqaData, modalities: list[str]) -> dict | None:
+    """What is known of the best possible predictor, by masks of the model's modalities."""
+    kept = [name in modalities for name in data.modalities]
+    best = {}
+    for mask, metrics in (data.best_attainable or {}).items():
+        if not any(flag and not keep for flag, keep in zip(mask, kept, strict=True)):
+            best[tuple(flag for flag, keep in zip(mask, kept, strict=True) if keep)] = metrics
+    return best or None
+
+
+def marks_of(arguments: argparse.Namespace, data: AqaData) -> list[str]:
+    """What keeps the result from being an honest measure, that the model was chosen on the test split included."""
+    return result_marks(data.leaky, selection_split(arguments.model) == "test")
+
+
+def write_evaluation(result: EvaluationResult, arguments: argparse.Namespace, data: AqaData) -> None:
+    """Writes `metrics.json`, `predictions.parquet` and `evaluation.png` into `output_dir`, marked where need be."""
+    folder, marks, selected_on = arguments.output_dir, marks_of(arguments, data), selection_split(arguments.model)
+    title = marked_title(f"{data.description}, {arguments.split} split", marks)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("model", "data", "data_options", "split", "train_missing_rates", "train_missing_seed")
+    about = {name: getattr(arguments, name) for name in names}
+    result.save_json(
+        folder / "metrics.json", **without_paths(about), title=title, selected_on=selected_on, marks=marks
+    )
+    write_predictions(result, folder / "predictions.parquet", marks)
+    save_figure(result, folder / "evaluation.png", title)
+    if selected_on is None:
+        print(f"\n{UNKNOWN_SELECTION}")
+    print(f"\nmetrics.json, predictions.parquet and evaluation.png are in {folder}")

@@ -1,0 +1,34 @@
+"""Publish a trained model on the Hub: model, processor, code, card, metrics and pictures, in one commit.
+
+python training/publish.py FOLDER USER/NAME [--private] [--adapter] [--text_model FOLDER_OR_FILE]
+
+Log in with `hf auth login` first, or set HF_TOKEN.
+"""
+
+import argparse
+
+from limssr.training.launching import mistakes_in_one_line
+from limssr.training.publication import publish
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", help="of the trained model, or one of its checkpoints")
+    parser.add_argument("repository", help="USER/NAME on the Hub, made where it is missing")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--adapter", action="store_true", help="push only what was trained, not the language model")
+    parser.add_argument("--text_model", help="where an adapter's language model lies, if it is not on the Hub")
+    arguments = parser.parse_args()
+    with mistakes_in_one_line("publish.py"):
+        place = publish(
+            arguments.folder,
+            arguments.repository,
+            private=arguments.private or None,
+            adapter=arguments.adapter,
+            text_model=arguments.text_model,
+        )
+    print(f"{arguments.folder} is published: {place}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Optimizer, learning rate schedule and random numbers of a training that is to go on: safetensors and JSON."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch.optim import Optimizer
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+SCHEDULE_FILE = "optimizer.json"
+SCALER_FILE = "scaler.json"
+RANDOM_FILES = "rng_state*.json"
+STATE_FILES = ("trainer_state.json", OPTIMIZER_FILE, SCHEDULE_FILE, SCALER_FILE, RANDOM_FILES)
+
+
+class TrainingStateMixin:
+    """
+    Of a `Trainer`: keeps in its checkpoints the same as the stock one does, but as tensors and text, so that a
+    checkpoint may be published. What FSDP and DeepSpeed save in their own ways stays theirs.
+    """
+
+    @property
+    def _has_own_optimizer_files(self) -> bool:
+        return not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self._has_own_optimizer_files:
+            super()._save_optimizer_and_scheduler(output_dir)
+        elif self.args.should_save:
+            save_optimizer(output_dir, self.optimizer, self.lr_scheduler)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and (Path(checkpoint) / OPTIMIZER_FILE).is_file():
+            load_optimizer(checkpoint, self.optimizer, self.lr_scheduler)
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _save_scaler(self, output_dir: str) -> None:
+        scaler = getattr(self.accelerator, "scaler", None)
+        if scaler is not None and self.args.should_save:
+            _write_json(Path(output_dir) / SCALER_FILE, scaler.state_dict())
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and (Path(checkpoint) / SCALER_FILE).is_file():
+            self.accelerator.scaler.load_state_dict(_read_json(Path(checkpoint) / SCALER_FILE))
+        else:
+            super()._load_scaler(checkpoint)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)  # another process may not have written there yet
+        _write_json(Path(output_dir) / self._random_file, random_state())
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and (Path(checkpoint) / self._random_file).is_file():
+            set_random_state(_read_json(Path(checkpoint) / self._random_file))
+        else:
+            super()._load_rng_state(checkpoint)
+
+    @property
+    def _random_file(self) -> str:
+        """Each process has its own."""
+        return RANDOM_FILES.replace("*", f"_{self.args.process_index}" if self.args.world_size > 1 else "")
+
+
+def save_optimizer(folder: str | Path, optimizer: Optimizer, scheduler) -> None:
+    """
+    Writes `optimizer.safetensors`, the tensors of the optimizer's state as `{parameter index}.{name}`, and
+    `optimizer.json`: its parameter groups, what of its state is no tensor, and the schedule.
+    """
+    state = optimizer.state_dict()
+    tensors, numbers = {}, {}
+    for index, values in state["state"].items():
+        for name, value in values.items():
+            (tensors if isinstance(value, torch.Tensor) else numbers)[f"{index}.{name}"] = value
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(folder) / OPTIMIZER_FILE)
+    about = {"param_groups": state["param_groups"], "state": numbers, "scheduler": scheduler.state_dict()}
+    _write_json(Path(folder) / SCHEDULE_FILE, about)
+
+
+def load_optimizer(folder: str | Path, optimizer: Optimizer, scheduler) -> None:
+    """
+    Raises:
+        ValueError: the optimizer has other parameters than the saved one.
+    """
+    about, state = _read_json(Path(folder) / SCHEDULE_FILE), {}
+    for key, value in {**about["state"], **load_file(Path(folder) / OPTIMIZER_FILE)}.items():
+        index, name = key.split(".", 1)
+        is_tensor = isinstance(value, torch.Tensor)  # else it would stay a view into the file
+        state.setdefault(int(index), {})[name] = value.clone() if is_tensor else value
+    optimizer.load_state_dict({"state": state, "param_groups": about["param_groups"]})
+    scheduler.load_state_dict(about["scheduler"])
+
+
+def random_state() -> dict:
+    """Of Python, numpy, torch and every CUDA device, as lists of numbers."""
+    name, keys, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": [name, keys.tolist(), *rest],
+        "torch": torch.get_rng_state().tolist(),
+        "cuda": [state.tolist() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: dict) -> None:
+    """Back to what `random_state` found; CUDA devices that there are not are left out."""
+    version, keys, gauss = state["python"]
+    random.setstate((version, tuple(keys), gauss))
+    np.random.set_state(tuple(state["numpy"]))
+    torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
+    for device, numbers in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
+        torch.cuda.set_rng_state(torch.tensor(numbers, dtype=torch.uint8), device)
+
+
+def _write_json(path: Path, value) -> None:
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def _read_json(path: Path):
+    return json.loads(path.read_text(encoding="utf-8"))
