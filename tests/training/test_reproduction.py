@@ -168,7 +168,7 @@ def test_stopped_runs_go_on_and_failing_ones_are_said(quick_config, tmp_path):
     run_folder = output / "good" / "as_configured" / "seed_0"
     command = [sys.executable, str(SCRIPT), "main", "--datasets", str(good), "--output_dir", str(output)]
     script = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 300
     while not list(run_folder.glob("checkpoint-*/trainer_state.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
     script.send_signal(signal.SIGTERM)
@@ -274,7 +274,7 @@ def test_runs_that_give_the_published_numbers_reproduce_the_main_table(tmp_path)
     assert cells["rg_clubs", "as_configured", "audio", "mse"]["here"] == 13.83
     assert cells["fisv", "as_configured", AVERAGE, "spearman"]["here"] == pytest.approx(0.743, abs=0.001)
     lines = [line.replace("|", " ").split() for line in markdown.splitlines()]
-    assert "fisv_tes published 0.774 0.758 0.639 0.703 0.686 0.486 0.684 0.792".split() in lines
+    assert ["fisv_tes", "published", "0.774", "0.758", "0.639", "0.703", "0.686", "0.486", "0.684", "0.792"] in lines
     assert "6 of 6 finished." in markdown
 
 
