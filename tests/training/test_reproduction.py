@@ -322,6 +322,16 @@ def test_the_published_ablations_are_beside_the_mean_over_the_tasks(tmp_path):
     assert "no s.d." in markdown
 
 
+def test_other_masks_are_not_compared_with_the_published_ones(tmp_path):
+    runs = plan_runs(TABLES["main"], ["fisv"], tmp_path, folders=FOLDERS)
+    metrics = {"spearman": 0.7, "mse": 9.0}
+    for run in runs:  # trained without flow
+        leave_results(run, {"score": dict.fromkeys(("video+audio", "video", "audio"), metrics)})
+    _, cells = report_of("main", runs, tmp_path)
+    assert {cell["mark"] for cell in cells.values()} == {"not published"}
+    assert {column for _, _, column, _ in cells} == {"video", "audio", AVERAGE, "video+audio"}
+
+
 def test_other_settings_and_marks_are_said_at_the_head(quick_config, tmp_path):
     (run,) = plan_runs(TABLES["main"], [str(quick_config())], tmp_path)
     leave_results(run, {"score": {"a": {"spearman": 0.5, "mse": 1.0}}})

@@ -6,13 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..metrics.aqa_metrics import average_metrics
-from ..published_results import AVERAGE, COMPLETE, ablation_row, dataset_row, seed_deviations, task_row
+from ..published_results import (
+    AVERAGE,
+    COMPLETE,
+    ablation_row,
+    dataset_row,
+    published_results,
+    seed_deviations,
+    task_row,
+)
 from .cells import METRICS, Cell
 from .plan import Run
 from .runner import FINISHED, State
 from .tables import AS_CONFIGURED, Table, Variant
 
 Masks = dict[str, dict[str, dict | None]]  # mask -> model, ridge, floor -> metrics; the complete mask first
+MASKS = [column for column in published_results()["columns"] if column != AVERAGE]
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,8 @@ def _dataset_lines(table: Table, dataset: str, runs: Sequence[Run], results: _Re
     """One line a variant and task; for a dataset of the paper their mean, which is all its ablations show."""
     configurations = dict.fromkeys(run.configuration for run in runs)
     tasks = [task for name in configurations for task in results.tasks.get(name, [name])]
-    is_published = bool(dataset_row(dataset)) and all(map(task_row, tasks))
+    has_published_masks = set(results.mask_names or MASKS) == set(MASKS)
+    is_published = bool(dataset_row(dataset)) and all(map(task_row, tasks)) and has_published_masks
     columns = _columns(table, is_published, results.mask_names)
     repetitions = sorted({run.repetition for run in runs})
     lines = []
@@ -94,7 +104,7 @@ def _dataset_lines(table: Table, dataset: str, runs: Sequence[Run], results: _Re
         if is_published and table.is_ablation:
             continue
         for task in tasks:
-            published = task_row(task) if variant is AS_CONFIGURED else {}
+            published = task_row(task) if variant is AS_CONFIGURED and has_published_masks else {}
             cells = _cells(columns, [task], variant, repetitions, results, published, {})
             lines.append(Line(dataset, task, variant.name, cells))
     return lines
@@ -103,7 +113,7 @@ def _dataset_lines(table: Table, dataset: str, runs: Sequence[Run], results: _Re
 def _columns(table: Table, is_published: bool, masks: Sequence[str]) -> list[str]:
     """Incomplete masks, their average, the complete mask; of those what the table has."""
     if is_published and not table.only_complete:
-        return [AVERAGE, COMPLETE] if table.is_ablation else list(dataset_row("fs1000"))
+        return [AVERAGE, COMPLETE] if table.is_ablation else published_results()["columns"]
     complete, *incomplete = masks or [COMPLETE]
     return [complete] if table.only_complete or not incomplete else [*incomplete, AVERAGE, complete]
 

@@ -123,7 +123,7 @@ def _read(path: Path) -> dict[str, Any]:
     settings = read_yaml(path, training_parser())
     if settings.get("dataset") not in REGISTRY:
         raise ValueError(f"{path}: `dataset` is {settings.get('dataset')!r}, known: {', '.join(sorted(REGISTRY))}.")
-    pairs = {name: read_pairs(settings[name], name) for name in ("data_options", "prompt") if name in settings}
+    pairs = {name: read_pairs(settings.get(name), name) or {} for name in ("data_options", "prompt")}
     return settings | pairs
 
 

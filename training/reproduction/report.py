@@ -44,7 +44,8 @@ def write_report(
             for line in lines
         ],
         "runs": [
-            {"name": run.name, "folder": str(run.folder), "state": state.kind, "reason": state.reason or None}
+            {"configuration": run.configuration, "variant": run.variant.name, "seed": run.seed}
+            | {"state": state.kind, "reason": state.reason or None}
             for run, state in zip(runs, states, strict=True)
         ],
     }
@@ -64,7 +65,7 @@ def markdown(
     """The report as a person reads it."""
     parts = [f"# {table.title}", f"{table.number} of {published_results()['source']}, and the runs here."]
     if changes:
-        changed = ", ".join(f"`{name}={value}`" for name, value in changes.items())
+        changed = ", ".join(f"`{name}={value}`" for name, value in without_paths(dict(changes)).items())
         parts.append(f"**Other than published, in all runs:** {changed}.")
     if marks:
         parts.append("**Marks of the runs:** " + "; ".join(marks) + ".")

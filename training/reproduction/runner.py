@@ -96,12 +96,15 @@ def _run_one(run: Run) -> State:
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by the child too, should this process be killed
         except BlockingIOError:
-            return State(ELSEWHERE, f"another process writes {log.name}")
+            return State(ELSEWHERE, f"another process writes {Path(log.name).name}")
         if find_state(run).kind == FINISHED:  # elsewhere, in the meantime
             return State(FINISHED)
         _remove_incomplete_checkpoints(run.folder)
-        if run.random_text_model is not None:
-            run.random_text_model.write()
+        try:
+            if run.random_text_model is not None:
+                run.random_text_model.write()
+        except (OSError, ValueError) as error:
+            return State(FAILED, f"no random language model, {error}")
         settings.write_text(yaml.safe_dump(run.settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
         command = [sys.executable, str(TRAIN_SCRIPT), str(settings)]
         if _complete_checkpoints(run.folder):
