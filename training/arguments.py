@@ -17,6 +17,7 @@ from ..configuration.configuration_limssr import LimssrConfig
 
 MISSINGNESS = ("none", "dynamic", "static", "observed")
 SELECTION = ("validation", "test")
+SAMPLING = ("random", "group_by_length")
 VALIDATION_MASKS = ("auto", "observed", "subsets")
 
 
@@ -185,6 +186,10 @@ class LimssrTrainingArguments(TrainingArguments):
             self.greater_is_better = self.metric_for_best_model.endswith(("spearman", "pearson"))
         super().__post_init__()
         self.dataloader_pin_memory &= torch.accelerator.is_available()  # else each epoch warns that it cannot
+        if self.train_sampling_strategy not in SAMPLING:
+            raise ValueError(
+                f"`train_sampling_strategy` is {self.train_sampling_strategy!r}; allowed are {', '.join(SAMPLING)}."
+            )
         if self.hub_strategy not in ("end", "every_save"):
             raise ValueError(
                 f"`hub_strategy` is {self.hub_strategy.value!r}; allowed are 'end' and 'every_save', which pushes "

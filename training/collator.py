@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, Sampler
 from ..processing.processing_limssr import LimssrProcessor
 from .baselines import row_targets
 from .missingness import DynamicMask
+from .sequence_lengths import length_groups
 
 EPOCH_COLUMN = "training_epoch"
 
@@ -70,11 +71,21 @@ class LimssrCollator:
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Shuffles anew in every epoch, by seed and epoch alone, and hands the epoch on with each row number."""
+    """
+    Shuffles anew in every epoch, by seed and epoch alone, and hands the epoch on with each row number.
 
-    def __init__(self, length: int, seed: int):
+    Args:
+        length: number of rows.
+        seed: another seed shuffles otherwise.
+        lengths: tokens of each row, to put rows of about the same length into one batch.
+        batch_size: rows of such a batch.
+    """
+
+    def __init__(self, length: int, seed: int, lengths: Sequence[int] | None = None, batch_size: int = 1):
         self.length = length
         self.seed = seed
+        self.lengths = lengths
+        self.batch_size = batch_size
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -85,7 +96,11 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "epoch", self.epoch))
-        for index in torch.randperm(self.length, generator=generator).tolist():
+        if self.lengths is None:
+            order = torch.randperm(self.length, generator=generator).tolist()
+        else:
+            order = length_groups(self.lengths, self.batch_size, generator)
+        for index in order:
             yield self.epoch, index
 
 
