@@ -4,7 +4,7 @@
 import argparse
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -286,16 +286,29 @@ def read_yaml(path: str | Path, parser: argparse.ArgumentParser) -> dict[str, An
     Raises:
         ValueError: an unknown key, a value that is none of the flag's choices, or no dictionary.
     """
-    known = {action.dest: action for action in parser._actions if action.dest != "help"}
     settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     if not isinstance(settings, dict):
         raise ValueError(f"{path} holds {type(settings).__name__}, expected keys with values.")
+    check_settings(settings, parser, str(path))
+    return settings
+
+
+def check_settings(settings: Mapping[str, Any], parser: argparse.ArgumentParser, origin: str) -> None:
+    """
+    Args:
+        settings: by the names of flags.
+        parser: has a flag for each key that may occur.
+        origin: of the settings, which begins the message.
+
+    Raises:
+        ValueError: an unknown key, or a value that is none of the flag's choices.
+    """
+    known = {action.dest: action for action in parser._actions if action.dest != "help"}
     for key in settings:
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1)
-            raise ValueError(f"{path}: unknown key {key!r}" + (f"; did you mean {close[0]!r}?" if close else "."))
+            raise ValueError(f"{origin}: unknown key {key!r}" + (f"; did you mean {close[0]!r}?" if close else "."))
         choices = known[key].choices  # argparse asks for these of flags, not of defaults, which a file sets
         if choices is not None and settings[key] is not None and settings[key] not in choices:
             allowed = ", ".join(map(str, choices))
-            raise ValueError(f"{path}: `{key}` is {settings[key]!r}; allowed are {allowed}.")
-    return settings
+            raise ValueError(f"{origin}: `{key}` is {settings[key]!r}; allowed are {allowed}.")
