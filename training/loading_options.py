@@ -9,7 +9,7 @@ from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_availa
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
 QUANTIZATION = ("8bit", "4bit")
-KEPT_MODULES = ["projectors", "reasoning_path", "cross_modal_path"]  # all that is not the language model
+KEPT_MODULES = ["model.projectors", "reasoning_path", "cross_modal_path"]  # all that is not the language model
 
 
 def add_loading_flags(parser: argparse.ArgumentParser) -> None:

@@ -166,7 +166,9 @@ class ShardedPrediction:
         table = pq.read_table(path)
         failed = set(table.filter(pa.compute.is_valid(table["error"]))["sample_id"].to_pylist())
         found = Counter(zip(table["sample_id"].to_pylist(), table["score_name"].to_pylist(), strict=True))
-        expected = Counter((id_, name) for id_ in sample_ids for name in ([None] if id_ in failed else self.score_names))
+        expected = Counter(
+            (id_, name) for id_ in sample_ids for name in ([None] if id_ in failed else self.score_names)
+        )
         if wrong := (found - expected) + (expected - found):
             row = min(wrong, key=str)
             raise ValueError(
@@ -187,7 +189,8 @@ def predict_in_shards(
     Scores samples into `OUT/predictions.parquet`; called by every process that `accelerate launch` started.
 
     Args:
-        model, processor: the same in every process.
+        model: in eval mode, the same in every process.
+        processor: the model's.
         find_samples: gives the samples, each id once; only the first process calls it.
         out: the folder to write, which all processes see: new, empty, or one that an earlier call did not finish.
         samples_per_shard: samples in a shard, at most: what a stopped process has to score again.
