@@ -1,5 +1,6 @@
 """The real annotations, transcripts and split of MTL-AQA."""
 
+import itertools
 import os
 import pickle
 import shutil
@@ -65,8 +66,11 @@ def test_official_split_has_the_known_counts_and_features(load_mtl_aqa):
     scores = np.concatenate([rows["score"][:] for rows in data.splits.values()])
     assert (scores.min(), scores.max()) == (0, 104.5)
     dives = np.array(test["dive"])  # (samples, clips, dim)
-    assert dives.shape == (353, 1, 27)
-    np.testing.assert_array_equal(dives.sum(axis=-1), 5)  # one value of each attribute
+    assert dives.shape == (353, 5, 27)
+    np.testing.assert_array_equal(dives.sum(axis=-1), 1)  # one value of each attribute
+    own_columns = np.cumsum([0, 3, 2, 4, 10, 8])
+    for attribute, (first, end) in enumerate(itertools.pairwise(own_columns)):
+        np.testing.assert_array_equal(dives[:, attribute, first:end].sum(axis=-1), 1)
     lengths = np.array([len(clips) for clips in data.splits["train"]["commentary"]])
     assert 20 < np.median(lengths) < 40
     assert np.mean(lengths <= data.max_clips) > 0.98
