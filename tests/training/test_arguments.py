@@ -69,7 +69,7 @@ def test_an_unknown_key_is_named(quick_config, capsys):
         ({"dataset": None}, "`dataset` is not given"),
         ({"output_dir": None}, "`output_dir` is not given"),
         ({"warmup_epochs": 2}, "the warm-up would never end"),
-        ({"hub_strategy": "every_save"}, "only 'end'"),
+        ({"hub_strategy": "all_checkpoints"}, "allowed are 'end' and 'every_save'"),
         ({"select_on": "train"}, "`select_on` is 'train'"),
         ({"max_clips": "many"}, "invalid int value: 'many'"),
         ({"data_options": ["samples_train"]}, "expected KEY=VALUE"),
