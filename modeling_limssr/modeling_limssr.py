@@ -19,6 +19,7 @@ from .losses import consistency_loss, regression_loss, token_separation_loss
 from .projector import LimssrProjector
 from .scoring_paths import LimssrCrossModalPath, LimssrReasoningPath
 from .sequence_layout import SequenceLayout
+from .shared_prefix import SharedPrefix
 
 
 @dataclass
@@ -115,10 +116,16 @@ class LimssrModel(LimssrPreTrainedModel):
     The backbone (`language_model`) has no vocabulary head and its own embedding table is frozen; the added tokens have
     a small trainable table of their own, `token_embeddings` `(3M + K, hidden)`. A modality of text has no projector:
     its words stand in `input_ids` and are embedded like those of the prompt.
+
+    The words that all samples of a batch begin with run through the backbone once, see [`SharedPrefix`], unless
+    `shares_prefix` is set to `False`.
     """
+
+    shares_prefix = True
 
     def __init__(self, config: LimssrConfig):
         super().__init__(config)
+        self.shared_prefix = SharedPrefix()
         self.language_model = AutoModel.from_config(config.text_config)
         self.token_embeddings = nn.Parameter(torch.empty(len(config.trainable_token_ids), config.hidden_size))
         self.projectors = nn.ModuleDict(
@@ -181,6 +188,8 @@ class LimssrModel(LimssrPreTrainedModel):
                 tokens. Clips and added tokens are still written over it, at the positions `input_ids` gives.
             {modality}_features (`(batch, clips, feature size)` float): the clips of a modality.
             {modality}_clip_mask (`(batch, clips)` bool): which of them are real; hidden or padded ones are never read.
+            {modality}_projected (`(batch, clips, hidden)` float): in place of features, what the projector made of
+                them before, for samples that are scored more than once.
             **kwargs: passed on to the backbone (`output_hidden_states`, `output_attentions`, ...).
 
         Raises:
@@ -192,23 +201,27 @@ class LimssrModel(LimssrPreTrainedModel):
                 "input_ids is needed beside inputs_embeds too: it says where clips and added tokens stand."
             )
         layout = SequenceLayout.from_input_ids(input_ids, self.config)
-        if inputs_embeds is None:
+        has_own_words = inputs_embeds is None
+        if has_own_words:
             inputs_embeds = self.embed_vocabulary(input_ids)  # (batch, length, hidden)
         inputs_embeds = self.write_added_tokens(inputs_embeds, input_ids)
         for index, name in enumerate(self.config.modalities):
             if name not in self.projectors:  # text: its words have their embeddings already
                 continue
-            features, clip_mask = kwargs.pop(f"{name}_features", None), kwargs.pop(f"{name}_clip_mask", None)
-            clips = self.select_clips(
-                name, layout.clips[:, index].sum(-1), features, clip_mask
-            )  # (clips, feature size)
-            projected = self.projectors[name](clips).to(inputs_embeds)  # (clips, hidden)
+            parts = (kwargs.pop(f"{name}_{part}", None) for part in ("features", "clip_mask", "projected"))
+            projected = self.project(name, layout.clips[:, index].sum(-1), *parts).to(inputs_embeds)  # (clips, hidden)
             inputs_embeds = inputs_embeds.masked_scatter(layout.clips[:, index, :, None], projected)
         if self.config.imputation == "zeros":
             inputs_embeds = inputs_embeds.masked_fill(layout.missing.any(1)[..., None], 0)
         self._refuse_unknown_arguments(kwargs)
-        kwargs |= {"use_cache": False, "return_dict": True}  # nothing is generated, so nothing is worth caching
-        outputs = self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
+        outputs = None
+        if self.shares_prefix and has_own_words and not kwargs:
+            outputs = self.shared_prefix.run(
+                self.language_model, input_ids, inputs_embeds, attention_mask, self._added_ids(input_ids)
+            )
+        if outputs is None:
+            kwargs |= {"use_cache": False, "return_dict": True}  # nothing is generated, so nothing is worth caching
+            outputs = self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
         hidden = outputs.last_hidden_state  # (batch, length, hidden)
         return LimssrModelOutput(
             last_hidden_state=hidden,
@@ -218,6 +231,13 @@ class LimssrModel(LimssrPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def train(self, mode: bool = True) -> "LimssrModel":
+        self.shared_prefix.forget()  # what is trained changes
+        return super().train(mode)
+
+    def _added_ids(self, input_ids: torch.LongTensor) -> torch.LongTensor:
+        return torch.tensor(list(self.config.added_token_ids.values()), device=input_ids.device)
 
     def _refuse_unknown_arguments(self, kwargs: dict) -> None:
         """Features of an unknown modality, or a misspelt `attention_mask`, must not be passed over in silence."""
@@ -232,8 +252,8 @@ class LimssrModel(LimssrPreTrainedModel):
 
     def embed_vocabulary(self, input_ids: torch.LongTensor) -> torch.FloatTensor:
         """The backbone's own embeddings; added tokens get those of id 0, to be overwritten."""
-        added_ids = torch.tensor(list(self.config.added_token_ids.values()), device=input_ids.device)
-        return self.get_input_embeddings()(input_ids.masked_fill(torch.isin(input_ids, added_ids), 0))
+        is_added = torch.isin(input_ids, self._added_ids(input_ids))
+        return self.get_input_embeddings()(input_ids.masked_fill(is_added, 0))
 
     def write_added_tokens(self, inputs_embeds: torch.FloatTensor, input_ids: torch.LongTensor) -> torch.FloatTensor:
         """Writes the trainable embeddings of boundary, missing and fusion tokens over their positions."""
@@ -244,20 +264,26 @@ class LimssrModel(LimssrPreTrainedModel):
         embeddings = self.token_embeddings[rows.to(self.token_embeddings.device)].to(inputs_embeds)
         return inputs_embeds.masked_scatter(positions[..., None], embeddings)
 
-    def select_clips(self, name, placeholders, features, clip_mask) -> torch.FloatTensor:
+    def project(self, name, placeholders, features, clip_mask, projected) -> torch.FloatTensor:
         """
-        The real clips of a modality as one list `(clips, feature size)`, checked against the placeholders `(batch,)`.
+        The real clips of a modality as one list `(clips, hidden)`, checked against the placeholders `(batch,)`.
 
         A modality that nobody in the batch has gives an empty list, which still runs through its projector: all
         parameters then take part in every step, as training on several processes demands.
         """
+        if projected is not None:
+            return self.select_clips(name, placeholders, projected, clip_mask, self.config.hidden_size, "projected")
+        size = self.config.modalities[name]
+        return self.projectors[name](self.select_clips(name, placeholders, features, clip_mask, size, "features"))
+
+    def select_clips(self, name, placeholders, features, clip_mask, size, kind) -> torch.FloatTensor:
+        """Those of `(batch, clips, size)` that are real, as one list `(clips, size)`."""
         weight = self.projectors[name].linear_1.weight
         if features is None:
-            features = weight.new_empty(len(placeholders), 0, weight.shape[1])
-        if features.dim() != 3 or features.shape[-1] != weight.shape[1] or len(features) != len(placeholders):
+            features = weight.new_empty(len(placeholders), 0, size)
+        if features.dim() != 3 or features.shape[-1] != size or len(features) != len(placeholders):
             raise ValueError(
-                f"{name}_features has shape {tuple(features.shape)}, expected "
-                f"({len(placeholders)}, clips, {weight.shape[1]})."
+                f"{name}_{kind} has shape {tuple(features.shape)}, expected ({len(placeholders)}, clips, {size})."
             )
         if clip_mask is None:
             clip_mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
@@ -268,7 +294,7 @@ class LimssrModel(LimssrPreTrainedModel):
                 f"sample {sample}, modality {name!r}: input_ids have {placeholders[sample].item()} clip placeholders, "
                 f"but {given[sample].item()} clips of features are given. Both must come from the same processor call."
             )
-        return features[clip_mask.bool()].to(weight)  # (clips, feature size)
+        return features[clip_mask.bool()].to(weight)  # (clips, size)
 
 
 class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):

@@ -47,9 +47,13 @@ class PlainTextTokenizer:
             raise TypeError(f"{where}: expected a text, got {type(text).__name__} {str(text)[:60]!r}.")
         if not text.strip():
             raise ValueError(f"{where}: the text is empty. Pass None for a modality that is missing.")
-        ids = self.encoder.encode(text, add_special_tokens=False).ids
+        ids = self.tokenize(text)
         self._count(len(ids))
         return ids[: self.max_tokens]
+
+    def tokenize(self, text: str) -> list[int]:
+        """All its ids, neither checked nor cut."""
+        return self.encoder.encode(text, add_special_tokens=False).ids
 
     def _count(self, length: int) -> None:
         """Warns at the first text that is cut, then each time their number has doubled: not once for each."""

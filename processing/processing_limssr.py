@@ -246,6 +246,17 @@ class LimssrProcessor(ProcessorMixin):
         fusion = [self._ids[fusion_token(slot + 1)] for slot in range(self.num_fusion_tokens)]
         return list(chain(self.encode_prompt(mask), *available, *missing, fusion))
 
+    def sequence_length(self, contents: dict[str, int | str]) -> int:
+        """How many tokens a call writes for a sample, of which is given how many clips, or which text, it has."""
+        kept = {}
+        for name in self.modality_sizes:
+            content = contents.get(name)
+            if isinstance(content, str) and self.modality_sizes[name] == TEXT:
+                kept[name] = self._texts.tokenize(content)[: self.max_text_tokens]
+            elif isinstance(content, int):
+                kept[name] = range(self.max_clips if self.pad_to_max_clips else min(content, self.max_clips))
+        return len(self._write_sequence(kept)) if kept else 0  # a call refuses what is neither
+
     def _write_block(self, modality: str, ids: list[int]) -> list[int]:
         return [self._ids[start_token(modality)], *ids, self._ids[end_token(modality)]]
 

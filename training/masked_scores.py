@@ -6,19 +6,18 @@ import numpy as np
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from .missingness import Mask, all_subsets, subset_name
-from .prediction import Predictions, predict
-
-_SCORES = ("score", "score_main", "score_aux")
+from .missingness import Mask, all_subsets
+from .prediction import PATHS, Predictions
+from .subset_prediction import predict_masks
 
 
 class MaskedScores:
     """Predicts what it is asked for and remembers it.
 
-    Every mask has its own view of the dataset, without the columns it hides: they are not there to be read.
+    Of a sample nothing is read but what its masks show.
 
     Args:
-        model, processor, accelerator, batch_size: see `predict`.
+        model, processor, accelerator, batch_size: see `predict_masks`.
         dataset: one split.
         modalities: names in mask order, all of them the model's.
         silent: show no bar.
@@ -47,12 +46,10 @@ class MaskedScores:
             for mask, chosen in self._by_mask(seen):
                 wanted[mask] = wanted.get(mask, False) | chosen
         nothing = np.zeros(len(self.dataset), dtype=bool)
-        pending = {mask: np.flatnonzero(chosen & ~self._done.get(mask, nothing)) for mask, chosen in wanted.items()}
-        with tqdm(total=sum(map(len, pending.values())), unit="sample", disable=self.silent) as bar:
-            for mask, rows in pending.items():
-                if len(rows):
-                    bar.set_description(f"evaluating {subset_name(mask, self.modalities)}")
-                    self._predict(mask, rows, bar)
+        pending = {mask: chosen & ~self._done.get(mask, nothing) for mask, chosen in wanted.items()}
+        pending = {mask: chosen for mask, chosen in pending.items() if chosen.any()}
+        if pending:
+            self._predict(pending)
 
     def predictions(self, seen: np.ndarray) -> Predictions | None:
         """Of the samples of which anything is seen, in the order of the split; None where there is none.
@@ -63,9 +60,9 @@ class MaskedScores:
         scored = np.flatnonzero(seen.any(axis=1))
         if not len(scored):
             return None
-        scores = {name: np.full(self.shape, np.nan) for name in _SCORES}
+        scores = {name: np.full(self.shape, np.nan) for name in PATHS}
         for mask, chosen in self._by_mask(seen):
-            for name in _SCORES:
+            for name in PATHS:
                 scores[name][chosen] = self._scores[mask][name][chosen]
         visible = np.zeros((len(scored), len(self.model_modalities)), dtype=bool)
         visible[:, [self.model_modalities.index(name) for name in self.modalities]] = seen[scored]
@@ -80,13 +77,22 @@ class MaskedScores:
             if chosen.any():
                 yield mask, chosen
 
-    def _predict(self, mask: Mask, rows: np.ndarray, bar: tqdm) -> None:
-        shown = [name for name, flag in zip(self.modalities, mask, strict=True) if flag]
-        view = self.dataset.select_columns(["sample_id", *shown])
-        view = view if len(rows) == len(view) else view.select(rows)
-        predictions = predict(self.model, self.processor, view, self.batch_size, self.accelerator, bar)
-        done = self._done.setdefault(mask, np.zeros(len(self.dataset), dtype=bool))
-        scores = self._scores.setdefault(mask, {name: np.full(self.shape, np.nan) for name in _SCORES})
-        done[rows] = True
-        for name in _SCORES:
-            scores[name][rows] = getattr(predictions, name)
+    def _predict(self, pending: dict[Mask, np.ndarray]) -> None:
+        total = sum(int(chosen.sum()) for chosen in pending.values())
+        with tqdm(total=total, desc="evaluating", unit="score", disable=self.silent) as bar:
+            found = predict_masks(
+                self.model,
+                self.processor,
+                self.dataset,
+                pending,
+                self.modalities,
+                self.batch_size,
+                self.accelerator,
+                bar,
+            )
+        for mask, chosen in pending.items():
+            done = self._done.setdefault(mask, np.zeros(len(self.dataset), dtype=bool))
+            scores = self._scores.setdefault(mask, {name: np.full(self.shape, np.nan) for name in PATHS})
+            done |= chosen
+            for name in PATHS:
+                scores[name][chosen] = found[mask][name][chosen]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 from torch.utils import data
 
@@ -62,6 +63,21 @@ def observed_masks(dataset: Dataset, modalities: Sequence[str]) -> list[Mask]:
         batches = dataset.select_columns([name]).with_format("arrow").iter(batch_size=1000)
         present.append(np.concatenate([batch[name].is_valid().to_numpy() for batch in batches] or [np.zeros(0, bool)]))
     return [tuple(int(bit) for bit in bits) for bits in zip(*present, strict=True)]
+
+
+def row_extents(dataset: Dataset, modalities: Sequence[str]) -> list[dict[str, int | str]]:
+    """Of each row, the modalities it has, with their number of clips or their text; no clip is decoded."""
+    extents: list[dict[str, int | str]] = [{} for _ in range(len(dataset))]
+    for name in modalities:
+        if name not in dataset.column_names:
+            continue
+        batches = (batch[name] for batch in dataset.select_columns([name]).with_format("arrow").iter(1000))
+        column = (pc.list_value_length(cells) if pa.types.is_list(cells.type) else cells for cells in batches)
+        values = [value for cells in column for value in cells.to_pylist()]
+        for extent, value in zip(extents, values, strict=True):
+            if value is not None:
+                extent[name] = value
+    return extents
 
 
 def draw_static_masks(
@@ -177,6 +193,15 @@ class MaskedDataset(data.Dataset):
             cell = table[name][0]
             row[name] = _clips(cell) if pa.types.is_list(cell.type) else cell.as_py()
         return row
+
+    def extents(self) -> list[dict[str, int | str]]:
+        """Of each row, the modalities it shows, with their number of clips or their text; no clip is decoded."""
+        extents: list[dict[str, int | str]] = [{}] * len(self)
+        for mask, view in self._views.items():
+            rows = [row for row, its_mask in enumerate(self.masks) if its_mask == mask]
+            for row, found in zip(rows, row_extents(view.select(rows), self.modalities), strict=True):
+                extents[row] = found
+        return extents
 
     def _present(self, mask: Mask) -> list[str]:
         return [name for name, bit in zip(self.modalities, mask, strict=True) if bit]

@@ -13,6 +13,10 @@ from ..modeling_limssr.modeling_limssr import LimssrForScoreRegression
 from ..processing.processing_limssr import LimssrProcessor
 from .feature_files import FeatureFileError, FileSample
 from .packaged_models import resolve_packaged
+from .sequence_lengths import longest_first, sequence_lengths
+
+PATHS = ("score", "score_main", "score_aux")
+STREAMED_BATCHES = 4  # read ahead by `predict_stream`
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ def predict(
         model: a `LimssrForScoreRegression`, possibly prepared by `accelerator`; its mode is restored afterwards.
         processor: the model's `LimssrProcessor`.
         rows: `datasets.Dataset`, `MaskedDataset` or any sequence of row dictionaries with `sample_id`.
-        batch_size: rows a batch and process; lengths and masks may mix freely.
+        batch_size: rows a batch and process; masks may mix freely, and the longest are scored first, together.
         accelerator: shares the rows over its processes; each of them returns all predictions.
         progress: tqdm bar, moved on by the number of rows scored.
 
@@ -101,15 +105,17 @@ def predict(
     config, modalities = unwrapped.config, list(unwrapped.config.modalities)
     if hasattr(rows, "with_format"):
         rows = rows.with_format("numpy")  # ten times faster than nested Python lists
-    loader = DataLoader(_NumberedRows(rows), batch_size=batch_size, collate_fn=_Collate(processor, modalities))
+    order = longest_first(sequence_lengths(rows, processor))
+    collate = _Collate(processor, modalities)
+    loader = DataLoader(NumberedRows(rows), batch_size=batch_size, sampler=order, collate_fn=collate)
     loader = accelerator.prepare(loader) if accelerator else loader
     shape = (len(rows), len(config.score_names))
-    result = {name: np.full(shape, np.nan) for name in ("score", "score_main", "score_aux")}
+    result = {name: np.full(shape, np.nan) for name in PATHS}
     visible = np.zeros((len(rows), len(modalities)), dtype=bool)
-    with _evaluating(model), accelerator.autocast() if accelerator else nullcontext():
+    with evaluating(model), accelerator.autocast() if accelerator else nullcontext():
         for batch in loader:
             inputs = {name: value.to(unwrapped.device) for name, value in batch.pop("inputs").items()}
-            outputs = {**batch, **_judged(model(**inputs), config)}
+            outputs = {**batch, **judged(model(**inputs), config)}
             outputs = accelerator.gather_for_metrics(outputs) if accelerator else outputs
             index = outputs["index"].cpu().numpy()  # each row goes to its own place, so none can count twice
             visible[index] = outputs["visible"].cpu().numpy()
@@ -117,25 +123,25 @@ def predict(
                 result[name][index] = outputs[name].cpu().numpy()
             if progress is not None:
                 progress.update(len(index))
-    return Predictions(_sample_ids(rows), modalities, visible=visible, **result)
+    return Predictions(read_sample_ids(rows), modalities, visible=visible, **result)
 
 
 def predict_stream(
     model, processor, samples: Iterable[FileSample], batch_size: int = 16
 ) -> Iterator[SamplePrediction]:
-    """Scores samples in the order they come, holding one batch at a time in memory.
+    """Scores samples in the order they come, holding a few batches at a time in memory, to sort them by length.
 
     A sample that cannot be read or that the processor refuses gives a `SamplePrediction` with its `error`; the others
     are scored all the same.
     """
     samples = iter(samples)
-    while batch := list(islice(samples, batch_size)):
-        yield from _predict_readable(model, processor, batch)
+    while window := list(islice(samples, batch_size * STREAMED_BATCHES)):
+        yield from _predict_readable(model, processor, window, batch_size)
 
 
-def _predict_readable(model, processor, batch: list[FileSample]) -> Iterator[SamplePrediction]:
+def _predict_readable(model, processor, window: list[FileSample], batch_size: int) -> Iterator[SamplePrediction]:
     rows, errors = [], {}
-    for number, sample in enumerate(batch):
+    for number, sample in enumerate(window):
         try:
             row = {"sample_id": sample.sample_id, **sample.read()}
             _Collate(processor, list(model.config.modalities))([{"index": 0, **row}])  # the processor's own checks
@@ -144,9 +150,9 @@ def _predict_readable(model, processor, batch: list[FileSample]) -> Iterator[Sam
             errors[number] = str(error)
         except (TypeError, ValueError) as error:  # the processor's message names sample and modality, not the file
             errors[number] = f"{error} Read from {', '.join(map(str, sample.paths.values()))}"
-    predictions = predict(model, processor, rows, batch_size=len(batch)) if rows else None
+    predictions = predict(model, processor, rows, batch_size) if rows else None
     position = 0
-    for number, sample in enumerate(batch):
+    for number, sample in enumerate(window):
         if number in errors:
             yield SamplePrediction(sample.sample_id, [], error=errors[number])
             continue
@@ -155,13 +161,13 @@ def _predict_readable(model, processor, batch: list[FileSample]) -> Iterator[Sam
         position += 1
 
 
-def _sample_ids(rows: Sequence[dict]) -> list[str]:
+def read_sample_ids(rows: Sequence[dict]) -> list[str]:
     if hasattr(rows, "select_columns"):  # without reading a single feature
         return [str(sample_id) for sample_id in rows.select_columns(["sample_id"])["sample_id"]]
     return [str(rows[index]["sample_id"]) for index in range(len(rows))]
 
 
-def _judged(output, config) -> dict[str, torch.Tensor]:
+def judged(output, config) -> dict[str, torch.Tensor]:
     """Both paths and their blend in judges' units, each (batch, scores) float32."""
     score = output.judged_scores.float()
     minimums, ranges = score.new_tensor(config.score_minimums), score.new_tensor(config.score_ranges)
@@ -172,7 +178,7 @@ def _judged(output, config) -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def _evaluating(model) -> Iterator[None]:
+def evaluating(model) -> Iterator[None]:
     """Eval mode without gradients; every submodule gets back the mode it had."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -184,7 +190,7 @@ def _evaluating(model) -> Iterator[None]:
             module.training = mode
 
 
-class _NumberedRows(Dataset):
+class NumberedRows(Dataset):
     """Rows that know their position, which is how predictions from several processes find their place."""
 
     def __init__(self, rows: Sequence[dict]):

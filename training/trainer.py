@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from tqdm.auto import tqdm
 from transformers import Trainer
 from transformers.integrations import TensorBoardCallback
@@ -28,6 +28,7 @@ from .metrics.aqa_metrics import METRIC_NAMES, average_metrics, score_metrics
 from .prediction import Predictions, predict
 from .pushing import PushingMixin
 from .reports.run_record import without_paths, write_run_record
+from .sequence_lengths import sequence_lengths
 from .training_state import TrainingStateMixin
 
 LOSS_TERMS = ("regression_loss", "consistency_loss", "separation_loss")
@@ -65,7 +66,11 @@ class LimssrTrainer(TrainingStateMixin, PushingMixin, Trainer):
         self.train_sampler = None
         if train_dataset is not None:
             data_seed = args.seed if args.data_seed is None else args.data_seed
-            self.train_sampler = EpochSampler(len(train_dataset), data_seed)
+            grouping = {}
+            if args.train_sampling_strategy == "group_by_length":
+                batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+                grouping = {"lengths": sequence_lengths(train_dataset, processing_class), "batch_size": batch_size}
+            self.train_sampler = EpochSampler(len(train_dataset), data_seed, **grouping)
             train_dataset = EpochRows(train_dataset)
         if data_collator is None:
             data_collator = LimssrCollator(
@@ -88,6 +93,10 @@ class LimssrTrainer(TrainingStateMixin, PushingMixin, Trainer):
 
     def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
         return self.train_sampler
+
+    def _get_eval_sampler(self, eval_dataset) -> Sampler | None:
+        """In their own order, whatever the training rows are grouped by."""
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
     def _run_epoch(self, *args, epoch: int, **kwargs) -> None:
         self.train_sampler.set_epoch(epoch)
