@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from huggingface_hub import create_repo, upload_folder
+from huggingface_hub import create_branch, create_repo, upload_folder
 from safetensors.torch import load_file
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
@@ -13,8 +13,26 @@ from .lora import LORA_FACTORS, add_lora, is_lora_factor, merge_lora, strip_peft
 from .remote_code import AUTO_MAP, write_code_bundle
 
 BACKBONE_PREFIX = "model.language_model."
+# What training needs besides the model to go on.
+TRAINING_STATE_FILES = (
+    "trainer_state.json",
+    "optimizer.safetensors",
+    "optimizer.json",
+    "scaler.json",
+    "rng_state*.json",
+)
 # All that ever leaves for the Hub; whatever else lies in the folder, a pickle above all, stays here.
-PUBLISHED_FILES = ("*.safetensors", "*.json", "*.py", "*.jinja", "merges.txt", "vocab.txt", "*.model", "*.md", "*.png")
+PUBLISHED_FILES = (
+    "*.safetensors",
+    "*.json",
+    "*.py",
+    "*.jinja",
+    "merges.txt",
+    "vocab.txt",
+    "*.model",
+    "README.md",
+    "*.png",
+)
 
 
 class LimssrCheckpointMixin:
@@ -37,7 +55,8 @@ class LimssrCheckpointMixin:
             form (`"full"` or `"adapter"`): all weights with LoRA merged, or only what was trained (LoRA factors, added
                 tokens, projectors, heads, statistics), to be put on the same backbone when it is loaded.
             state_dict (`dict`, *optional*): the weights to save instead of the model's own.
-            push_to_hub (`bool`): also upload the folder; `repo_id`, `private`, `token` and so on are passed on.
+            push_to_hub (`bool`): also upload what of the folder is for the Hub (`PUBLISHED_FILES`, never a pickle), to
+                `repo_id`, with `private`, `token`, `revision` (a branch) and `commit_message`.
             is_main_process (`bool`): only this process writes configuration and code.
             **kwargs: of `PreTrainedModel.save_pretrained`, for example `max_shard_size`.
 
@@ -55,7 +74,9 @@ class LimssrCheckpointMixin:
         saved = {name: getattr(self.config, name, None) for name in ("checkpoint_form", "auto_map")}
         self.config.checkpoint_form, self.config.auto_map = form, dict(AUTO_MAP)
         hub_arguments = {
-            name: kwargs.pop(name) for name in ("repo_id", "private", "token", "commit_message") if name in kwargs
+            name: kwargs.pop(name)
+            for name in ("repo_id", "private", "token", "commit_message", "revision")
+            if name in kwargs
         }
         try:
             super().save_pretrained(save_directory, state_dict=state_dict, is_main_process=is_main_process, **kwargs)
@@ -177,15 +198,17 @@ class LimssrCheckpointMixin:
                 value.copy_(factors[name])
 
 
-def _upload(folder: str | Path, repo_id: str | None = None, private: bool | None = None, token=None, **commit) -> None:
+def _upload(folder: str | Path, repo_id: str | None = None, private=None, token=None, revision=None, **commit) -> None:
     repo_id = create_repo(repo_id or Path(folder).name, private=private, token=token, exist_ok=True).repo_id
-    of_training = ["checkpoint-*", "logs/*", "trainer_state.json", "optimizer.*", "rng_state*"]
+    if revision is not None:
+        create_branch(repo_id, branch=revision, token=token, exist_ok=True)
     upload_folder(
         repo_id=repo_id,
         folder_path=folder,
         token=token,
+        revision=revision,
         allow_patterns=list(PUBLISHED_FILES),
-        ignore_patterns=of_training,
+        ignore_patterns=["checkpoint-*", "logs/*", *TRAINING_STATE_FILES],
         **commit,
     )
 

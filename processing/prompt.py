@@ -1,5 +1,6 @@
 """The words that tell the language model what is there and what is missing."""
 
+import re
 from dataclasses import dataclass, field
 
 
@@ -8,14 +9,15 @@ class Prompt:
     """
     Args:
         template (`str`): the prompt, with `{available}` and `{missing}` where the modalities are named. What does not
-            depend on them comes first, so that all samples share it.
+            depend on them comes first, so that all samples share it. With neither, all samples have the same prompt.
         modality_names (`dict[str, str]`): what a modality is called in the prompt; its own name where it is not
             listed.
         separator (`str`): between two names.
         none (`str`): stands where no modality is to be named.
 
     Raises:
-        ValueError: the template names no modalities.
+        ValueError: the template names the available modalities but not the missing ones, or the other way round, or
+            has other words in braces.
     """
 
     template: str = (
@@ -27,8 +29,12 @@ class Prompt:
     none: str = "none"
 
     def __post_init__(self):
-        if "{available}" not in self.template or "{missing}" not in self.template:
-            raise ValueError(f"prompt template must contain {{available}} and {{missing}}; got {self.template!r}.")
+        named = set(re.findall(r"{\w*}", self.template))
+        if named not in (set(), {"{available}", "{missing}"}):
+            raise ValueError(
+                f"prompt template must contain {{available}} and {{missing}}, both or neither, and no other word in "
+                f"braces; got {self.template!r}."
+            )
 
     def write(self, modalities, mask: tuple[bool, ...]) -> str:
         """The prompt of a sample whose `mask` says of each modality whether it is there."""

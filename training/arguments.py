@@ -4,7 +4,7 @@
 import argparse
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -56,6 +56,7 @@ class ModelArguments:
     lora_alpha: float | None = described(None, "scale numerator of LoRA")
     lora_dropout: float | None = described(None, "dropout rate of LoRA")
     lora_target_modules: list[str] | None = described(None, "linear layers of the backbone that get LoRA")
+    start_at_mean: bool = described(False, "whether untrained heads predict the mean of the training scores, not 0.5")
     max_clips: int | None = described(None, "clips kept of a modality; what the dataset says by default")
     pad_to_max_clips: bool = described(False, "pad shorter ones with zero clips that count as real, as published")
     max_text_tokens: int | None = described(None, "tokens kept of a text; 256 by default")
@@ -102,6 +103,7 @@ class DataArguments:
     modality_dropout: list[str] | None = described(
         None, "one RATE, or MODALITY=RATE ...: each training sample hides more of what it shows, anew in every epoch"
     )
+    word_dropout: float = described(0.0, "rate at which words of a text are left out in training, anew in every epoch")
     mask_seed: int = described(0, "seed of the masks")
     validation_fraction: float = described(0.15, "of the training split, where the dataset has no validation split")
     validation_masks: str = described(
@@ -127,6 +129,8 @@ class DataArguments:
             raise ValueError("`missingness` is static, which needs `missing_rates`, for example 0.3.")
         if self.missingness in ("none", "observed") and self.missing_rates is not None:
             raise ValueError(f"`missing_rates` is given, but `missingness` {self.missingness!r} hides nothing.")
+        if not 0 <= self.word_dropout < 1:
+            raise ValueError(f"`word_dropout` is {self.word_dropout}; allowed are rates from 0 to below 1.")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"`validation_fraction` is {self.validation_fraction}; allowed is above 0 and below 1.")
 
@@ -286,16 +290,29 @@ def read_yaml(path: str | Path, parser: argparse.ArgumentParser) -> dict[str, An
     Raises:
         ValueError: an unknown key, a value that is none of the flag's choices, or no dictionary.
     """
-    known = {action.dest: action for action in parser._actions if action.dest != "help"}
     settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     if not isinstance(settings, dict):
         raise ValueError(f"{path} holds {type(settings).__name__}, expected keys with values.")
+    check_settings(settings, parser, str(path))
+    return settings
+
+
+def check_settings(settings: Mapping[str, Any], parser: argparse.ArgumentParser, origin: str) -> None:
+    """
+    Args:
+        settings: by the names of flags.
+        parser: has a flag for each key that may occur.
+        origin: of the settings, which begins the message.
+
+    Raises:
+        ValueError: an unknown key, or a value that is none of the flag's choices.
+    """
+    known = {action.dest: action for action in parser._actions if action.dest != "help"}
     for key in settings:
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1)
-            raise ValueError(f"{path}: unknown key {key!r}" + (f"; did you mean {close[0]!r}?" if close else "."))
+            raise ValueError(f"{origin}: unknown key {key!r}" + (f"; did you mean {close[0]!r}?" if close else "."))
         choices = known[key].choices  # argparse asks for these of flags, not of defaults, which a file sets
         if choices is not None and settings[key] is not None and settings[key] not in choices:
             allowed = ", ".join(map(str, choices))
-            raise ValueError(f"{path}: `{key}` is {settings[key]!r}; allowed are {allowed}.")
-    return settings
+            raise ValueError(f"{origin}: `{key}` is {settings[key]!r}; allowed are {allowed}.")

@@ -1,10 +1,13 @@
 """Files that are whole or not there, whenever a process is stopped."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+UNFINISHED = ".writing-"
 
 
 @contextmanager
@@ -16,7 +19,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as scratch:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=UNFINISHED) as scratch:
         unfinished = Path(scratch) / path.name
         yield unfinished
         with unfinished.open("rb") as file:
@@ -28,3 +31,9 @@ def write_text_whole(path: str | Path, text: str) -> None:
     """Writes UTF-8 text, see `written_whole`."""
     with written_whole(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+def remove_unfinished(folder: str | Path) -> None:
+    """Removes what killed processes left unfinished; to be called when no process writes into the folder."""
+    for path in Path(folder).rglob(f"{UNFINISHED}*"):
+        shutil.rmtree(path)

@@ -30,8 +30,9 @@ class LimssrCollator:
         score_names: columns of the labels, in the model's order.
         dynamic_mask: draws one mask for each batch; `None` leaves the rows as they are.
         modality_dropout: draws one mask for each sample and epoch, on top of all that is hidden already.
+        word_dropout: rate at which the words of texts are left out, anew for each sample and epoch.
         crop: `random` for training, `center` for evaluation.
-        seed: of the crops.
+        seed: of the crops and the words left out.
     """
 
     processor: LimssrProcessor
@@ -39,6 +40,7 @@ class LimssrCollator:
     score_names: Sequence[str]
     dynamic_mask: DynamicMask | None = None
     modality_dropout: DynamicMask | None = None
+    word_dropout: float = 0.0
     crop: Literal["random", "center"] = "random"
     seed: int = 0
 
@@ -55,13 +57,23 @@ class LimssrCollator:
             masks = [self.modality_dropout.draw("sample", key[0], sample_id) for sample_id in sample_ids]
             rows = [self.modality_dropout.apply([row], mask)[0] for row, mask in zip(rows, masks, strict=True)]
         batch = self.processor(
-            features={name: [row.get(name) for row in rows] for name in self.modalities},
+            features={name: [self._content(row, name) for row in rows] for name in self.modalities},
             labels=[self._labels(row) for row in rows],
             crop=self.crop,
             generator=torch.Generator().manual_seed(derive_seed(self.seed, *key)),
             sample_ids=sample_ids,
         )
         return dict(batch)
+
+    def _content(self, row: dict[str, Any], modality: str) -> Any:
+        """The clips or the text of a modality, of the text what word dropout leaves (all, if nothing)."""
+        content = row.get(modality)
+        if not self.word_dropout or not isinstance(content, str):
+            return content
+        seed = derive_seed(self.seed, "words", row.get(EPOCH_COLUMN, 0), row["sample_id"], modality)
+        words = content.split()
+        draws = torch.rand(len(words), generator=torch.Generator().manual_seed(seed)).tolist()
+        return " ".join(word for word, draw in zip(words, draws, strict=True) if draw >= self.word_dropout) or content
 
     def _labels(self, row: dict[str, Any]) -> list[float]:
         try:

@@ -10,7 +10,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from .atomic_files import write_text_whole
+from .atomic_files import remove_unfinished, write_text_whole
 from .data import REGISTRY, AqaData, build, report_missing
 from .data.dataset_card import write_dataset_card
 from .data.feature_sources import FeatureSource
@@ -130,6 +130,7 @@ def finish(
         preparation.forget_incomplete()
         raise
     splits = preparation.check_ids()
+    remove_unfinished(out)
     write_description(out, data, missing, dataset=dataset, fingerprint=fingerprint)
     features = features_with(next(iter(data.splits.values())), data.modalities)
     write_dataset_card(out, data, features, splits, missing)

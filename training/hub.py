@@ -10,14 +10,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from ..configuration.configuration_limssr import LimssrConfig
 from ..modeling_limssr.backbone import CHECKPOINT_SUBFOLDER
-from ..modeling_limssr.checkpoint import PUBLISHED_FILES
-from .training_state import STATE_FILES
+from ..modeling_limssr.checkpoint import PUBLISHED_FILES, TRAINING_STATE_FILES
+from .training_state import OPTIMIZER_FILE
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@.+)?")
 # The best checkpoint so far, in a revision to go on from that is not the best itself.
@@ -25,7 +32,7 @@ BEST_SUBFOLDER = "best"
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 # What a push takes away where it brings nothing of that name: it would contradict the new revision.
 REPORTS = ("run.json", "metrics.json", "training_args.json", "evaluation.png", "curve.png")
-REPLACED = (*WEIGHTS, *REPORTS, *STATE_FILES, f"{BEST_SUBFOLDER}/*", f"{CHECKPOINT_SUBFOLDER}/*")
+REPLACED = (*WEIGHTS, *REPORTS, *TRAINING_STATE_FILES, f"{BEST_SUBFOLDER}/*", f"{CHECKPOINT_SUBFOLDER}/*")
 
 
 class HubError(OSError):
@@ -43,7 +50,7 @@ def hub_mistakes(doing: str) -> Iterator[None]:
     """
     try:
         yield
-    except HTTPError as error:
+    except (HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise HubError(f"{doing}: {_reason(error)}") from error
     except RuntimeError as error:  # in which the client wraps what went wrong with the upload of a file
         raise HubError(f"{doing}: {_reason(error.__cause__ or error)}") from error
@@ -51,7 +58,8 @@ def hub_mistakes(doing: str) -> Iterator[None]:
 
 def _reason(error: BaseException) -> str:
     if not isinstance(error, HfHubHTTPError):
-        return f"the connection to the Hub failed ({type(error).__name__}: {error}); repeat it when the Hub is reached"
+        said = " ".join(str(error).split())
+        return f"the connection to the Hub failed ({type(error).__name__}: {said}); repeat it when the Hub is reached"
     status, said = error.response.status_code, error.server_message or " ".join(str(error).split())
     if status == 401 and not isinstance(error, RepositoryNotFoundError):
         return f"the Hub does not know the token ({said}); log in with `hf auth login` or set HF_TOKEN"
@@ -116,7 +124,7 @@ def published_files(folder: str | Path, with_training_state: bool = False) -> di
     folder, files = Path(folder), {}
     for subfolder in ("", CHECKPOINT_SUBFOLDER, BEST_SUBFOLDER):
         for file in sorted((folder / subfolder).glob("*")):
-            is_state = any(fnmatch(file.name, pattern) for pattern in STATE_FILES)
+            is_state = any(fnmatch(file.name, pattern) for pattern in TRAINING_STATE_FILES)
             wanted = any(fnmatch(file.name, pattern) for pattern in PUBLISHED_FILES)
             if file.is_file() and wanted and (with_training_state or not is_state):
                 files[file.relative_to(folder).as_posix()] = file
@@ -195,10 +203,10 @@ def fetch_checkpoint(name: str, output_dir: str | Path, token: str | None = None
             f"{newest} is there already: go on with `--resume_from_checkpoint last`, or name another `output_dir`."
         )
     repo_id, _, revision = name.partition("@")
-    with hub_mistakes(f"cannot fetch {name}"):
+    with hub_mistakes(f"{name} is no folder here, and cannot be fetched from the Hub"):
         folder = Path(snapshot_download(repo_id, revision=revision or None, token=token))
     files = published_files(folder, with_training_state=True)
-    if "trainer_state.json" not in files:
+    if not {"trainer_state.json", OPTIMIZER_FILE} <= files.keys():
         raise FileNotFoundError(
             f"{name} holds a model but no training to go on with. Runs with `--hub_strategy every_save` push one with "
             f"each checkpoint: name the revision of such a commit, {repo_id}@REVISION."

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+import torch
 from transformers import AutoTokenizer
 
 from ..configuration.configuration_limssr import LimssrConfig
@@ -61,6 +63,20 @@ def build_model(arguments: ModelArguments, data: AqaData) -> tuple[LimssrForScor
         **text_limit,
     )
     return model, processor
+
+
+@torch.no_grad()
+def start_at_mean(model: LimssrForScoreRegression, targets: np.ndarray) -> None:
+    """Sets the last bias of both heads so that they begin at the mean of the given targets.
+
+    Args:
+        model: not yet trained.
+        targets: judged scores (samples, scores), NaN = not given.
+    """
+    means = model.normalise_labels(torch.tensor(np.nanmean(targets, axis=0, keepdims=True)))[0]  # (scores,)
+    for path in (getattr(model, name, None) for name in ("reasoning_path", "cross_modal_path")):
+        if path is not None:
+            path.score_head[-1].bias.copy_(means.clamp(0.01, 0.99).logit())
 
 
 def locate_text_model(text_model: str, gguf_file: str | None) -> tuple[str, str | None]:

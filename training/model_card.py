@@ -129,17 +129,18 @@ def describe_run_facts(run: dict, config: LimssrConfig) -> dict[str, str]:
     if not run:
         return {}
     dataset, missingness, selection, seeds = (run[name] for name in ("dataset", "missingness", "selection", "seeds"))
-    rates = "" if missingness["rates"] is None else f", rates {missingness['rates']}"
-    dropout = "" if missingness["dropout"] is None else f"; modality dropout {missingness['dropout']}, anew each epoch"
-    options = ", ".join(f"{name} {value}" for name, value in dataset["options"].items())
+    rates = "" if missingness["rates"] is None else f", rates {join_pairs(missingness['rates'])}"
+    dropout = missingness["dropout"]
+    dropout = "" if dropout is None else f"; modality dropout {join_pairs(dropout)}, anew each epoch"
+    options = f": {join_pairs(dataset['options'])}" if dataset["options"] else ""
     views = f"the mean over {len(selection['views'])} views of " if len(selection["views"]) > 1 else ""
     return {
-        "data": f"{dataset['description']} (`{dataset['name']}`{f': {options}' if options else ''})",
+        "data": f"{dataset['description']} (`{dataset['name']}`{options})",
         "split": "samples: " + ", ".join(f"{dataset[name]['samples']} {name}" for name in SPLITS),
         "missing in training": f"{missingness['kind']}{rates}{dropout}",
         "selection": f"step {selection['step']} of {selection['steps']} by {selection['metric']} "
         f"on {views}the {selection['on']} split",
-        "seeds": ", ".join(f"{name} {seed}" for name, seed in seeds.items() if seed is not None),
+        "seeds": join_pairs({name: seed for name, seed in seeds.items() if seed is not None}),
     }
 
 
@@ -170,10 +171,14 @@ def describe_settings(run: dict, config: LimssrConfig) -> dict:
 def describe_environment(run: dict) -> str:
     if not run:
         return ""
-    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     seconds = f", {run['training_seconds']:.0f} seconds of training" if "training_seconds" in run else ""
     processes = "1 process" if run["processes"] == 1 else f"{run['processes']} processes"
-    return f"{versions}; {processes} on {run['device']}{seconds}"
+    return f"{join_pairs(run['versions'])}; {processes} on {run['device']}{seconds}"
+
+
+def join_pairs(values) -> str:
+    """`a 1, b 2` of a dictionary; anything else as it is."""
+    return ", ".join(f"{name} {value}" for name, value in values.items()) if isinstance(values, dict) else str(values)
 
 
 def join_words(names) -> str:

@@ -1,10 +1,12 @@
 """Publishes a folder that training or `save_pretrained` left: one commit that anyone can load by its name."""
 
 import re
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..configuration.configuration_limssr import LimssrConfig
+from ..modeling_limssr.backbone import CHECKPOINT_SUBFOLDER
 from ..modeling_limssr.modeling_limssr import LimssrForScoreRegression
 from .hub import copy_files, prepare_repository, published_files, push_files
 from .model_card import render_model_card, write_model_card
@@ -52,7 +54,7 @@ def publish(
     with TemporaryDirectory() as staged:
         copy_files(published_files(folder), staged)
         if config.checkpoint_form == "adapter" and not adapter:
-            _join_language_model(folder, staged, text_model)
+            _join_language_model(folder, Path(staged), text_model)
         _name_in_card(folder, Path(staged), repo_id)
         return push_files(published_files(staged), repo_id, f"Publish {folder.resolve().name}", token)
 
@@ -66,10 +68,12 @@ def _read_config(folder: Path) -> LimssrConfig:
     return LimssrConfig.from_dict(config)
 
 
-def _join_language_model(folder: Path, staged: str, text_model: str | None) -> None:
+def _join_language_model(folder: Path, staged: Path, text_model: str | None) -> None:
+    """Where the checkpoint carries its language model beside it, that goes into the weights too."""
     text_model = None if text_model is None else resolve_packaged(text_model)
     model = LimssrForScoreRegression.from_pretrained(folder, text_model=text_model)
-    (Path(staged) / "model.safetensors").unlink()
+    (staged / "model.safetensors").unlink()
+    shutil.rmtree(staged / CHECKPOINT_SUBFOLDER, ignore_errors=True)
     model.save_pretrained(staged)
 
 

@@ -9,7 +9,7 @@ from huggingface_hub import run_as_future
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
 
-from .hub import BEST_SUBFOLDER, WEIGHTS, HubError, copy_files, prepare_repository, published_files, push_files
+from .hub import BEST_SUBFOLDER, WEIGHTS, copy_files, prepare_repository, published_files, push_files
 from .model_card import write_model_card
 
 logger = logging.get_logger(__name__)
@@ -37,7 +37,10 @@ class PushingMixin:
             )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+        if self.args.hub_strategy == HubStrategy.END:
+            return
+        self.accelerator.wait_for_everyone()  # each process writes its random numbers into the checkpoint
+        if not self.is_world_process_zero():
             return
         running = self.push_in_progress is not None and not self.push_in_progress.is_done()
         if running and not self.args.hub_always_push:
@@ -68,7 +71,7 @@ class PushingMixin:
             files = published_files(folder, with_training_state=True)
             try:
                 return push_files(files, self.hub_model_id, message, self.args.hub_token, self.args.hub_revision)
-            except HubError as error:
+            except (OSError, ValueError) as error:
                 logger.warning(f"{message}: {error}. Training goes on; the checkpoint is in {self.args.output_dir}.")
                 raise
 

@@ -13,7 +13,7 @@ from .collator import LimssrCollator
 from .data import AqaData, load, report_missing
 from .evaluation import EvaluationResult, evaluate_subsets
 from .hub import HUB_NAME, fetch_checkpoint
-from .model_building import build_model
+from .model_building import build_model, start_at_mean
 from .model_card import find_template, write_model_card
 from .reports.curve import save_curve
 from .reports.figure import save_figure
@@ -21,7 +21,7 @@ from .reports.marks import marked_title, result_marks
 from .reports.prediction_files import write_predictions
 from .reports.run_record import package_versions, parameter_counts, write_run_record
 from .reports.table import evaluation_table
-from .trainer import LimssrTrainer
+from .trainer import LimssrTrainer, read_targets
 from .training_data import TrainingData, prepare_training_data
 
 
@@ -80,12 +80,15 @@ def prepare_run(
     rows = prepare_training_data(data, data_arguments, args.seed)
     set_seed(args.seed)  # whatever loading drew: what is new in the model depends on the seed alone
     model, processor = build_model(model_arguments, data)
+    if model_arguments.start_at_mean:
+        start_at_mean(model, read_targets(rows.train, data.score_names))
     collator = LimssrCollator(
         processor,
         list(data.modalities),
         data.score_names,
         dynamic_mask=rows.dynamic_mask,
         modality_dropout=rows.modality_dropout,
+        word_dropout=data_arguments.word_dropout,
         seed=args.seed,
     )
     trainer = LimssrTrainer(

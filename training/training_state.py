@@ -13,7 +13,6 @@ OPTIMIZER_FILE = "optimizer.safetensors"
 SCHEDULE_FILE = "optimizer.json"
 SCALER_FILE = "scaler.json"
 RANDOM_FILES = "rng_state*.json"
-STATE_FILES = ("trainer_state.json", OPTIMIZER_FILE, SCHEDULE_FILE, SCALER_FILE, RANDOM_FILES)
 
 
 class TrainingStateMixin:

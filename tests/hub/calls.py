@@ -3,6 +3,7 @@
 import json
 import sys
 
+from limssr import LimssrForScoreRegression
 from limssr.training.arguments import parse_training_arguments
 from limssr.training.hub import fetch_checkpoint
 from limssr.training.publication import publish
@@ -14,7 +15,16 @@ def prepare(words: list[str]) -> str:
     return type(prepare_run(*parse_training_arguments(words))).__name__
 
 
-FUNCTIONS = {"fetch_checkpoint": fetch_checkpoint, "publish": publish, "prepare": prepare}
+def save_and_push(folder: str, again: str, **where) -> None:
+    LimssrForScoreRegression.from_pretrained(folder).save_pretrained(again, push_to_hub=True, **where)
+
+
+FUNCTIONS = {
+    "fetch_checkpoint": fetch_checkpoint,
+    "publish": publish,
+    "prepare": prepare,
+    "save_and_push": save_and_push,
+}
 answers, sys.stdout = sys.stdout, sys.stderr
 
 for line in sys.stdin:

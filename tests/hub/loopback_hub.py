@@ -4,7 +4,7 @@ Repositories with branches, tags and commits; uploads the LFS way (preupload, ba
 verify, commit); listing; download by revision with ETags, redirects and ranges; read and write tokens; private
 repositories. Everything is in memory. A test may let requests fail, see `Fault`.
 
-python tests/hub/loopback_hub.py [PORT]     serves until interrupted; the token is `hf_writer`
+python -m tests.hub.loopback_hub [PORT]     serves until interrupted; `hf_writer` is the token
 """
 
 import base64
@@ -15,63 +15,18 @@ import socket
 import struct
 import sys
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from .repositories import Commit, File, Repository, describe_file, git_oid
+
 TOKENS = {"hf_writer": ("user", "write"), "hf_reader": ("user", "read"), "hf_other": ("someone", "write")}
 LFS_SUFFIXES = (".safetensors", ".png", ".bin", ".pt", ".pth", ".pkl", ".gguf", ".parquet")
 REPOSITORY = r"(?P<repository>[\w.-]+/[\w.-]+)"
 REVISION = r"(?P<revision>[^/]+)"
-
-
-@dataclass(frozen=True)
-class File:
-    """Of a commit: `oid` is the SHA-256 of an LFS object, else git's SHA-1 of the blob."""
-
-    oid: str
-    size: int
-    is_lfs: bool
-
-
-@dataclass(frozen=True)
-class Commit:
-    oid: str
-    parent: str | None
-    title: str
-    author: str
-    files: dict[str, File]
-
-
-@dataclass
-class Repository:
-    name: str
-    private: bool
-    commits: dict[str, Commit] = field(default_factory=dict)
-    branches: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-
-    def commit(self, branch: str, title: str, author: str, files: dict[str, File]) -> Commit:
-        parent = self.branches.get(branch)
-        listing = sorted((path, file.oid) for path, file in files.items())
-        oid = hashlib.sha1(repr((parent, title, len(self.commits), listing)).encode()).hexdigest()  # noqa: S324
-        self.commits[oid] = Commit(oid, parent, title, author, files)
-        self.branches[branch] = oid
-        return self.commits[oid]
-
-    def find(self, revision: str) -> Commit | None:
-        oid = self.branches.get(revision) or self.tags.get(revision) or revision
-        return self.commits.get(oid)
-
-    def history(self, revision: str) -> list[Commit]:
-        """Newest first."""
-        commits, commit = [], self.find(revision)
-        while commit is not None:
-            commits.append(commit)
-            commit = self.commits.get(commit.parent)
-        return commits
 
 
 @dataclass
@@ -460,15 +415,6 @@ class Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
             status, content = 206, content[first : last + 1]
         self.send(status, content, headers)
-
-
-def git_oid(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # noqa: S324 (what git does)
-
-
-def describe_file(path: str, file: File) -> dict:
-    lfs = {"lfs": {"oid": file.oid, "size": file.size, "pointerSize": 134}} if file.is_lfs else {}
-    return {"type": "file", "path": path, "size": file.size, "oid": file.oid[:40], **lfs}
 
 
 API = f"/api/models/{REPOSITORY}"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,37 @@ class TestPublishing:
         assert published == text.replace(f'"{NAME}"', '"user/limssr-edited"')
 
 
+def test_an_adapter_may_carry_its_language_model(call, hub, folder, tmp_path, save_text_model):
+    carried = tmp_path / "carried"
+    shutil.copytree(folder, carried)
+    save_text_model(carried / "backbone")
+    config = json.loads((carried / "config.json").read_text())
+    digests = config["backbone_source"]["sha256"]
+    (carried / "config.json").write_text(
+        json.dumps({**config, "backbone_source": {"subfolder": "backbone", "sha256": digests}})
+    )
+    name, again = "user/limssr-carried", tmp_path / "again"
+    call("publish", folder=carried, repo_id=name, adapter=True)
+    assert "backbone/model.safetensors" in files_on(hub, name)
+    call("save_and_push", folder=name, again=again, repo_id="user/limssr-again")  # which loads it from the Hub
+    call("publish", folder=carried, repo_id=name)
+    assert not [path for path in files_on(hub, name) if path.startswith("backbone/")]
+    assert hub.content(name, "model.safetensors") == (again / "model.safetensors").read_bytes()
+
+
+def test_save_pretrained_pushes_no_pickle_either(call, hub, folder, tmp_path):
+    again = tmp_path / "again"
+    (again / "checkpoint-1").mkdir(parents=True)
+    for name in ("training_args.bin", "optimizer.safetensors", "checkpoint-1/model.safetensors"):
+        (again / name).write_bytes(b"\x80\x04 never to be seen")
+    call("save_and_push", folder=folder, again=again, repo_id="user/limssr-saved", revision="next")
+    repository = hub.repositories["user/limssr-saved"]
+    files = set(repository.find("next").files) - {".gitattributes"}
+    assert {"model.safetensors", "config.json", "modeling_limssr.py"} <= files
+    assert files <= {file.name for file in again.iterdir()} - {"training_args.bin", "optimizer.safetensors"}
+    assert set(repository.find("main").files) == {".gitattributes"}
+
+
 def test_no_adapter_comes_out_of_a_full_model(call, folder, tmp_path):
     full = tmp_path / "full"
     full.mkdir()
@@ -152,7 +184,7 @@ def test_training_cannot_go_on_from_a_finished_model(call, hub, tmp_path):
     mistake = call("fetch_checkpoint", name=NAME, output_dir=tmp_path / "run")
     assert mistake.startswith(f"FileNotFoundError: {NAME} holds a model but no training to go on with.")
     mistake = call("fetch_checkpoint", name=f"{NAME}@never", output_dir=tmp_path / "run")
-    assert mistake.startswith(f"HubError: cannot fetch {NAME}@never: 404")
+    assert mistake.startswith(f"HubError: {NAME}@never is no folder here, and cannot be fetched from the Hub: 404")
     (tmp_path / "run" / "checkpoint-3").mkdir(parents=True)
     mistake = call("fetch_checkpoint", name=NAME, output_dir=tmp_path / "run")
     assert "checkpoint-3 is there already: go on with `--resume_from_checkpoint last`" in mistake

@@ -185,9 +185,21 @@ def test_the_wording_of_the_prompt_can_be_replaced(tiny_config, tiny_tokenizer):
     assert full == "nothing gone, pictures/audio/flow here"
 
 
-def test_a_prompt_that_names_no_modalities_is_refused(tiny_config, tiny_tokenizer):
+@pytest.mark.parametrize(
+    "template", ["{available} only", "{missing} only", "{available}{missing}{modality}", "{avaliable}"]
+)
+def test_a_prompt_that_names_half_of_the_modalities_or_something_else_is_refused(
+    tiny_config, tiny_tokenizer, template
+):
     with pytest.raises(ValueError, match=r"must contain.*available.*missing"):
-        LimssrProcessor.from_config(tiny_config, tiny_tokenizer, prompt={"template": "score this"})
+        LimssrProcessor.from_config(tiny_config, tiny_tokenizer, prompt={"template": template})
+
+
+def test_a_prompt_without_modalities_is_the_same_for_every_mask(tiny_config, tiny_tokenizer):
+    processor = LimssrProcessor.from_config(tiny_config, tiny_tokenizer, prompt={"template": "score this"})
+    prompts = [processor.encode_prompt(tuple(map(bool, mask))) for mask in MASKS]
+    assert processor.tokenizer.decode(prompts[0]) == "score this"
+    assert all(prompt == prompts[0] for prompt in prompts)
 
 
 def test_without_a_prompt_the_sequence_starts_with_a_block(tiny_text_config, tiny_tokenizer):

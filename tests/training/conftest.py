@@ -31,7 +31,7 @@ def quick_arguments(quick_config):
     return lambda *flags, **changes: parse_training_arguments([str(quick_config(**changes)), *flags])
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_layout(shared):
     """`write_layout(name, folder, widths=None)` writes a dataset as it was published and returns what it wrote.
 

@@ -48,7 +48,7 @@ def test_a_run_leaves_model_results_and_record(quick_arguments, folder, capsys):
     assert record["selection"]["on"] == "validation"
     assert record["parameters"]["trained"] < record["parameters"]["all"]
     assert record["arguments"]["training"]["learning_rate"] == 0.001
-    assert "36, and 12 for validation" in (folder / "README.md").read_text()
+    assert "samples: 36 train, 12 validation, 21 test" in (folder / "README.md").read_text()
     assert str(folder.parent) not in "".join(path.read_text() for path in folder.glob("*.json"))
     assert not list(folder.glob("*.bin"))
     assert list((folder / "logs").iterdir())

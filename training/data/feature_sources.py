@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -85,7 +85,7 @@ class TableSource:
     def opened(self) -> Iterator[ReadSample]:
         table, error = {}, None
         try:
-            table = self._load()
+            table = load_table(self.path)
         except FeatureFileError as problem:
             error = problem
 
@@ -104,23 +104,32 @@ class TableSource:
         yield read
         table.clear()
 
-    def _load(self) -> dict[str, np.ndarray]:
-        if not self.path.is_file():
-            raise FeatureFileError(
-                f"{self.path}: no such file; expected a pickled table id -> [clips, dim]", "missing file"
-            )
-        try:
-            table = load_restricted(self.path)
-        except ValueError as error:
-            raise FeatureFileError(str(error)) from error
-        if isinstance(table, np.ndarray) and table.shape == ():
-            table = table.item()
-        if not isinstance(table, dict):
-            raise FeatureFileError(f"{self.path}: holds {type(table).__name__}, expected a table id -> [clips, dim]")
-        by_name = {str(key): array for key, array in table.items()}
-        if len(by_name) < len(table):
-            raise FeatureFileError(f"{self.path}: two keys of the table read alike, such as 1 and '1'")
-        return by_name
+
+def load_table(path: Path, keep: Callable[[np.ndarray], Any] | None = None) -> dict[str, Any]:
+    """A pickled table by the names of its keys.
+
+    Args:
+        path: a bare pickle or a `.npy` file that holds one.
+        keep: what to do with each array, see `load_restricted`.
+
+    Raises:
+        FeatureFileError: no such file, or no whole table.
+        UnsafePickleError: the file asks for more than arrays.
+    """
+    if not path.is_file():
+        raise FeatureFileError(f"{path}: no such file; expected a pickled table id -> [clips, dim]", "missing file")
+    try:
+        table = load_restricted(path, keep)
+    except ValueError as error:
+        raise FeatureFileError(str(error)) from error
+    if isinstance(table, np.ndarray) and table.shape == ():
+        table = table.item()
+    if not isinstance(table, dict):
+        raise FeatureFileError(f"{path}: holds {type(table).__name__}, expected a table id -> [clips, dim]")
+    by_name = {str(key): array for key, array in table.items()}
+    if len(by_name) < len(table):
+        raise FeatureFileError(f"{path}: two keys of the table read alike, such as 1 and '1'")
+    return by_name
 
 
 def feature_path(folder: Path, sample_id: str) -> Path:

@@ -10,11 +10,13 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, Features, List, Value
 from tqdm.auto import tqdm
 
+from ...configuration.configuration_limssr import TEXT
 from ..feature_files import FeatureFileError
 from .aqa_data import AqaData, build_split, feature_column
 from .feature_sources import FeatureSource, ReadSample
 from .label_files import Labels, check_apart
 from .missing import MissingFeature, MissingSummary
+from .missing_report import nulls
 
 
 class FileDataset(ABC):
@@ -62,6 +64,8 @@ def read_features_into(index: AqaData, sources: Iterable[FeatureSource]) -> AqaD
         ValueError: a split has no sample with any modality.
     """
     missing = MissingSummary(samples=sum(len(split) for split in index.splits.values()))
+    for split in index.splits.values():
+        missing.features += nulls(split, [name for name in index.modalities if name in split.features])
     cells: dict[str, dict[str, pa.ListArray]] = {}
     for source in sources:
         with source.opened() as read:
@@ -83,8 +87,16 @@ def read_cell(read: ReadSample, sample_id: str, modality: str, missing: MissingS
 
 
 def features_with(split: Dataset, modalities: Mapping[str, int | str]) -> Features:
-    """The columns of a split and those of the modalities that it lacks."""
+    """The columns of a split and those of the modalities that it lacks.
+
+    Raises:
+        ValueError: a modality of text has no column.
+    """
     added = {name: size for name, size in modalities.items() if name not in split.features}
+    if spoken := [name for name, size in added.items() if size == TEXT]:
+        raise ValueError(
+            f"there is no column of texts for the modality {spoken[0]!r}; there are {', '.join(split.features)}"
+        )
     columns = {name: List(List(Value("float32"), length=size)) for name, size in added.items()}
     return Features({**split.features, **columns})
 

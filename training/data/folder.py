@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...configuration.configuration_limssr import TEXT
 from .aqa_data import AqaData
 from .feature_sources import FeatureSource
 from .file_dataset import FileDataset, all_sample_ids, build_index
@@ -36,6 +37,7 @@ class Folder(FileDataset):
         score_ranges: lowest and highest value of each score, `{score: [0, 100]}`, which the judges' rules say. By
             default the lowest and highest of the training split, which no prediction then exceeds.
         modalities: names, or sizes by name; by default all subfolders with feature files, as wide as their files.
+            `{notes: text, video: null}`: `notes` is a column of `labels.csv` with words, `video` as wide as its files.
         features: where features are that do not lie in a subfolder of their name: modality -> folder.
         labels: the CSV; a relative path starts at `folder`.
         max_clips: clips that a processor keeps.
@@ -44,7 +46,7 @@ class Folder(FileDataset):
     folder: str | Path
     scores: list[str] | None = None
     score_ranges: dict[str, list[float]] = field(default_factory=dict)
-    modalities: dict[str, int] | list[str] | None = None
+    modalities: dict[str, int | str | None] | list[str] | None = None
     features: dict[str, str] = field(default_factory=dict)
     labels: str = "labels.csv"
     max_clips: int = 128
@@ -76,7 +78,7 @@ class Folder(FileDataset):
 
     def load(self) -> AqaData:
         data = super().load()
-        longest = {name: _longest(data, name) for name in data.modalities}
+        longest = {name: _longest(data, name) for name, size in data.modalities.items() if size != TEXT}
         if cropped := [f"{name} {count}" for name, count in longest.items() if count > self.max_clips]:
             logger.warning(
                 "folder: samples have up to %s clips, of which max_clips=%d are kept",
@@ -89,9 +91,11 @@ class Folder(FileDataset):
         path = self.folder / self.labels
         _, first = next(csv_rows(path), (0, {"sample_id": "", "split": ""}))
         others = [name for name in first if name not in ("sample_id", "split")]
-        scores = others if self.scores is None else list(self.scores)
-        texts = ["split", *(name for name in others if name not in scores)]
-        table = read_label_csv(path, scores, texts)
+        sizes = self.modalities if isinstance(self.modalities, dict) else {}
+        spoken = [name for name, size in sizes.items() if size == TEXT]
+        scores = [name for name in others if name not in spoken] if self.scores is None else list(self.scores)
+        texts = dict.fromkeys(["split", *spoken, *(name for name in others if name not in scores)])
+        table = read_label_csv(path, scores, list(texts))
         if not scores:
             raise LabelError(f"{path}: there is no column of scores beside {', '.join(first)}")
         split = table.texts.pop("split")

@@ -1,6 +1,9 @@
 """Says what a loaded dataset lacks, or refuses it for that."""
 
 import logging
+from collections.abc import Iterable
+
+from datasets import Dataset
 
 from ..missingness import observed_masks
 from .aqa_data import AqaData
@@ -34,13 +37,24 @@ def missing_summary(data: AqaData) -> MissingSummary:
     """What the dataset says is missing, or else what is null in its columns."""
     if data.missing is not None:
         return data.missing
-    summary = MissingSummary(samples=sum(len(split) for split in data.splits.values()))
-    for split in data.splits.values():
-        sample_ids = split.select_columns(["sample_id"])["sample_id"]
-        for sample_id, mask in zip(sample_ids, observed_masks(split, list(data.modalities)), strict=True):
-            summary.features += [
-                MissingFeature(sample_id, name, "not given", "the dataset has none")
-                for name, present in zip(data.modalities, mask, strict=True)
-                if not present
-            ]
-    return summary
+    samples = sum(len(split) for split in data.splits.values())
+    return MissingSummary(samples, [each for split in data.splits.values() for each in nulls(split, data.modalities)])
+
+
+def nulls(split: Dataset, modalities: Iterable[str]) -> list[MissingFeature]:
+    """What is null in the columns of these modalities."""
+    names = list(modalities)
+    if not names:
+        return []
+    sample_ids = split.select_columns(["sample_id"])["sample_id"]
+    return [
+        not_given(sample_id, name)
+        for sample_id, mask in zip(sample_ids, observed_masks(split, names), strict=True)
+        for name, present in zip(names, mask, strict=True)
+        if not present
+    ]
+
+
+def not_given(sample_id: str, modality: str) -> MissingFeature:
+    """A modality that the labels themselves lack."""
+    return MissingFeature(sample_id, modality, "not given", "the dataset has none")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
+from ...configuration.configuration_limssr import TEXT
 from ..feature_files import SUFFIXES, FeatureFileError, read_array
 from .feature_sources import FeatureSource, FileSource, feature_path
 
@@ -18,10 +19,10 @@ def modalities_in(
     dataset: str,
     folder: Path,
     sample_ids: Iterable[str],
-    wanted: Mapping[str, int] | Sequence[str] | None,
+    wanted: Mapping[str, int | str | None] | Sequence[str] | None,
     features: Mapping[str, str | Path],
-) -> dict[str, int]:
-    """Feature size of each modality; what is not given is taken from the files.
+) -> dict[str, int | str]:
+    """Feature size of each modality, or `"text"`; what is not given is taken from the files.
 
     The size is that of most of the first readable files, in the order of the ids.
 
@@ -46,12 +47,13 @@ def modalities_in(
         raise ValueError(f"{dataset}: features names {unknown[0]!r}; the modalities are {', '.join(names)}")
     given = wanted if isinstance(wanted, Mapping) else {}
     sample_ids = list(sample_ids)
-    sizes = {
-        name: given.get(name) or _size(dataset, name, place_of(folder, name, features), sample_ids) for name in names
-    }
-    for name, size in sizes.items():
-        if type(size) is not int or size < 1:
-            raise ValueError(f"{dataset}: modality {name!r} has feature size {size!r}, expected 1 or more")
+    sizes = dict.fromkeys(names)
+    for name in names:
+        size = given.get(name)
+        size = _size(dataset, name, place_of(folder, name, features), sample_ids) if size is None else size
+        if size != TEXT and (type(size) is not int or size < 1):
+            raise ValueError(f"{dataset}: modality {name!r} has feature size {size!r}, expected 1 or more, or text")
+        sizes[name] = size
     return sizes
 
 
@@ -61,10 +63,11 @@ def place_of(folder: Path, modality: str, features: Mapping[str, str | Path]) ->
 
 
 def folder_sources(
-    folder: Path, modalities: Mapping[str, int], features: Mapping[str, str | Path], sample_ids: Sequence[str]
+    folder: Path, modalities: Mapping[str, int | str], features: Mapping[str, str | Path], sample_ids: Sequence[str]
 ) -> list[FeatureSource]:
-    """A source of files for each modality."""
-    return [FileSource(name, sample_ids, size, place_of(folder, name, features)) for name, size in modalities.items()]
+    """A source of files for each modality that is no text."""
+    sizes = {name: size for name, size in modalities.items() if size != TEXT}
+    return [FileSource(name, sample_ids, size, place_of(folder, name, features)) for name, size in sizes.items()]
 
 
 def _subfolders(folder: Path) -> list[str]:

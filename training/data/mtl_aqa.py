@@ -52,19 +52,23 @@ def clean_transcript(words: list[str]) -> list[str]:
 
 
 def dive_features(annotation: dict[str, Any], sample_id: str) -> np.ndarray:
-    """One-hot position, armstand, rotation type, somersaults and twists of a dive, float32 (27,).
+    """Position, armstand, rotation type, somersaults and twists of a dive, a clip each, float32 (5, 27).
+
+    A clip is the one-hot value of its attribute in columns of the attribute's own. (All in one clip would leave batch
+    norm a clip a sample to take its statistics from.)
 
     Raises:
         ValueError: an attribute has a value beyond `DIVE_ATTRIBUTES`.
     """
-    parts = []
-    for name, size in DIVE_ATTRIBUTES.items():
+    clips, column = np.zeros((len(DIVE_ATTRIBUTES), sum(DIVE_ATTRIBUTES.values())), np.float32), 0
+    for clip, (name, size) in enumerate(DIVE_ATTRIBUTES.items()):
         if annotation[name] not in range(size):
             raise ValueError(
                 f"dive {sample_id}: {name} is {annotation[name]!r}, expected an integer from 0 to {size - 1}"
             )
-        parts.append(np.eye(size, dtype=np.float32)[int(annotation[name])])
-    return np.concatenate(parts)
+        clips[clip, column + int(annotation[name])] = 1
+        column += size
+    return clips
 
 
 @dataclass
@@ -80,7 +84,7 @@ class MtlAqa:
             test_split_0.pkl              353 dives
 
     Modalities: `commentary`, token embeddings of the transcript, a clip being the mean of `window` consecutive tokens;
-    `dive`, one clip with the attributes of the executed dive (not its difficulty). With `commentary: text` the
+    `dive`, the attributes of the executed dive (not its difficulty), a clip each. With `commentary: text` the
     transcript itself is the modality, for the language model to read. Further columns: `competition`, `difficulty` and
     `commentary_text`, the very text that was embedded or is read.
 
@@ -177,11 +181,14 @@ class MtlAqa:
         difficulty = np.array([annotation["difficulty"] for annotation in annotations])
         final_score = np.array([annotation["final_score"] for annotation in annotations])
         scores = {"score": final_score, "execution": final_score / difficulty}
-        dives = np.stack([dive_features(*pair) for pair in zip(annotations, sample_ids, strict=True)])  # (dives, 27)
+        dives = [dive_features(*pair) for pair in zip(annotations, sample_ids, strict=True)]
         return build_split(
             sample_ids,
             {name: scores[name] for name in self.scores},
-            {"commentary": self._commentary(texts), "dive": feature_column(dives, [1] * len(dives))},
+            {
+                "commentary": self._commentary(texts),
+                "dive": feature_column(np.concatenate(dives), list(map(len, dives))),
+            },
             {
                 "competition": [competition for competition, _ in keys],
                 "difficulty": difficulty.astype(np.float32),

@@ -26,6 +26,7 @@ from .aqa_data import AqaData
 from .feature_sources import FeatureSource, ReadSample, TableSource
 from .file_dataset import features_with, read_cell
 from .missing import MissingFeature, MissingSummary
+from .missing_report import not_given
 from .spilled_tables import SpilledTable, spill
 
 PROGRESS = ".preparing"
@@ -105,6 +106,7 @@ class Preparation:
                 (self.out / shard.file).unlink()
         for path in (self.out / PROGRESS).glob("*.arrow"):
             path.unlink()
+            path.with_suffix(".json").unlink(missing_ok=True)
 
     def missing(self) -> MissingSummary:
         """What all shards lack."""
@@ -152,10 +154,11 @@ class Preparation:
         for source in self.sources:
             if isinstance(source, TableSource):
                 path = self.out / PROGRESS / f"{source.modality}-{number}.arrow"
-                if any_left and not path.is_file() and number % self.processes == self.rank:
-                    spill(source, path, quiet=self.rank > 0)
+                spilled = SpilledTable(source.modality, source.sample_ids, source.path, path)
+                if any_left and not spilled.keys_path.is_file() and number % self.processes == self.rank:
+                    spill(source, spilled, quiet=self.rank > 0)
                 number += 1
-                source = SpilledTable(source.modality, source.sample_ids, path)
+                source = spilled
             sources.append(source)
         return sources
 
@@ -165,7 +168,7 @@ class Preparation:
         with ExitStack() as stack:
             opened: dict[str, list[tuple[FeatureSource, ReadSample]]] = {}
             for source in sources:
-                if not isinstance(source, SpilledTable) or source.path.is_file():  # absent where no shard is left
+                if not isinstance(source, SpilledTable) or source.keys_path.is_file():  # absent where no shard is left
                     opened.setdefault(source.modality, []).append((source, stack.enter_context(source.opened())))
             yield {modality: _one_reader(found) for modality, found in opened.items()}
 
@@ -207,7 +210,7 @@ class Preparation:
                 cell = read_cell(readers[modality], sample_id, modality, missing)
                 row = row.append_column(modality, pa.nulls(1) if cell is None else cell)
             elif not row[modality][0].is_valid:
-                missing.features.append(MissingFeature(sample_id, modality, "not given", "the dataset has none"))
+                missing.features.append(not_given(sample_id, modality))
             present += row[modality][0].is_valid
         if present:
             return row

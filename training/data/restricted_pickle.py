@@ -4,6 +4,7 @@ import math
 import os
 import pickle
 import re
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,9 +26,13 @@ DAMAGE = (
     MemoryError,
     OverflowError,
     BufferError,
+    struct.error,
 )
 
 NPY_MAGIC = b"\x93NUMPY"
+
+# What stands in the place of raw memory in a pickle that is read array by array: nothing that refers to it twice fits.
+RAW_MEMORY, LONGEST_TEXT = None, 4096
 
 
 class UnsafePickleError(pickle.UnpicklingError):
@@ -158,8 +163,8 @@ def _admitted_globals() -> dict[tuple[str, str], Any]:
 ADMITTED_GLOBALS = _admitted_globals()
 
 
-class _RestrictedUnpickler(pickle.Unpickler):
-    """An unpickler that hands out nothing but `ADMITTED_GLOBALS`."""
+class _Restricted:
+    """Hands out nothing but `ADMITTED_GLOBALS`."""
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -168,7 +173,53 @@ class _RestrictedUnpickler(pickle.Unpickler):
             raise UnsafePickleError(f"it asks for {module}.{name}") from None
 
 
-def load_restricted(path: str | Path) -> Any:
+class _RestrictedUnpickler(_Restricted, pickle.Unpickler):
+    """The fast unpickler, for everything that fits into memory."""
+
+
+class _StreamingMemo(dict):
+    """What a pickle may refer to again, without the raw memory of its arrays, and where in it each array is."""
+
+    def __init__(self) -> None:
+        self.place: dict[int, int] = {}
+
+    def __setitem__(self, key: int, value: Any) -> None:
+        if isinstance(value, _ReadArray):
+            self.place[id(value)] = key
+        parts = value if isinstance(value, tuple) else (value,)  # a tuple: the state of an array
+        is_raw_memory = any(isinstance(part, str | bytes | bytearray) and len(part) > LONGEST_TEXT for part in parts)
+        super().__setitem__(key, RAW_MEMORY if is_raw_memory else value)
+
+
+class _StreamingUnpickler(_Restricted, pickle._Unpickler):
+    """The unpickler in Python, in which an array can give way to something else as soon as it is whole."""
+
+    dispatch = pickle._Unpickler.dispatch.copy()
+
+    def __init__(self, file: BinaryIO, keep: Callable[[np.ndarray], Any], **options: Any) -> None:
+        super().__init__(file, **options)
+        self.memo, self.keep = _StreamingMemo(), keep
+
+    def load_build(self) -> None:
+        super().load_build()
+        array = self.stack[-1]
+        if isinstance(array, _ReadArray) and not array.dtype.hasobject:
+            self.stack[-1] = self.keep(array.view(np.ndarray))
+            place = self.memo.place.pop(id(array), None)
+            if place is not None:  # the same array may come again, under another key
+                self.memo[place] = self.stack[-1]
+
+    def load_reduce(self) -> None:
+        super().load_reduce()
+        array = self.stack[-1]
+        if type(array) is np.ndarray:  # of protocol 5, whole at once
+            self.stack[-1] = self.keep(array)
+
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.REDUCE[0]] = load_reduce
+
+
+def load_restricted(path: str | Path, keep: Callable[[np.ndarray], Any] | None = None) -> Any:
     """Read a pickle that may hold numpy arrays, numpy scalars and builtin containers only.
 
     Pickles of Python 2 are read as latin1, which keeps their arrays and their ASCII strings. In a `.npy` file that
@@ -176,6 +227,8 @@ def load_restricted(path: str | Path) -> Any:
 
     Args:
         path: the file.
+        keep: is given each array of numbers as soon as it was read; what it returns stands in its place. Unless it
+            holds on to them, no two arrays are in memory at a time.
 
     Returns:
         What the file holds.
@@ -188,7 +241,9 @@ def load_restricted(path: str | Path) -> Any:
     with path.open("rb") as file:
         try:
             _skip_npy_header(file)
-            return _RestrictedUnpickler(file, encoding="latin1").load()
+            if keep is None:
+                return _RestrictedUnpickler(file, encoding="latin1").load()
+            return _StreamingUnpickler(file, keep, encoding="latin1").load()
         except UnsafePickleError as error:
             raise UnsafePickleError(
                 f"{path}: refused, {error}, and only numpy arrays and builtin containers are read. "

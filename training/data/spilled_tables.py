@@ -1,5 +1,6 @@
-"""Pickled tables written once in a form of which single samples can be read."""
+"""Pickled tables written once in a form of which single samples can be read, without a whole one in memory."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,50 +10,92 @@ import numpy as np
 import pyarrow as pa
 from tqdm.auto import tqdm
 
-from ..atomic_files import written_whole
-from ..feature_files import FeatureFileError
+from ..atomic_files import write_text_whole, written_whole
+from ..feature_files import FeatureFileError, check_clips
 from .aqa_data import feature_column
-from .feature_sources import ReadSample, TableSource
+from .feature_sources import ReadSample, TableSource, load_table
+
+
+class BatchNumber(int):
+    """Stands where an array was; no pickle can hold one of its own."""
 
 
 @dataclass(frozen=True)
 class SpilledTable:
-    """What `spill` wrote of a `TableSource`: an arrow file with a batch for each sample, in the order of the ids."""
+    """What `spill` wrote of a table.
+
+    Args:
+        modality: its name.
+        sample_ids: of the samples.
+        table: the pickled table, for messages.
+        path: an arrow file with a batch for each array of the table.
+    """
 
     modality: str
     sample_ids: Sequence[str]
+    table: Path
     path: Path
+
+    @property
+    def keys_path(self) -> Path:
+        """Number of the batch of each key of the table, or why it could not be read; written last."""
+        return self.path.with_suffix(".json")
 
     @contextmanager
     def opened(self) -> Iterator[ReadSample]:
-        numbers = {sample_id: number for number, sample_id in enumerate(self.sample_ids)}
+        keys = json.loads(self.keys_path.read_text(encoding="utf-8"))
         with pa.OSFile(str(self.path)) as file, pa.ipc.open_file(file) as batches:
 
             def read(sample_id: str) -> pa.ListArray:
-                batch = batches.get_batch(numbers[sample_id])
+                if keys["error"] is not None:
+                    raise FeatureFileError(keys["detail"], keys["error"])
+                where = f"{self.table}, key {sample_id!r}"
+                if sample_id not in keys["numbers"]:
+                    raise FeatureFileError(f"{where}: the table has no such key", "absent key")
+                number = keys["numbers"][sample_id]
+                if number is None:
+                    raise FeatureFileError(f"{where}: expected an array [clips, dim]")
+                batch = batches.get_batch(number)
                 if batch["cause"][0].is_valid:
-                    raise FeatureFileError(batch["detail"][0].as_py(), batch["cause"][0].as_py())
+                    raise FeatureFileError(f"{where}{batch['detail'][0].as_py()}", batch["cause"][0].as_py())
                 return batch["clips"]
 
             yield read
 
 
-def spill(source: TableSource, path: Path, quiet: bool = False) -> None:
-    """Reads the table once and writes its samples one by one; what cannot be used is written down with its cause.
+def spill(source: TableSource, spilled: SpilledTable, quiet: bool = False) -> None:
+    """Reads a table array by array and writes each as a batch; what cannot be used is written down with its cause.
 
     Args:
         source: the table.
-        path: the file to write.
+        spilled: what to write.
         quiet: without a progress bar.
     """
     nothing = feature_column(np.zeros((0, source.feature_size), np.float32), [None])
     schema = pa.schema([("clips", nothing.type), ("cause", pa.string()), ("detail", pa.string())])
-    with written_whole(path) as unfinished, source.opened() as read, pa.ipc.new_file(str(unfinished), schema) as file:
-        for sample_id in tqdm(source.sample_ids, desc=f"{source.path.name}", unit="sample", disable=quiet):
+    keys = {"error": None, "detail": None, "numbers": {}}
+    with (
+        written_whole(spilled.path) as unfinished,
+        pa.ipc.new_file(str(unfinished), schema) as file,
+        tqdm(total=len(source.sample_ids), desc=source.path.name, unit="array", disable=quiet) as bar,
+    ):
+
+        def keep(array: np.ndarray) -> BatchNumber:
+            """Writes an array, whose key is not known yet, and returns the number of its batch."""
+            clips, cause, detail = nothing, None, None
             try:
-                cells = read(sample_id), None, None
+                checked = check_clips(array, "", source.feature_size)
+                clips = feature_column(checked, [len(checked)])
             except FeatureFileError as error:
-                cells = nothing, error.cause, str(error)
-            clips, cause, detail = cells
+                cause, detail = error.cause, str(error)
             arrays = [clips, pa.array([cause], pa.string()), pa.array([detail], pa.string())]
             file.write_batch(pa.record_batch(arrays, schema=schema))
+            bar.update()
+            return BatchNumber(bar.n - 1)
+
+        try:
+            table = load_table(source.path, keep)
+            keys["numbers"] = {key: found if isinstance(found, BatchNumber) else None for key, found in table.items()}
+        except FeatureFileError as error:
+            keys |= {"error": error.cause, "detail": str(error)}
+    write_text_whole(spilled.keys_path, json.dumps(keys))

@@ -44,7 +44,8 @@ def _value(cell: dict, metric: str, part: str) -> str:
     if measured is None or metric not in measured:
         return "-"
     text = format_metric(measured[metric], metric)
-    if interval := (measured.get("intervals") or {}).get(metric):
+    interval = (measured.get("intervals") or {}).get(metric)
+    if interval and part != "floor":  # which is the same for every mask, and known well enough
         low, high = (format_metric(bound, metric) for bound in interval)
         text += f" [{low}, {high}]"
     return text + ("\\*" if part == "model" and metric in cell.get("not_better_than_floor", []) else "")

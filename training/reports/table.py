@@ -2,6 +2,8 @@
 
 from ..evaluation_cells import Cell
 from ..evaluation_results import EvaluationResult, MaskResult, SeedSummary
+from ..run_summary import Summary
+from .marks import marked_title
 
 _INTERVAL = "95 %"  # bootstrap interval of the column before it
 _ALL_COLUMNS = [  # heading, metric, part of the cell
@@ -20,6 +22,8 @@ _ALL_COLUMNS = [  # heading, metric, part of the cell
     ("rel. L2", "relative_l2", "model"),
 ]
 _UNDEFINED = "undef."
+_NOTHING = "-"
+_NOT_BETTER = "* not better than predicting the training mean for everyone."
 
 
 def evaluation_table(result: EvaluationResult) -> str:
@@ -27,22 +31,44 @@ def evaluation_table(result: EvaluationResult) -> str:
     return "\n\n".join(_score_table(result, name) for name in result.score_names)
 
 
+def summary_table(summary: Summary) -> str:
+    """One line a mask, mean and s.d. over the repetitions, the average over the incomplete masks last."""
+    lines = _cell_lines(["shown"], [([name], cell) for name, cell in summary.rows.items()])
+    count = len(summary.repetitions)
+    spread = f", mean ± s.d. of {count} repetitions" if count > 1 else ""
+    notes = [summary.note] if summary.note else []
+    if any(cell.not_better_than_floor for cell in summary.rows.values()):
+        notes.append(_NOT_BETTER)
+    seeds = "; ".join(" ".join(f"{name} {seed}" for name, seed in seeds.items()) for seeds in summary.repetitions)
+    notes += [f"Seeds: {seeds}."] if seeds else []
+    title = marked_title(f"{summary.title}{spread}, MSE and MAE in judges' units", summary.marks)
+    return "\n".join([title, "", *lines, *(["", *notes] if notes else [])])
+
+
 def _score_table(result: EvaluationResult, score_name: str) -> str:
-    cells = [row.scores[score_name] for row in result.rows]
-    columns = [column for column in _ALL_COLUMNS if any(getattr(cell, column[2]) is not None for cell in cells)]
     drawn = bool(result.summaries)
-    headings = ["missing rate", "hidden"] if drawn else ["shown"]
-    lines = [[*headings, "samples", *(heading for heading, _, _ in columns)]]
-    for row, cell in zip(result.rows, cells, strict=True):
-        about = [row.name, f"{row.hidden:.0%}"] if drawn else [row.name]
-        lines.append([*about, _samples(row), *(_value(cell, *column) for column in columns)])
+    rows = []
+    for row in result.rows:
+        hidden = [f"{row.hidden:.0%}"] if drawn else []
+        rows.append(([row.name, *hidden, _samples(row)], row.scores[score_name]))
     average = Cell(**result.averages[score_name])
-    if average.model is not None and len(result.rows) > 1:
-        name = f"average of the {average.model['cells']} incomplete" if not drawn else f"average of the {len(cells)}"
-        values = [_value(average, *column) for column in columns]
-        lines.append([name, *[""] * len(headings), *values])
+    if average.model is not None and len(rows) > 1:
+        rows.append(
+            ([f"average of the {len(rows)}" if drawn else f"average of the {len(rows) - 1} incomplete"], average)
+        )
+    headings = ["missing rate", "hidden", "samples"] if drawn else ["shown", "samples"]
     title = f"{score_name}: {result.samples} samples, MSE and MAE in judges' units, 95 % bootstrap intervals"
-    return "\n".join([title, "", *aligned(lines), *_notes(result, score_name)])
+    return "\n".join([title, "", *_cell_lines(headings, rows), *_notes(result, score_name)])
+
+
+def _cell_lines(headings: list[str], rows: list[tuple[list[str], Cell]]) -> list[str]:
+    """One line a row: what it is, then its cell; columns in which nothing stands are left out."""
+    columns = [column for column in _ALL_COLUMNS if any(_value(cell, *column) != _NOTHING for _, cell in rows)]
+    lines = [[*headings, *(heading for heading, _, _ in columns)]]
+    for about, cell in rows:
+        about = [*about, *[""] * (len(headings) - len(about))]
+        lines.append([*about, *(_value(cell, *column) for column in columns)])
+    return aligned(lines)
 
 
 def _samples(row: MaskResult | SeedSummary) -> str:
@@ -55,8 +81,8 @@ def _value(cell: Cell, heading: str, metric: str, part: str) -> str:
         return format_interval(getattr(cell, part), metric)
     metrics = getattr(cell, part)
     if metrics is None or metric not in metrics:
-        return "-"
-    deviation = metrics.get("sd", {}).get(metric) if part != "floor" else None
+        return _NOTHING
+    deviation = metrics.get("sd", {}).get(metric) if part in ("model", "ridge") else None
     spread = "" if deviation is None else f" ± {format_metric(deviation, metric)}"
     mark = "*" if part == "model" and metric in cell.not_better_than_floor else ""
     return format_metric(metrics[metric], metric) + spread + mark
@@ -75,7 +101,7 @@ def format_interval(metrics: dict | None, metric: str) -> str:
     """The bootstrap interval of a metric, `0.655-0.780`; a dash where there is none."""
     interval = (metrics or {}).get("intervals", {}).get(metric)
     if interval is None:
-        return "-"
+        return _NOTHING
     low, high = (format_metric(value, metric) for value in interval)
     return f"{low} to {high}" if low.startswith("-") else f"{low}-{high}"
 
@@ -98,7 +124,7 @@ def _notes(result: EvaluationResult, score_name: str) -> list[str]:
     cells = {row.name: row.scores[score_name] for row in result.rows}
     notes = []
     if any(cell.not_better_than_floor for cell in cells.values()):
-        notes.append("* not better than predicting the training mean for everyone.")
+        notes.append(_NOT_BETTER)
     if any(row.samples > row.complete for row in result.rows):
         notes.append("(n partly): n of these samples lack some of the shown modalities and are scored from the rest.")
     if result.summaries:

@@ -3,16 +3,19 @@
 import os
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from limssr.training.arguments import parse_training_arguments
 from limssr.training.data import load
 from limssr.training.data.mtl_aqa import FILES, REMOVED_WORDS, clean_transcript
 from limssr.training.data.restricted_pickle import load_restricted
 from limssr.training.missingness import MaskedDataset, observed_masks
+from limssr.training.training_run import run_training
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +175,18 @@ def test_impossible_options_are_refused(options, said, tmp_path):
 def test_an_empty_folder_is_refused_with_what_was_expected(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"final_annotations_dict\.pkl.*clone"):
         load("mtl_aqa", folder=tmp_path)
+
+
+def test_its_settings_train(folder, tiny_encoder, cache, tiny_text_model, tmp_path):
+    path = Path(__file__).parents[3] / "training" / "configs" / "mtl_aqa.yaml"
+    options = [f"folder={folder}", f"text_encoder={tiny_encoder}", f"cache_dir={cache}"]
+    flags = (
+        f"--text_model {tiny_text_model} --output_dir {tmp_path} --max_steps 2 --disable_tqdm true --report_to none"
+    )
+    result = run_training(*parse_training_arguments([str(path), "--data_options", *options, *flags.split()]))
+    assert [mask.name for mask in result.masks] == ["commentary+dive", "commentary", "dive"]
+    assert result.score_names == ["score", "execution"]
+    assert result.samples == 353
 
 
 def test_commentary_as_text_is_the_clean_transcript_itself(load_mtl_aqa):

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,84 @@ def test_an_array_that_does_not_fit_its_content_is_refused(tmp_path):
     assert array.count(b"K\x03\x85q") == 1
     with pytest.raises(ValueError, match=r"table\.pkl.*shape \(200,\)"):
         load_restricted(write(tmp_path, array.replace(b"K\x03\x85q", b"K\xc8\x85q")))
+
+
+def read_both_ways(path):
+    """As a whole, and array by array."""
+    kept = []
+
+    def keep(array):
+        kept.append(array.copy())
+        return Kept(len(kept) - 1)
+
+    return load_restricted(path), load_restricted(path, keep), kept
+
+
+class Kept(int):
+    pass
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("form", ["bare", "npy"])
+def test_arrays_can_be_taken_one_by_one(tmp_path, protocol, form):
+    same = np.arange(6.0).reshape(2, 3)
+    table = {"a": same, "b": np.asfortranarray(np.ones((3, 4), ">f4")), ("c", 1): same, "d": 3, "e": "x" * 5000}
+    table |= {"f": np.arange(3000), "g": [np.zeros(2000), None], "h": "x" * 5000}
+    if form == "npy":
+        path = tmp_path / "table.npy"
+        with path.open("wb") as stream:
+            np.lib.format.write_array_header_1_0(stream, {"descr": "|O", "fortran_order": False, "shape": ()})
+            pickle.dump(np.array(table, dtype=object), stream, protocol=protocol)
+    else:
+        path = write(tmp_path, table, protocol)
+    whole, streamed, kept = read_both_ways(path)
+    if form == "npy":
+        whole, streamed = whole.item(), streamed.item()
+    assert list(streamed) == list(whole) == list(table)
+    for key in ("a", "b", ("c", 1), "f"):
+        assert type(streamed[key]) is Kept
+        np.testing.assert_array_equal(kept[streamed[key]], table[key])
+        np.testing.assert_array_equal(whole[key], table[key])
+        assert kept[streamed[key]].dtype.newbyteorder("=") == table[key].dtype.newbyteorder("=")
+    assert streamed["a"] == streamed["c", 1]  # one array under two keys
+    assert streamed["d"] == 3
+    assert type(streamed["d"]) is int
+    assert streamed["e"] == table["e"]
+    np.testing.assert_array_equal(kept[streamed["g"][0]], table["g"][0])
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_taken_one_by_one_no_two_arrays_are_in_memory(tmp_path, protocol):
+    size = 2**20
+    path = write(tmp_path, {number: np.full(size, number, np.uint8) for number in range(16)}, protocol)
+    sums = []
+    tracemalloc.start()
+    try:
+        load_restricted(path, lambda array: sums.append(int(array[0]) + int(array[-1])))
+        peak = tracemalloc.get_traced_memory()[1]
+        load_restricted(path)
+        whole = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert sums == [2 * number for number in range(16)]
+    assert peak < (4 if protocol > 2 else 6) * size  # protocol 2 spells bytes as text
+    assert whole > 15 * size  # so that the measure measures
+
+
+@given(st.binary(max_size=60), st.integers(0, 400))
+def test_damaged_files_are_named_when_read_one_by_one(tmp_path_factory, noise, cut):
+    content = pickle.dumps({"a": np.arange(5), "b": "text"})
+    for damaged in (content[: min(cut, len(content) - 1)], noise.replace(b".", b"") + b"\x00"):
+        with pytest.raises((ValueError, UnsafePickleError), match=r"table\.pkl"):
+            load_restricted(write(tmp_path_factory.mktemp("damaged"), damaged), len)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_hostile_calls_are_refused_when_read_one_by_one(tmp_path, protocol):
+    path = write(tmp_path, {"a": np.arange(3), "hostile": Call(os.mkdir, str(tmp_path / "created"))}, protocol)
+    with pytest.raises(UnsafePickleError, match=r"table.pkl: refused.*mkdir"):
+        load_restricted(path, len)
+    assert not (tmp_path / "created").exists()
 
 
 def test_functions_of_the_reader_cannot_be_changed(tmp_path):

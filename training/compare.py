@@ -1,0 +1,35 @@
+"""Compare two runs on the samples they share: paired bootstrap intervals and Williams's test.
+
+python training/compare.py RUN_A RUN_B [--json FILE]      (folders with predictions.parquet, of train.py or eval.py)
+python training/compare.py RUN_A ridge                    (the ridge baseline of RUN_A itself)
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from limssr.training.comparison import RIDGE, compare_runs, read_run_scores
+from limssr.training.launching import mistakes_in_one_line
+from limssr.training.reports.comparison_table import comparison_table
+from limssr.training.reports.run_record import without_paths
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_a", help="folder of a run")
+    parser.add_argument("run_b", help=f"folder of another run, or `{RIDGE}`")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="every metric, interval and test, as JSON")
+    arguments = parser.parse_args()
+    against_ridge = arguments.run_b == RIDGE and not Path(RIDGE).exists()
+    with mistakes_in_one_line("cannot compare"):
+        first = read_run_scores(arguments.run_a)
+        second = read_run_scores(arguments.run_a if against_ridge else arguments.run_b, ridge=against_ridge)
+        comparison = compare_runs(first, second)
+        print(comparison_table(comparison))
+        if arguments.json is not None:
+            text = json.dumps(without_paths(comparison.to_dict()), indent=2, allow_nan=False, ensure_ascii=False)
+            arguments.json.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

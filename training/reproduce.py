@@ -1,0 +1,74 @@
+"""Run a table of the LIMSSR paper and write it beside the published numbers.
+
+python training/reproduce.py main --folders fs1000=FS1000 fisv=Fis-V rhythmic_gymnastics=RG --seeds 0 1 2
+python training/reproduce.py lora_rank --datasets mtl_aqa --folders mtl_aqa=MTL-AQA --set num_hidden_layers=2
+python training/reproduce.py paths --datasets synthetic --seeds 0 1 2 --dry_run
+
+Every run is `train.py` on a YAML file of its own in OUTPUT_DIR. The same command again goes on where it stopped:
+finished runs stay, interrupted ones continue from their last checkpoint, failed ones are tried again. Tables share
+their runs. The report is OUTPUT_DIR/TABLE.md and .json; its foot says what its words mean.
+"""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from limssr.training.arguments import read_pairs
+from limssr.training.launching import mistakes_in_one_line
+from limssr.training.reproduction.plan import PUBLISHED_DATASETS, plan_runs
+from limssr.training.reproduction.report import write_report
+from limssr.training.reproduction.runner import FAILED, check_settings_of_earlier_runs, find_state, run_all
+from limssr.training.reproduction.tables import TABLES
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=TABLES, help="main, complete, or one of the ablations")
+    datasets = "the paper's (fs1000 fisv rg, one model a score or apparatus), names of configurations or YAML files"
+    parser.add_argument("--datasets", nargs="+", metavar="DATASET", default=list(PUBLISHED_DATASETS), help=datasets)
+    folders = "where a dataset lies, by its name"
+    parser.add_argument("--folders", nargs="+", metavar="DATASET=FOLDER", default=[], help=folders)
+    seeds = "of everything that is drawn; the configurations' own by default"
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", default=[], help=seeds)
+    parser.add_argument(
+        "--variants", nargs="+", metavar="VARIANT", default=[], help="lines of the table; all by default"
+    )
+    settings = "settings of train.py for all runs, in place of the configuration's"
+    parser.add_argument("--set", nargs="+", metavar="KEY=VALUE", default=[], dest="changes", help=settings)
+    parser.add_argument("--output_dir", type=Path, default=Path("runs", "reproduce"))
+    parser.add_argument("--dry_run", action="store_true", help="list the runs and write the report of what is there")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the run in progress is stopped too
+    table = TABLES[arguments.table]
+    with mistakes_in_one_line("reproduce.py"):
+        changes = read_pairs(arguments.changes, "--set")
+        runs = plan_runs(
+            table,
+            arguments.datasets,
+            arguments.output_dir,
+            seeds=arguments.seeds,
+            changes=changes,
+            folders=read_pairs(arguments.folders, "--folders"),
+            variants=arguments.variants,
+        )
+        check_settings_of_earlier_runs(runs)
+    report = arguments.output_dir / arguments.table
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    states = [find_state(run) for run in runs]
+    for run, state in zip(runs, states, strict=True):
+        print(f"{run.name}: {state}")
+    if not arguments.dry_run:
+        states = run_all(runs, lambda states: write_report(report, table, runs, states, changes))
+    write_report(report, table, runs, states, changes)
+    print(f"\nThe report is {report}.md and {report.name}.json")
+    if any(state.kind == FAILED for state in states):
+        sys.exit("Not all runs finished; see their logs, and repeat the command to go on.")
+
+
+if __name__ == "__main__":
+    main()
