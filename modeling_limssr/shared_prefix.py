@@ -3,6 +3,7 @@
 import inspect
 
 import torch
+import torch.distributed
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_outputs import BaseModelOutput
@@ -125,8 +126,8 @@ def _read_prefix(language_model, prefix_embeds: torch.Tensor) -> tuple[Cache, to
 
 def _looks_back_only(language_model) -> bool:
     """Whether every layer is a causal one that takes keys and values of earlier tokens and shows nothing else."""
-    if language_model.training and language_model.is_activation_checkpointing:
-        return False  # checkpointed layers drop the cache in silence
+    if language_model.training and (language_model.is_activation_checkpointing or _is_sharded(language_model)):
+        return False  # checkpointed layers drop the cache in silence, sharded ones expect one pass a step
     config = language_model.config
     if getattr(config, "output_hidden_states", False) or getattr(config, "output_attentions", False):
         return False
@@ -135,6 +136,15 @@ def _looks_back_only(language_model) -> bool:
     if "past_key_values" not in inspect.signature(language_model.forward).parameters:
         return False
     return all(getattr(module, "is_causal", True) for module in language_model.modules())
+
+
+def _is_sharded(language_model) -> bool:
+    """Whether its weights are spread over processes by FSDP."""
+    if not torch.distributed.is_available():
+        return False
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+
+    return any(isinstance(module, FSDPModule | FullyShardedDataParallel) for module in language_model.modules())
 
 
 def _caches(language_model, length: int) -> bool:

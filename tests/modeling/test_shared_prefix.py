@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+import torch.distributed.fsdp
 from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig, MistralConfig, Phi3Config, Qwen3Config
 
 from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
@@ -136,6 +137,21 @@ def test_gradient_checkpointing_switches_it_off(batch):
     with torch.no_grad(), positions_read(model) as counted:
         model(**batch)
     assert len(counted) == 2  # checkpointing is a matter of training
+
+
+def test_sharded_weights_are_read_in_one_pass_a_step(batch, tmp_path):
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        model = build(FAMILIES["qwen3"], backbone_training="full").train()
+        mesh = torch.distributed.init_device_mesh("cpu", (1,))
+        for layer in model.model.language_model.layers:
+            torch.distributed.fsdp.fully_shard(layer, mesh=mesh)
+        with positions_read(model) as counted:
+            model(**batch).loss.backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert counted == [batch.input_ids.numel()]
 
 
 @torch.no_grad()
