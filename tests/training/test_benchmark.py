@@ -13,7 +13,13 @@ from limssr.training.benchmarking.curves import measure_curves
 from limssr.training.benchmarking.data_path import measure_data_path
 from limssr.training.benchmarking.figure import save_figure
 from limssr.training.benchmarking.memory import read_peak, reset_peak
-from limssr.training.benchmarking.model_cost import CONTESTANTS, ActionCost, measure_missing, measure_times
+from limssr.training.benchmarking.model_cost import (
+    CONTESTANTS,
+    ActionCost,
+    measure_missing,
+    measure_times,
+    measure_training_with_missing,
+)
 from limssr.training.benchmarking.padding import measure_padding
 from limssr.training.benchmarking.report import Requirement, requirements, save_json, write_seconds, write_table
 from limssr.training.benchmarking.streaming import measure_streaming
@@ -126,6 +132,7 @@ def test_all_rows_become_a_table_a_picture_and_json(folder, settings, tmp_path):
         rounds, tokens = measure_times(action, folder, settings)
         assert tokens["shared"] < tokens["limssr"]
         results[key] = ActionCost(rounds, dict.fromkeys(CONTESTANTS, 10**9), tokens).to_dict()
+    results["training"]["speedup_over_naive_with_missing"] = measure_training_with_missing(folder, settings).median
     results["missing"] = {name: spread.median for name, spread in measure_missing(folder, settings).items()}
     results["all_subsets"] = measure_subsets(folder, settings)
     assert results["all_subsets"]["token_ratio"] > 1

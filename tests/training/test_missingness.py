@@ -3,12 +3,14 @@
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, concatenate_datasets, load_from_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limssr.training.data import load
+from limssr.training.data.aqa_data import build_split, feature_column
 from limssr.training.missingness import (
     DynamicMask,
     MaskedDataset,
@@ -164,6 +166,24 @@ def test_visible_rows_are_those_of_the_dataset(rows):
     assert masked[-1]["sample_id"] == rows[-1]["sample_id"]
     with pytest.raises(IndexError):
         masked[len(rows)]
+
+
+def test_reading_a_sample_touches_its_own_rows_alone(tmp_path):
+    clips = np.ones((400 * 50, 64), dtype=np.float32)
+    column = feature_column(clips, [50] * 400)  # 5 MB, of which a sample is 13 kB
+    build_split([str(number) for number in range(400)], {}, {"video": column}).save_to_disk(tmp_path / "split")
+    del column
+    masked = MaskedDataset(load_from_disk(tmp_path / "split"), ["video"], [(1,)] * 400)
+    masked[7]
+    pool, usual = pa.proxy_memory_pool(pa.default_memory_pool()), pa.default_memory_pool()
+    pa.set_memory_pool(pool)  # a fresh one knows the most that was held while the sample is read
+    try:
+        row = masked[317]["video"]
+    finally:
+        pa.set_memory_pool(usual)
+    assert row.shape == (50, 64)
+    assert row.flags.owndata or row.base.nbytes == row.nbytes  # nothing larger is kept alive
+    assert pool.max_memory() < 2 * row.nbytes
 
 
 def test_a_shuffled_selection_reads_its_own_rows(rows):

@@ -2,11 +2,18 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from .contestants import make_contestant
 from .timing import take_turns
-from .workload import MODALITIES, Settings, build_model, build_processor, draw_features, forward_flops, make_batch
+from .workload import (
+    MODALITIES,
+    Settings,
+    build_model,
+    build_processor,
+    draw_features,
+    draw_shown,
+    forward_flops,
+    make_batch,
+)
 
 NAMED = ("video", "audio", "flow", "pose", "skeleton")
 
@@ -16,7 +23,7 @@ def measure_curves(folder: Path, settings: Settings) -> dict[str, list[dict]]:
     `clips`, `batch_size`, `modalities` and `missing_rate`."""
     model = build_model(folder, settings.device).eval()
     processor = build_processor(folder, model.config, missing_length=1)
-    few = 2  # samples; what is varied is not their number
+    few, many = 2, settings.batch_size  # samples; what is varied is not their number
 
     def point(batch: dict, own_model=model) -> dict:
         runner = make_contestant("shared", own_model)
@@ -32,7 +39,7 @@ def measure_curves(folder: Path, settings: Settings) -> dict[str, list[dict]]:
         "clips": [{"clips": clips, **point(batch(few, clips))} for clips in settings.clip_counts],
         "batch_size": [{"batch_size": size, **point(batch(size, settings.clips))} for size in settings.batch_sizes],
         "missing_rate": [
-            {"missing_rate": rate, **point(batch(settings.batch_size, settings.clips, draw_shown(rate, settings)))}
+            {"missing_rate": rate, **point(batch(many, settings.clips, draw_shown(rate, many)))}
             for rate in settings.missing_rates
         ],
         "modalities": [],
@@ -44,13 +51,3 @@ def measure_curves(folder: Path, settings: Settings) -> dict[str, list[dict]]:
         its_batch = make_batch(its_processor, draw_features(few, settings.clips, modalities), settings.device)
         curves["modalities"].append({"modalities": count, **point(its_batch, wide)})
     return curves
-
-
-def draw_shown(rate: float, settings: Settings) -> list[set[str]]:
-    """For each sample of a batch what it shows when each modality is hidden at this rate, but never all of them."""
-    random = np.random.default_rng(0)
-    shown = []
-    while len(shown) < settings.batch_size:
-        if names := {name for name in MODALITIES if random.random() >= rate}:
-            shown.append(names)
-    return shown

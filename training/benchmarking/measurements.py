@@ -11,7 +11,7 @@ import torch
 
 from .curves import measure_curves
 from .data_path import measure_data_path
-from .model_cost import measure_action, measure_missing
+from .model_cost import measure_action, measure_missing, measure_training_with_missing
 from .padding import measure_padding
 from .startup import measure_startup
 from .streaming import measure_streaming
@@ -49,6 +49,8 @@ def measure_all(settings: Settings, say: Callable[[str], None] = print) -> dict:
             tell(f"{key}: this model, the bare backbone and the naive way")
             results[key] = measure_action(action, folder, settings).to_dict()
         tell("missing modalities")
+        with_missing = measure_training_with_missing(folder, settings)
+        results["training"]["speedup_over_naive_with_missing"] = with_missing.median
         results["missing"] = {name: spread.median for name, spread in measure_missing(folder, settings).items()}
         tell("all subsets of the modalities")
         results["all_subsets"] = measure_subsets(folder, settings)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, LlamaConfig, LlamaModel, PreTrainedModel
 
@@ -133,6 +134,16 @@ def draw_features(
         ]
         for name, size in (modalities or MODALITIES).items()
     }
+
+
+def draw_shown(rate: float, samples: int) -> list[set[str]]:
+    """For each sample what it shows when each modality is hidden at this rate, but never all of them."""
+    random = np.random.default_rng(0)
+    shown = []
+    while len(shown) < samples:
+        if names := {name for name in MODALITIES if random.random() >= rate}:
+            shown.append(names)
+    return shown
 
 
 def make_batch(processor: LimssrProcessor, features: dict[str, list], device: str) -> dict[str, torch.Tensor]:
