@@ -10,6 +10,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 # What a further pass through the language model costs, in tokens: it reads all weights once more.
 MINIMUM_SAVED_TOKENS = 64
+# What follows a prefix needs a mask, with which attention also computes what a causal kernel skips in long sequences.
+MINIMUM_SHARE = 1 / 16
 KEPT_PREFIXES = 8
 
 
@@ -58,7 +60,8 @@ class SharedPrefix:
             return None
         length = _shared_length(input_ids, attention_mask, added_ids)
         readers = len(input_ids) if self._keeps(language_model) else len(input_ids) - 1
-        if length * readers < MINIMUM_SAVED_TOKENS or not _caches(language_model, length):
+        worth_it = length * readers >= MINIMUM_SAVED_TOKENS and length >= MINIMUM_SHARE * input_ids.shape[1]
+        if not worth_it or not _caches(language_model, length):
             return None
         cache, hidden = self._prefix(language_model, input_ids[0, :length], inputs_embeds[:1, :length])
         rest = language_model(

@@ -246,6 +246,19 @@ def test_what_is_shared_ends_at_the_first_added_token(tiny_tokenizer):
 
 
 @torch.no_grad()
+def test_a_prefix_that_is_a_small_part_of_the_sequence_is_not_worth_a_mask(tiny_tokenizer):
+    model = build(FAMILIES["llama"])
+    processor = LimssrProcessor.from_config(model.config, tiny_tokenizer, max_clips=2000)
+    lengths = {}
+    for clips in (20, 1000):
+        batch = processor(features={name: [torch.ones(clips, size)] * 2 for name, size in SIZES.items()})
+        with positions_read(model) as counted:
+            model(**batch)
+        lengths[clips] = sum(counted) < batch.input_ids.numel()
+    assert lengths == {20: True, 1000: False}
+
+
+@torch.no_grad()
 def test_no_more_prefixes_are_kept_than_a_few(tiny_tokenizer):
     model = build(FAMILIES["llama"])
     processor = LimssrProcessor.from_config(model.config, tiny_tokenizer)
