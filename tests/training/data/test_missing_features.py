@@ -35,7 +35,7 @@ def damage_files(folder, written):
     np.save(place / f"{ids[2]}.npy", np.full((2, 2, 8), np.nan))
     np.save(place / f"{ids[3]}.npy", np.zeros((2, 2, 9)))
     (place / f"{ids[4]}.npy").write_bytes(b"not an array")
-    np.save(place / f"{ids[5]}.npy", np.array([{"a": 1}]), allow_pickle=True)  # pickled, which is never read
+    np.save(place / f"{ids[5]}.npy", np.array([{"a": 1}]))  # pickled, which is never read
     causes = ["missing file", "empty", "non-finite", "wrong width", "unreadable", "unreadable"]
     return dict(zip(ids, causes, strict=True))
 
