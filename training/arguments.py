@@ -11,9 +11,11 @@ from typing import Any, Literal
 
 import torch
 import yaml
+from accelerate.utils import parse_flag_from_env
 from transformers import HfArgumentParser, TrainingArguments
 
 from ..configuration.configuration_limssr import LimssrConfig
+from .loading_options import require_bitsandbytes
 
 MISSINGNESS = ("none", "dynamic", "static", "observed")
 SELECTION = ("validation", "test")
@@ -189,6 +191,13 @@ class LimssrTrainingArguments(TrainingArguments):
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             self.greater_is_better = self.metric_for_best_model.endswith(("spearman", "pearson"))
         super().__post_init__()
+        if "bnb" in self.optim or self.optim.startswith(("paged_", "adamw_8bit", "lion_8bit", "ademamix_8bit")):
+            require_bitsandbytes(f"`optim` {self.optim.value!r}")
+        if parse_flag_from_env("ACCELERATE_USE_FSDP") and self.device.type == "cpu":
+            raise ValueError(
+                "accelerate shards a model (FSDP) over accelerators only; on the CPU it would train data parallel and "
+                "not say so: use training/configs/accelerate/ddp_cpu.yaml."
+            )
         self.dataloader_pin_memory &= torch.accelerator.is_available()  # else each epoch warns that it cannot
         if self.train_sampling_strategy not in SAMPLING:
             raise ValueError(

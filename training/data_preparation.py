@@ -4,7 +4,6 @@ import hashlib
 import json
 import shutil
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ from .data.feature_sources import FeatureSource
 from .data.file_dataset import FileDataset, features_with
 from .data.preparation import PROGRESS, Preparation
 from .data.prepared import DESCRIPTION_FILE, Prepared, write_description
+from .launching import LONGEST_WAIT
 from .reports.run_record import without_paths
 
 PLAN_FILE, CHECKSUM_FILE = f"{PROGRESS}/plan.json", "checksums.sha256"
 NO_FOLDER = "-"
-LONGEST_WAIT = timedelta(days=30)  # of a process for the slowest one
 
 
 def prepare_data(

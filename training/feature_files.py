@@ -1,7 +1,7 @@
-"""Feature clips from files: one array a file, one sample from single files, a folder or a CSV."""
+"""Feature clips and texts from files: one a file, one sample from single files, a folder or a CSV."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 SUFFIXES = (".npy", ".safetensors")
+TEXT_SUFFIX = ".txt"
 
 # Why features are not there; `unreadable` is also what is no array of real numbers [clips, dim].
 CAUSES = ("missing file", "absent key", "unreadable", "empty", "non-finite", "wrong width")
@@ -39,8 +40,8 @@ class FileSample:
     paths: dict[str, Path] = field(default_factory=dict)
     error: str | None = None
 
-    def read(self) -> dict[str, np.ndarray]:
-        """modality -> (clips, dim) float32.
+    def read(self) -> dict[str, np.ndarray | str]:
+        """modality -> (clips, dim) float32, or the text of a `.txt` file.
 
         Raises:
             FeatureFileError: the sample names no file at all, or one of them cannot be used.
@@ -49,7 +50,31 @@ class FileSample:
             raise FeatureFileError(self.error)
         if not self.paths:
             raise FeatureFileError(f"sample {self.sample_id}: no modality is given; at least one is needed")
-        return {name: read_features(path) for name, path in self.paths.items()}
+        return {
+            name: read_text(path) if path.suffix == TEXT_SUFFIX else read_features(path)
+            for name, path in self.paths.items()
+        }
+
+
+def read_text(path: str | Path) -> str:
+    """Words of one sample and modality, without the white space around them.
+
+    Args:
+        path: `.txt` in UTF-8.
+
+    Raises:
+        FeatureFileError: missing, not UTF-8, or empty.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FeatureFileError(f"{path}: no such file; expected a {TEXT_SUFFIX} file in UTF-8", "missing file")
+    try:
+        text = path.read_text(encoding="utf-8-sig").strip()
+    except (UnicodeDecodeError, OSError) as error:
+        raise FeatureFileError(f"{path}: not a text in UTF-8: {error}") from error
+    if not text:
+        raise FeatureFileError(f"{path}: the text is empty; a modality that is missing has no file", "empty")
+    return text
 
 
 def read_features(path: str | Path, tensor_name: str | None = None) -> np.ndarray:
@@ -117,8 +142,15 @@ def check_clips(
     return array
 
 
-def samples_from_folder(folder: str | Path, modalities: Sequence[str]) -> list[FileSample]:
-    """Samples of `<modality>/<id>.npy|.safetensors`, sorted by id; an id may contain subfolders.
+def samples_from_folder(
+    folder: str | Path, modalities: Sequence[str], texts: Collection[str] = ()
+) -> list[FileSample]:
+    """Samples of `<modality>/<id>.npy|.safetensors|.txt`, sorted by id; an id may contain subfolders.
+
+    Args:
+        folder: has a subfolder for each modality, or for some.
+        modalities: their names.
+        texts: which of them are texts; their files are `.txt`, those of the others are not.
 
     Raises:
         FeatureFileError: no subfolder named like a modality, or no feature file in any of them.
@@ -130,11 +162,12 @@ def samples_from_folder(folder: str | Path, modalities: Sequence[str]) -> list[F
     paths: dict[str, dict[str, list[Path]]] = {}
     for name in found:
         for path in sorted((folder / name).rglob("*")):
-            if path.suffix in SUFFIXES:
+            if path.suffix in ((TEXT_SUFFIX,) if name in texts else SUFFIXES):
                 sample_id = path.relative_to(folder / name).with_suffix("").as_posix()
                 paths.setdefault(sample_id, {}).setdefault(name, []).append(path)
     if not paths:
-        raise FeatureFileError(f"{folder}: no .npy or .safetensors file in the subfolders {found}")
+        suffixes = " or ".join([*SUFFIXES, TEXT_SUFFIX] if texts else SUFFIXES)
+        raise FeatureFileError(f"{folder}: no {suffixes} file in the subfolders {found}")
     return [_folder_sample(sample_id, files) for sample_id, files in sorted(paths.items())]
 
 

@@ -4,11 +4,16 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import psutil
+import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 
 # Whoever starts several processes says so in one of these: torchrun, Open MPI, Intel MPI, MVAPICH.
 WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+LONGEST_WAIT = timedelta(days=30)  # of a process for the slowest one
 
 
 def start_all_processes() -> None:
@@ -33,6 +38,12 @@ def start_all_processes() -> None:
         )
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count]
     os.execv(sys.executable, [sys.executable, *torchrun, *sys.argv])  # noqa: S606 (the very same command line)
+
+
+def join_processes() -> PartialState:
+    """This process among those that were started, on a device of its own: an accelerator, or the CPU with `--cpu`."""
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return PartialState(cpu=on_cpu, timeout=LONGEST_WAIT)
 
 
 @contextmanager

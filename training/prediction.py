@@ -68,21 +68,27 @@ class SamplePrediction:
 
 
 def load_model_and_processor(
-    name: str, text_model: str | None = None
+    name: str, text_model: str | None = None, device: torch.device | str | None = None, **loading
 ) -> tuple[LimssrForScoreRegression, LimssrProcessor]:
-    """A checkpoint folder or Hub name, in eval mode, on the accelerator where there is one.
+    """A checkpoint folder or Hub name, in eval mode.
 
     Args:
         name: the folder, or the name on the Hub.
         text_model: where an adapter finds its backbone: folder, GGUF file, Hub name or a key of `PACKAGED_MODELS`.
+        device: where to; by default the accelerator where there is one.
+        **loading: of `from_pretrained`, as `loading_options` makes them.
 
     Raises:
         OSError, ValueError, ModuleNotFoundError: one of the two is not there or does not fit the other.
     """
     text_model = None if text_model is None else resolve_packaged(text_model)
-    model = LimssrForScoreRegression.from_pretrained(name, text_model=text_model)
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return model.to(device).eval(), LimssrProcessor.from_pretrained(name)
+    if device is None:
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    if "quantization_config" in loading:  # quantised weights are made where they stay
+        loading["device_map"] = {"": device}
+    model = LimssrForScoreRegression.from_pretrained(name, text_model=text_model, **loading)
+    model = model if "device_map" in loading else model.to(device)
+    return model.eval(), LimssrProcessor.from_pretrained(name)
 
 
 def predict(

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from limssr import LimssrCollator
+from limssr import LimssrCollator, LimssrConfig, LimssrProcessor
 from limssr.training.collator import EpochRows, EpochSampler
 from limssr.training.missingness import DynamicMask
 
@@ -131,3 +131,25 @@ def test_modality_dropout_never_shows_what_a_row_lacks(tiny_processor):
     rows = [{**row, "audio": None} for row in make_rows(20)]
     collator = make_collator(tiny_processor, modality_dropout=DynamicMask(list(SIZES), 0.5))
     assert collator([EpochRows(rows)[0, index] for index in range(20)])["audio_features"].shape[1] == 0
+
+
+def test_word_dropout_leaves_out_words_anew_in_every_epoch_and_repeatably(tiny_text_config, tiny_tokenizer):
+    config = LimssrConfig(text_config=tiny_text_config, modalities={"commentary": "text"})
+    processor = LimssrProcessor.from_config(config, tiny_tokenizer, max_text_tokens=10_000)
+    words = [f"w{number}" for number in range(200)]
+    row = {"sample_id": "a", "score": 1.0, "commentary": " ".join(words)}
+
+    def shown(epoch: int, **settings) -> list[str]:
+        collator = LimssrCollator(processor, ["commentary"], ["score"], **settings)
+        ids = collator([EpochRows([row])[epoch, 0]])["input_ids"][0].tolist()
+        start, end = (ids.index(processor._ids[f"<|commentary_{side}|>"]) for side in ("start", "end"))
+        return tiny_tokenizer.decode(ids[start + 1 : end]).split()
+
+    assert shown(0) == words
+    first = shown(0, word_dropout=0.3)
+    assert first == [word for word in words if word in set(first)]  # in order, none invented
+    assert 110 < len(first) < 170
+    assert first == shown(0, word_dropout=0.3)
+    assert first != shown(1, word_dropout=0.3)
+    row["commentary"] = "one"
+    assert all(shown(epoch, word_dropout=0.9) == ["one"] for epoch in range(5))  # a text is never emptied

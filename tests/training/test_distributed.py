@@ -16,11 +16,12 @@ from limssr.training.evaluation import evaluate_subsets
 
 HERE = Path(__file__).parent
 SCRIPTS = HERE.parents[1] / "training"
+TWO_PROCESSES = ["--config_file", str(SCRIPTS / "configs" / "accelerate" / "ddp_cpu.yaml"), "--num_processes", "2"]
 
 
 def launch(script: Path, *words) -> subprocess.CompletedProcess:
     """Runs a script in two processes; one that waits for the other for ever is stopped."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *TWO_PROCESSES]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, str(script), *map(str, words)], capture_output=True, text=True, timeout=240, env=environment

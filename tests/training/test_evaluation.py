@@ -10,7 +10,8 @@ from datasets import Dataset, Features, List, Value
 from PIL import Image
 
 from limssr.training.baselines import Baselines
-from limssr.training.evaluation import Cell, evaluate_subsets
+from limssr.training.evaluation import evaluate_subsets
+from limssr.training.evaluation_cells import Cell
 from limssr.training.metrics.aqa_metrics import METRIC_NAMES, score_metrics
 from limssr.training.metrics.bootstrap import (
     average_resampled,

@@ -94,7 +94,7 @@ def test_every_run_of_every_table_has_valid_settings(table, tmp_path):
         path = tmp_path / "settings.yaml"
         path.write_text(yaml.safe_dump(run.settings))
         model, data, training = parse_training_arguments([str(path)])
-        assert data.data_options == {"folder": "MTL-AQA", "scores": ["score"]}
+        assert data.data_options == {"folder": "MTL-AQA", "commentary": "text", "scores": ["score"]}
         assert training.output_dir == str(run.folder)
         given = {**vars(model), **vars(data)}
         assert {name: given[name] for name in run.variant.settings} == run.variant.settings
@@ -206,7 +206,7 @@ def test_a_folder_of_another_run_is_refused_but_the_data_may_move(tmp_path):
     run.folder.with_suffix(".yaml").write_text(yaml.safe_dump(run.settings))
     check_settings_of_earlier_runs(plan_runs(**plan, folders={"mtl_aqa": "there"}))
     other = plan_runs(**plan, folders={"mtl_aqa": "here"}, changes={"num_hidden_layers": 3})
-    with pytest.raises(ValueError, match="`num_hidden_layers` 2, now it is 3: give another --output_dir"):
+    with pytest.raises(ValueError, match="`num_hidden_layers` 1, now it is 3: give another --output_dir"):
         check_settings_of_earlier_runs(other)
 
 

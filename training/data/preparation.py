@@ -86,17 +86,27 @@ class Preparation:
 
     def write(self) -> None:
         """Writes what is not there yet of all tables, then of all shards; every process does its own."""
-        undone = [shard for shard in self.shards() if not (self.out / shard.file).is_file()]
-        self.wait()  # before anybody writes a shard that another has yet to look for
-        sources = self._spilled(any_left=bool(undone))
+        self.write_tables()
         self.wait()
+        self.write_shards()
+        self.wait()
+
+    def write_tables(self) -> None:
+        """Spills the tables of this process that are not spilled yet, unless no shard needs them any more."""
+        if all((self.out / shard.file).is_file() for shard in self.shards()):
+            return
+        for number, (table, spilled) in enumerate(self._tables()):
+            if number % self.processes == self.rank and not spilled.keys_path.is_file():
+                spill(table, spilled, quiet=self.rank > 0)
+
+    def write_shards(self) -> None:
+        """Writes the shards of this process that are not there yet, from the spilled tables."""
         own = [shard for number, shard in enumerate(self.shards()) if number % self.processes == self.rank]
-        own = [shard for shard in own if shard in undone]
+        own = [shard for shard in own if not (self.out / shard.file).is_file()]
         total = sum(shard.stop - shard.start for shard in own)
-        with self._opened(sources) as readers, self._bar(total) as bar:
+        with self._opened() as readers, self._bar(total) as bar:
             for shard in own:
                 self._write_shard(shard, readers, bar)
-        self.wait()
 
     def forget_incomplete(self) -> None:
         """Removes the shards that lack something, and the tables, so that the next run reads them again."""
@@ -148,26 +158,26 @@ class Preparation:
             found[split] = SplitInfo(split, num_bytes=size, num_examples=sum(written.values()))
         return found
 
-    def _spilled(self, any_left: bool) -> list[FeatureSource]:
+    def _sources(self) -> list[FeatureSource]:
         """The sources, each table in its spilled form."""
-        sources, number = [], 0
-        for source in self.sources:
-            if isinstance(source, TableSource):
-                path = self.out / PROGRESS / f"{source.modality}-{number}.arrow"
-                spilled = SpilledTable(source.modality, source.sample_ids, source.path, path)
-                if any_left and not spilled.keys_path.is_file() and number % self.processes == self.rank:
-                    spill(source, spilled, quiet=self.rank > 0)
-                number += 1
-                source = spilled
-            sources.append(source)
-        return sources
+        spilled = {id(table): spilled for table, spilled in self._tables()}
+        return [spilled.get(id(source), source) for source in self.sources]
+
+    def _tables(self) -> list[tuple[TableSource, SpilledTable]]:
+        """Each table and its spilled form."""
+        tables = [source for source in self.sources if isinstance(source, TableSource)]
+        paths = [self.out / PROGRESS / f"{table.modality}-{number}.arrow" for number, table in enumerate(tables)]
+        return [
+            (table, SpilledTable(table.modality, table.sample_ids, table.path, path))
+            for table, path in zip(tables, paths, strict=True)
+        ]
 
     @contextmanager
-    def _opened(self, sources: list[FeatureSource]) -> Iterator[dict[str, ReadSample]]:
+    def _opened(self) -> Iterator[dict[str, ReadSample]]:
         """modality -> what reads a sample of it."""
         with ExitStack() as stack:
             opened: dict[str, list[tuple[FeatureSource, ReadSample]]] = {}
-            for source in sources:
+            for source in self._sources():
                 if not isinstance(source, SpilledTable) or source.keys_path.is_file():  # absent where no shard is left
                     opened.setdefault(source.modality, []).append((source, stack.enter_context(source.opened())))
             yield {modality: _one_reader(found) for modality, found in opened.items()}

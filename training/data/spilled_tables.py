@@ -1,5 +1,6 @@
 """Pickled tables written once in a form of which single samples can be read, without a whole one in memory."""
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -73,6 +74,7 @@ def spill(source: TableSource, spilled: SpilledTable, quiet: bool = False) -> No
     """
     nothing = feature_column(np.zeros((0, source.feature_size), np.float32), [None])
     schema = pa.schema([("clips", nothing.type), ("cause", pa.string()), ("detail", pa.string())])
+    numbers = itertools.count()  # the bar does not count where it is not shown
     keys = {"error": None, "detail": None, "numbers": {}}
     with (
         written_whole(spilled.path) as unfinished,
@@ -91,7 +93,7 @@ def spill(source: TableSource, spilled: SpilledTable, quiet: bool = False) -> No
             arrays = [clips, pa.array([cause], pa.string()), pa.array([detail], pa.string())]
             file.write_batch(pa.record_batch(arrays, schema=schema))
             bar.update()
-            return BatchNumber(bar.n - 1)
+            return BatchNumber(next(numbers))
 
         try:
             table = load_table(source.path, keep)

@@ -17,7 +17,12 @@ from ..prediction import SamplePrediction
 from ..protocols import rates_name
 
 FORMATS = ("text", "csv", "json")
-_CSV_COLUMNS = ["sample_id", "score_name", "score", "score_main", "score_aux", "path_disagreement", "used", "error"]
+# One row a sample and score, in judges' units; a sample with an error has one row and no score.
+STREAM_SCHEMA = pa.schema(
+    [("sample_id", pa.string()), ("score_name", pa.string())]
+    + [(name, pa.float64()) for name in ("score", "score_main", "score_aux", "path_disagreement")]
+    + [("used", pa.string()), ("error", pa.string())]
+)
 
 
 def write_predictions(result: EvaluationResult, path: str | Path, marks: Sequence[str] = ()) -> None:
@@ -82,6 +87,17 @@ def write_stream(
     return failed
 
 
+def stream_rows(prediction: SamplePrediction, score_names: list[str]) -> list[dict[str, str | float | None]]:
+    """The rows of `STREAM_SCHEMA` that a sample makes; what is not in one of them is null."""
+    if prediction.error is not None:
+        return [{"sample_id": prediction.sample_id, "error": prediction.error}]
+    used = "+".join(prediction.used)
+    return [
+        {"sample_id": prediction.sample_id, "score_name": name, "used": used, **values}
+        for name, values in _scores(prediction, score_names).items()
+    ]
+
+
 def _scores(prediction: SamplePrediction, score_names: list[str]) -> dict[str, dict[str, float | None]]:
     """score name -> blend, both paths and how far they are apart; a path the model does not have is None."""
     result = {}
@@ -110,14 +126,10 @@ def _write_text(predictions: Iterable[SamplePrediction], score_names: list[str],
 
 
 def _write_csv(predictions: Iterable[SamplePrediction], score_names: list[str], stream: TextIO) -> None:
-    writer = csv.DictWriter(stream, _CSV_COLUMNS, restval="", lineterminator="\n")
+    writer = csv.DictWriter(stream, STREAM_SCHEMA.names, restval="", lineterminator="\n")
     writer.writeheader()
     for prediction in predictions:
-        if prediction.error is not None:
-            writer.writerow({"sample_id": prediction.sample_id, "error": prediction.error})
-        for name, values in _scores(prediction, score_names).items():
-            used = "+".join(prediction.used)
-            writer.writerow({"sample_id": prediction.sample_id, "score_name": name, "used": used, **values})
+        writer.writerows(stream_rows(prediction, score_names))
 
 
 def _write_json(predictions: Iterable[SamplePrediction], score_names: list[str], stream: TextIO) -> None:

@@ -1,5 +1,6 @@
 """The real annotations, transcripts and split of MTL-AQA."""
 
+import itertools
 import os
 import pickle
 import shutil
@@ -65,8 +66,11 @@ def test_official_split_has_the_known_counts_and_features(load_mtl_aqa):
     scores = np.concatenate([rows["score"][:] for rows in data.splits.values()])
     assert (scores.min(), scores.max()) == (0, 104.5)
     dives = np.array(test["dive"])  # (samples, clips, dim)
-    assert dives.shape == (353, 1, 27)
-    np.testing.assert_array_equal(dives.sum(axis=-1), 5)  # one value of each attribute
+    assert dives.shape == (353, 5, 27)
+    np.testing.assert_array_equal(dives.sum(axis=-1), 1)  # one value of each attribute
+    own_columns = np.cumsum([0, 3, 2, 4, 10, 8])
+    for attribute, (first, end) in enumerate(itertools.pairwise(own_columns)):
+        np.testing.assert_array_equal(dives[:, attribute, first:end].sum(axis=-1), 1)
     lengths = np.array([len(clips) for clips in data.splits["train"]["commentary"]])
     assert 20 < np.median(lengths) < 40
     assert np.mean(lengths <= data.max_clips) > 0.98
@@ -84,7 +88,7 @@ def test_the_first_test_dive_is_that_of_the_files(load_mtl_aqa, folder):
     assert len(row["commentary"]) == -(-len(words) // 3)
     assert "<sos>" not in words
     assert REMOVED_WORDS.isdisjoint(words)
-    position, armstand, rotation, somersaults, twists = np.split(np.array(row["dive"][0]), [3, 5, 9, 19])
+    position, armstand, rotation, somersaults, twists = np.split(np.sum(row["dive"], axis=0), [3, 5, 9, 19])
     found = [int(part.argmax()) for part in (position, armstand, rotation, somersaults, twists)]
     assert found == [annotation[name] for name in ("position", "armstand", "rotation_type", "ss_no", "tw_no")]
 
@@ -185,7 +189,7 @@ def test_its_settings_train(folder, tiny_encoder, cache, tiny_text_model, tmp_pa
     )
     result = run_training(*parse_training_arguments([str(path), "--data_options", *options, *flags.split()]))
     assert [mask.name for mask in result.masks] == ["commentary+dive", "commentary", "dive"]
-    assert result.score_names == ["score", "execution"]
+    assert result.score_names == ["score"]
     assert result.samples == 353
 
 

@@ -109,6 +109,21 @@ def begun(own_folder, out, rank, processes) -> Preparation:
     return Preparation(out, index, dataset.sources(index), 4, rank, processes)
 
 
+def test_every_process_writes_tables_that_all_can_read(write_layout, tmp_path):
+    (tmp_path / "raw").mkdir()
+    write_layout("fisv", tmp_path / "raw", WIDTHS)
+    dataset = build("fisv", folder=tmp_path / "raw", modalities=WIDTHS)
+    index = dataset.index()
+    begin(tmp_path / "out", "fingerprint", write=True)
+    ranks = [Preparation(tmp_path / "out", index, dataset.sources(index), 60, rank, 2) for rank in (0, 1)]
+    for preparation in ranks:  # what runs at the same time between two waits
+        preparation.write_tables()
+    for preparation in ranks:
+        preparation.write_shards()
+    finish(ranks[0], "fisv", "fingerprint", list_missing=False, require_complete=False)
+    assert_same(load("prepared", folder=tmp_path / "out"), dataset.load())
+
+
 @pytest.mark.parametrize("processes", [1, 2, 3, 9])
 def test_any_number_of_processes_writes_the_same(own_folder, tmp_path, processes):
     for rank in reversed(range(processes)):

@@ -115,5 +115,5 @@ def test_impossible_options_are_refused(options, said):
 
 
 def test_an_unknown_dataset_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"'fs2000'.*mtl_aqa, synthetic"):
+    with pytest.raises(ValueError, match=r"'fs2000', known: finediving, fisv, .*synthetic"):
         load("fs2000")

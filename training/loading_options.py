@@ -1,0 +1,66 @@
+"""How a language model is loaded: in which precision, quantised or not, with which attention."""
+
+import argparse
+
+import torch
+from transformers import BitsAndBytesConfig
+from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+ATTENTION = ("sdpa", "eager", "flash_attention_2")
+QUANTIZATION = ("8bit", "4bit")
+KEPT_MODULES = ["model.projectors", "reasoning_path", "cross_modal_path"]  # all that is not the language model
+
+
+def add_loading_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the language model; auto: as it was saved")
+    parser.add_argument("--attention", choices=ATTENTION, default="sdpa", help="how the language model attends")
+    parser.add_argument("--quantization", choices=QUANTIZATION, help="of the language model; needs bitsandbytes")
+
+
+def loading_options(dtype: str = "auto", attention: str = "sdpa", quantization: str | None = None) -> dict:
+    """
+    Arguments of `from_pretrained`.
+
+    Args:
+        dtype: one of `DTYPES`; of the language model, or of what computes with its quantised weights. All else of a
+            LIMSSR model stays in float32.
+        attention: one of `ATTENTION`.
+        quantization: one of `QUANTIZATION`, or None.
+
+    Raises:
+        ValueError: what was asked for is not installed, or the two do not go together.
+    """
+    options = {"attn_implementation": attention} | ({} if dtype == "auto" else {"dtype": getattr(torch, dtype)})
+    if attention == "flash_attention_2":
+        if not is_flash_attn_2_available():
+            raise ValueError(
+                "flash_attention_2 needs an NVIDIA or AMD GPU and the package flash-attn: pip install flash-attn, or "
+                "use sdpa, which takes PyTorch's own flash kernels where they fit"
+            )
+        if dtype not in ("bfloat16", "float16"):
+            raise ValueError(f"flash_attention_2 computes in half precision; give bfloat16 or float16, not {dtype}")
+    if quantization is not None:
+        require_bitsandbytes(f"the quantization {quantization!r}")
+        options["quantization_config"] = _quantization_config(dtype, quantization)
+    return options
+
+
+def require_bitsandbytes(wanted_by: str) -> None:
+    """
+    Raises:
+        ValueError: it is not installed.
+    """
+    if not is_bitsandbytes_available():
+        raise ValueError(f"{wanted_by} needs the package bitsandbytes: pip install bitsandbytes, or leave it out")
+
+
+def _quantization_config(dtype: str, quantization: str) -> BitsAndBytesConfig:
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=KEPT_MODULES)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.float32 if dtype == "auto" else getattr(torch, dtype),
+        llm_int8_skip_modules=KEPT_MODULES,
+    )
