@@ -38,12 +38,14 @@ class Fault:
         path: regular expression, searched for in the path.
         status: of the answer; None drops the connection in the middle of the body, that of the request if it has one.
         times: how often.
+        until: nothing goes wrong, but the answer waits for this.
     """
 
     method: str
     path: str
     status: int | None = None
     times: int = 1
+    until: threading.Event | None = None
 
 
 class HubError(Exception):
@@ -134,6 +136,9 @@ class Handler(BaseHTTPRequestHandler):
         self.query = {name: values[-1] for name, values in parse_qs(url.query).items()}
         self.hub.requests.append((self.command, url.path))
         fault = self.hub.next_fault(self.command, url.path)
+        if fault is not None and fault.until is not None:
+            fault.until.wait()
+            fault = None
         self.is_to_drop = fault is not None and fault.status is None
         if self.is_to_drop and self.command in ("POST", "PUT"):
             self.rfile.read(int(self.headers.get("Content-Length", 0)) // 2)

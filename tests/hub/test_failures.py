@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 from limssr import LimssrForScoreRegression, LimssrProcessor
 
+from .conftest import REPOSITORY
 from .loopback_hub import Fault
 
 NAME = "user/limssr-diving"
@@ -224,3 +227,24 @@ def test_training_goes_on_where_a_push_fails_and_loses_nothing(hub, client, call
     assert not list((tmp_path / "run").glob("_*"))
     assert call("publish", folder=tmp_path / "run", repo_id="user/whole").startswith(hub.endpoint)
     assert {"model.safetensors", "metrics.json", "README.md"} <= files_on(hub, "user/whole")
+
+
+def test_training_goes_on_while_a_checkpoint_is_on_its_way(hub, client, settings, tmp_path, quick_run):
+    arrived = threading.Event()
+    hub.faults.append(Fault("POST", "/user/held/commit/", until=arrived))
+    name, epochs = "user/held", quick_run["num_train_epochs"]
+    training = client.start(REPOSITORY / "training" / "train.py", settings, "--hub_model_id", name)
+    saved = lambda: list((tmp_path / "run").glob("checkpoint-*/trainer_state.json"))  # noqa: E731
+    try:
+        give_up = time.monotonic() + 120
+        while not (hub.count("POST", f"/{name}/commit/") and len(saved()) == epochs) and time.monotonic() < give_up:
+            assert training.poll() is None, training.communicate()[1]
+            time.sleep(0.1)
+        assert len(saved()) == epochs  # all epochs are done, and the first checkpoint has not arrived
+        assert files_on(hub, name) == {".gitattributes"}
+    finally:
+        arrived.set()
+        _, complained = training.communicate(timeout=120)
+    assert training.returncode == 0, complained
+    titles = [commit.title for commit in hub.repositories[name].history("next")]
+    assert titles[0] == "Training finished" and "Training in progress, step 5" in titles
