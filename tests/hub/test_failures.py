@@ -247,4 +247,5 @@ def test_training_goes_on_while_a_checkpoint_is_on_its_way(hub, client, settings
         _, complained = training.communicate(timeout=120)
     assert training.returncode == 0, complained
     titles = [commit.title for commit in hub.repositories[name].history("next")]
-    assert titles[0] == "Training finished" and "Training in progress, step 5" in titles
+    assert titles[0] == "Training finished"
+    assert "Training in progress, step 5" in titles
