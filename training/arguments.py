@@ -18,7 +18,7 @@ from ..configuration.configuration_limssr import LimssrConfig
 from .loading_options import require_bitsandbytes
 
 MISSINGNESS = ("none", "dynamic", "static", "observed")
-SELECTION = ("validation", "test")
+SELECTION = ("validation", "test", "nothing")
 SAMPLING = ("random", "group_by_length")
 VALIDATION_MASKS = ("auto", "observed", "subsets")
 
@@ -114,7 +114,9 @@ class DataArguments:
         "and dynamic, observed else",
     )
     select_on: str = described(
-        "validation", "what selects the best checkpoint: validation, or test as is common in publications"
+        "validation",
+        "what selects the best checkpoint: validation; test, as is common in publications; nothing: no sample is held "
+        "back and the last checkpoint is kept, to fit settings that validation chose on everything",
     )
 
     def __post_init__(self):

@@ -138,7 +138,9 @@ def describe_run_facts(run: dict, config: LimssrConfig) -> dict[str, str]:
         "data": f"{dataset['description']} (`{dataset['name']}`{options})",
         "split": "samples: " + ", ".join(f"{dataset[name]['samples']} {name}" for name in SPLITS),
         "missing in training": f"{missingness['kind']}{rates}{dropout}",
-        "selection": f"step {selection['step']} of {selection['steps']} by {selection['metric']} "
+        "selection": f"the last of {selection['steps']} steps, no sample held back"
+        if selection["on"] == "nothing"
+        else f"step {selection['step']} of {selection['steps']} by {selection['metric']} "
         f"on {views}the {selection['on']} split",
         "seeds": join_pairs({name: seed for name, seed in seeds.items() if seed is not None}),
     }

@@ -29,7 +29,8 @@ class TrainingData:
     """
     Attributes:
         train: what training may read.
-        validation: views of the validation rows by name, the mean over which selects the best checkpoint.
+        validation: views of the validation rows by name, the mean over which selects the best checkpoint; none where
+            nothing selects it.
         seen: the rows of the training split, those held back of it for validation included: what the baselines are
             fitted on.
         dynamic_mask: draws a mask for each training batch; `None` unless missingness is `dynamic`.
@@ -56,15 +57,8 @@ def prepare_training_data(data: AqaData, arguments: DataArguments, seed: int) ->
         ValueError: nothing is left to train on, a rate is impossible, or a split is missing.
     """
     modalities = list(data.modalities)
-    train = _usable(data.splits["train"], modalities, arguments, "train")
-    if arguments.select_on == "test":
-        validation, rest = _usable(data.splits["test"], modalities, arguments, "test"), train
-    elif "validation" in data.splits:
-        validation, rest = _usable(data.splits["validation"], modalities, arguments, "validation"), train
-    else:
-        rows = split_validation(train, data.score_names, arguments.validation_fraction, seed)
-        rest, validation = train.select(rows[0]), train.select(rows[1])
-    seen = train
+    seen = _usable(data.splits["train"], modalities, arguments, "train")
+    train, validation = _hold_back(seen, data, arguments, seed)
     dynamic_mask = None
     if arguments.missingness == "dynamic":
         dynamic_mask = DynamicMask(modalities, arguments.missing_rates, arguments.mask_seed)
@@ -73,17 +67,31 @@ def prepare_training_data(data: AqaData, arguments: DataArguments, seed: int) ->
         modality_dropout = DynamicMask(modalities, arguments.modality_dropout, arguments.mask_seed)
     masked = {
         name: MaskedDataset(part, modalities, _masks(part, modalities, arguments))
-        for name, part in (("train", rest), ("validation", validation), ("seen", seen))
+        for name, part in (("train", train), ("validation", validation), ("seen", seen))
     }
-    views = _subset_views(validation, masked["validation"]) if arguments.validates_subsets else {}
+    views = {"observed": masked["validation"]} if len(validation) else {}
+    if arguments.validates_subsets:
+        views = _subset_views(validation, masked["validation"]) or views
     return TrainingData(
         train=masked["train"],
-        validation=views or {"observed": masked["validation"]},
+        validation=views,
         seen=masked["seen"],
         dynamic_mask=dynamic_mask,
         modality_dropout=modality_dropout,
         summary={name: _summary(masked[name]) for name in ("train", "validation")},
     )
+
+
+def _hold_back(rows: Dataset, data: AqaData, arguments: DataArguments, seed: int) -> tuple[Dataset, Dataset]:
+    """Of the usable training rows those to train on, and the rows that select the best checkpoint."""
+    if arguments.select_on == "nothing":
+        return rows, rows.select([])
+    if arguments.select_on == "test":
+        return rows, _usable(data.splits["test"], list(data.modalities), arguments, "test")
+    if "validation" in data.splits:
+        return rows, _usable(data.splits["validation"], list(data.modalities), arguments, "validation")
+    train, validation = split_validation(rows, data.score_names, arguments.validation_fraction, seed)
+    return rows.select(train), rows.select(validation)
 
 
 def _usable(split: Dataset, modalities: list[str], arguments: DataArguments, name: str) -> Dataset:

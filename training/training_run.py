@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import IntervalStrategy, get_last_checkpoint
 
 from .arguments import DataArguments, LimssrTrainingArguments, ModelArguments
 from .collator import LimssrCollator
@@ -47,7 +47,7 @@ def run_training(
     model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: LimssrTrainingArguments
 ) -> EvaluationResult:
     """
-    Trains, keeps the best checkpoint by validation, evaluates it on every subset of the test split.
+    Trains, keeps the best checkpoint by validation (or the last one), evaluates it on every subset of the test split.
 
     Writes into `output_dir`: model, processor and code, `metrics.json`, `predictions.parquet`, `evaluation.png`,
     `curve.png`, `run.json` (what was trained, on what and how) and `logs` (TensorBoard). Prints the table.
@@ -91,11 +91,13 @@ def prepare_run(
         word_dropout=data_arguments.word_dropout,
         seed=args.seed,
     )
+    if not rows.validation:
+        args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
     trainer = LimssrTrainer(
         model,
         args,
         train_dataset=rows.train,
-        eval_dataset=rows.validation,
+        eval_dataset=rows.validation or None,
         processing_class=processor,
         data_collator=collator,
     )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from limssr import LimssrForScoreRegression, LimssrProcessor
 from limssr.training.data import load
@@ -129,6 +130,20 @@ def test_selection_on_test_is_marked_in_every_report(quick_arguments, folder, ca
     assert mark in read(folder / "metrics.json")["title"]
     assert read(folder / "run.json")["selection"]["on"] == "test"
     assert "on the test split" in (folder / "README.md").read_text()
+
+
+def test_without_selection_everything_is_trained_on_and_the_last_checkpoint_kept(quick_arguments, folder):
+    run_training(*quick_arguments(select_on="nothing"))
+    record = read(folder / "run.json")
+    assert record["dataset"]["train"]["samples"] == 48
+    assert record["selection"] == {
+        "on": "nothing", "views": [], "metric": "spearman", "best": None, "step": None, "steps": 12
+    }  # fmt: skip
+    assert "the last of 12 steps, no sample held back" in (folder / "README.md").read_text()
+    last = load_file(folder / "checkpoint-12" / "model.safetensors")
+    kept = load_file(folder / "model.safetensors")
+    assert set(kept) == set(last)
+    assert all(torch.equal(kept[name], last[name]) for name in kept)
 
 
 def test_the_script_trains(quick_config, folder):

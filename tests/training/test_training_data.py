@@ -109,6 +109,15 @@ def test_selection_on_test_uses_all_training_rows(data):
     assert ids(rows.validation["observed"]) == set(data.splits["test"]["sample_id"][:])
 
 
+@pytest.mark.parametrize("validation_masks", ["observed", "subsets"])
+def test_selection_on_nothing_holds_no_row_back(data, validation_masks):
+    rows = prepare(
+        data, select_on="nothing", validation_masks=validation_masks, missingness="static", missing_rates=0.5
+    )
+    assert (len(rows.train), rows.validation) == (60, {})
+    assert [rows.train[index]["sample_id"] for index in range(60)] == data.splits["train"]["sample_id"][:]
+
+
 def test_static_masks_are_those_drawn_for_good(data):
     rows = prepare(data, missingness="static", missing_rates=0.5, mask_seed=3)
     for index in range(len(rows.train)):

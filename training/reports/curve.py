@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..trainer import LOSS_TERMS
@@ -11,19 +13,31 @@ from ..trainer import LOSS_TERMS
 
 def save_curve(history: Sequence[dict], path: str | Path, title: str = "") -> None:
     """
-    Draws the loss terms of training and the Spearman correlation and squared error of validation over the epochs.
+    Draws the loss terms of training and, if there was one, Spearman and squared error of validation over the epochs.
 
     Args:
         history: the trainer's `log_history`: entries with `epoch`, and the terms of the loss or `eval_...` metrics.
         path: of the PNG.
         title: above the picture.
     """
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
-    losses, correlation, error = figure.subplots(1, 3)
+    validated = any("eval_spearman" in entry for entry in history)
+    figure = Figure(figsize=(11 if validated else 5, 3.4), layout="constrained")
+    losses, *validation = np.atleast_1d(figure.subplots(1, 3 if validated else 1))
     for name in LOSS_TERMS:
         losses.plot(*_series(history, name), label=name.removesuffix("_loss"))
     losses.set(title="training loss, unweighted terms", yscale="log")
     losses.legend(frameon=False)
+    if validated:
+        _draw_validation(history, *validation)
+    for axes in (losses, *validation):
+        axes.set_xlabel("epoch")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=150)
+
+
+def _draw_validation(history: Sequence[dict], correlation: Axes, error: Axes) -> None:
     correlation.plot(*_series(history, "eval_spearman"), color="black", linewidth=2, label="mean")
     views = [name for name in _names(history) if re.fullmatch(r"eval_.+_spearman", name)]
     for name in views:
@@ -34,12 +48,6 @@ def save_curve(history: Sequence[dict], path: str | Path, title: str = "") -> No
         correlation.legend(frameon=False)
     error.plot(*_series(history, "eval_mse"), color="black", linewidth=2)
     error.set(title="validation, mean squared error")
-    for axes in (losses, correlation, error):
-        axes.set_xlabel("epoch")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3)
-    figure.suptitle(title)
-    figure.savefig(path, dpi=150)
 
 
 def _names(history: Sequence[dict]) -> list[str]:

@@ -49,7 +49,7 @@ def write_run_record(path: str | Path, record: dict) -> None:
 
 
 def selection_split(model: str) -> str | None:
-    """The split that chose the checkpoint, as the run's record beside it says: `validation` or `test`.
+    """The split that chose the checkpoint, as the run's record beside it says: `validation`, `test` or `nothing`.
 
     Args:
         model: a run's folder, a checkpoint folder inside it, or a Hub name.
