@@ -105,7 +105,9 @@ class DataArguments:
     modality_dropout: list[str] | None = described(
         None, "one RATE, or MODALITY=RATE ...: each training sample hides more of what it shows, anew in every epoch"
     )
-    word_dropout: float = described(0.0, "rate at which words of a text are left out in training, anew in every epoch")
+    clip_dropout: list[str] | None = described(
+        None, "one RATE, or MODALITY=RATE ...: clips, or words of a text, left out in training, anew in every epoch"
+    )
     mask_seed: int = described(0, "seed of the masks")
     validation_fraction: float = described(0.15, "of the training split, where the dataset has no validation split")
     validation_masks: str = described(
@@ -123,6 +125,7 @@ class DataArguments:
         self.data_options = read_pairs(self.data_options, "data_options") or {}
         self.missing_rates = read_rates(self.missing_rates, "missing_rates")
         self.modality_dropout = read_rates(self.modality_dropout, "modality_dropout")
+        self.clip_dropout = read_rates(self.clip_dropout, "clip_dropout")
         if not self.dataset:
             raise ValueError("`dataset` is not given; name one of limssr.training.data.REGISTRY.")
         choices = {"missingness": MISSINGNESS, "select_on": SELECTION, "validation_masks": VALIDATION_MASKS}
@@ -133,8 +136,6 @@ class DataArguments:
             raise ValueError("`missingness` is static, which needs `missing_rates`, for example 0.3.")
         if self.missingness in ("none", "observed") and self.missing_rates is not None:
             raise ValueError(f"`missing_rates` is given, but `missingness` {self.missingness!r} hides nothing.")
-        if not 0 <= self.word_dropout < 1:
-            raise ValueError(f"`word_dropout` is {self.word_dropout}; allowed are rates from 0 to below 1.")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"`validation_fraction` is {self.validation_fraction}; allowed is above 0 and below 1.")
 

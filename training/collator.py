@@ -1,10 +1,12 @@
 """Rows to batches: hides, crops and labels, repeatable for any number of workers and after a resume."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
@@ -21,8 +23,8 @@ class LimssrCollator:
     """
     Rows of a dataset -> inputs of the model, labels included.
 
-    What is random (crop, dynamic mask) follows from the seed, the epoch and the ids of the batch alone: not from the
-    number of workers, not from what was drawn before.
+    What is random (crop, dynamic mask, dropout) follows from the seed, the epoch and the ids of the batch alone: not
+    from the number of workers, not from what was drawn before.
 
     Args:
         processor: of the model.
@@ -30,9 +32,10 @@ class LimssrCollator:
         score_names: columns of the labels, in the model's order.
         dynamic_mask: draws one mask for each batch; `None` leaves the rows as they are.
         modality_dropout: draws one mask for each sample and epoch, on top of all that is hidden already.
-        word_dropout: rate at which the words of texts are left out, anew for each sample and epoch.
+        clip_dropout: modality -> rate at which its clips, or the words of its text, are left out, anew for each sample
+            and epoch.
         crop: `random` for training, `center` for evaluation.
-        seed: of the crops and the words left out.
+        seed: of the crops and of what clip dropout leaves out.
     """
 
     processor: LimssrProcessor
@@ -40,7 +43,7 @@ class LimssrCollator:
     score_names: Sequence[str]
     dynamic_mask: DynamicMask | None = None
     modality_dropout: DynamicMask | None = None
-    word_dropout: float = 0.0
+    clip_dropout: Mapping[str, float] = field(default_factory=dict)
     crop: Literal["random", "center"] = "random"
     seed: int = 0
 
@@ -66,14 +69,19 @@ class LimssrCollator:
         return dict(batch)
 
     def _content(self, row: dict[str, Any], modality: str) -> Any:
-        """The clips or the text of a modality, of the text what word dropout leaves (all, if nothing)."""
-        content = row.get(modality)
-        if not self.word_dropout or not isinstance(content, str):
+        """The clips or the text of a modality, of them what clip dropout leaves (all, if nothing)."""
+        content, rate = row.get(modality), self.clip_dropout.get(modality, 0)
+        if content is None or not rate:
             return content
-        seed = derive_seed(self.seed, "words", row.get(EPOCH_COLUMN, 0), row["sample_id"], modality)
-        words = content.split()
-        draws = torch.rand(len(words), generator=torch.Generator().manual_seed(seed)).tolist()
-        return " ".join(word for word, draw in zip(words, draws, strict=True) if draw >= self.word_dropout) or content
+        parts = content.split() if isinstance(content, str) else content
+        seed = derive_seed(self.seed, "clips", row.get(EPOCH_COLUMN, 0), row["sample_id"], modality)
+        kept = torch.rand(len(parts), generator=torch.Generator().manual_seed(seed)) >= rate
+        if not kept.any():
+            return content
+        if isinstance(parts, np.ndarray):
+            return parts[kept.numpy()]
+        parts = list(compress(parts, kept.tolist()))
+        return " ".join(parts) if isinstance(content, str) else parts
 
     def _labels(self, row: dict[str, Any]) -> list[float]:
         try:

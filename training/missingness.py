@@ -27,28 +27,27 @@ def subset_name(mask: Mask, modalities: Sequence[str]) -> str:
     return "+".join(name for name, present in zip(modalities, mask, strict=True) if present)
 
 
-def validate_rates(rates: Rates, modalities: Sequence[str]) -> dict[str, float]:
-    """The rate at which each modality is hidden.
+def validate_rates(rates: Rates, modalities: Sequence[str], kind: str = "missing") -> dict[str, float]:
+    """The rate at which each modality is hidden, or something else is done to it.
 
     Args:
         rates: one rate in [0, 1) for all modalities, or one by name; a modality that is not named is never hidden.
         modalities: names in mask order.
+        kind: of rate, for messages.
 
     Raises:
         ValueError: a name is unknown or a rate is not a number in [0, 1).
     """
     if isinstance(rates, Mapping):
         if unknown := [name for name in rates if name not in modalities]:
-            raise ValueError(
-                f"missing rates name {unknown[0]!r}, which is no modality; known: {', '.join(modalities)}"
-            )
+            raise ValueError(f"{kind} rates name {unknown[0]!r}, which is no modality; known: {', '.join(modalities)}")
         by_name = {name: rates.get(name, 0.0) for name in modalities}
     else:
         by_name = dict.fromkeys(modalities, rates)
     for name, rate in by_name.items():
         is_number = isinstance(rate, int | float) and not isinstance(rate, bool)
         if not is_number or not 0 <= rate < 1:
-            raise ValueError(f"missing rate of {name!r} is {rate!r}, expected a number of at least 0 and below 1")
+            raise ValueError(f"{kind} rate of {name!r} is {rate!r}, expected a number of at least 0 and below 1")
     return {name: float(rate) for name, rate in by_name.items()}
 
 

@@ -13,6 +13,7 @@ from .collator import LimssrCollator
 from .data import AqaData, load, report_missing
 from .evaluation import EvaluationResult, evaluate_subsets
 from .hub import HUB_NAME, fetch_checkpoint
+from .missingness import validate_rates
 from .model_building import build_model, start_at_mean
 from .model_card import find_template, write_model_card
 from .reports.curve import save_curve
@@ -88,7 +89,7 @@ def prepare_run(
         data.score_names,
         dynamic_mask=rows.dynamic_mask,
         modality_dropout=rows.modality_dropout,
-        word_dropout=data_arguments.word_dropout,
+        clip_dropout=validate_rates(data_arguments.clip_dropout or 0.0, list(data.modalities), "clip dropout"),
         seed=args.seed,
     )
     if not rows.validation:

@@ -133,7 +133,34 @@ def test_modality_dropout_never_shows_what_a_row_lacks(tiny_processor):
     assert collator([EpochRows(rows)[0, index] for index in range(20)])["audio_features"].shape[1] == 0
 
 
-def test_word_dropout_leaves_out_words_anew_in_every_epoch_and_repeatably(tiny_text_config, tiny_tokenizer):
+@pytest.mark.parametrize("kind", ["numpy", "list"])
+def test_clip_dropout_leaves_out_clips_of_the_named_modality_anew_in_every_epoch_and_repeatably(
+    tiny_text_config, tiny_tokenizer, kind
+):
+    config = LimssrConfig(text_config=tiny_text_config, modalities={"video": 2, "audio": 2})
+    processor = LimssrProcessor.from_config(config, tiny_tokenizer, max_clips=200)
+    clips = np.arange(400, dtype=np.float32).reshape(200, 2)
+    given = clips if kind == "numpy" else clips.tolist()
+    row = {"sample_id": "a", "score": 1.0, "video": given, "audio": given}
+
+    def shown(epoch: int, rate: float) -> tuple[list[float], list[float]]:
+        collator = LimssrCollator(processor, ["video", "audio"], ["score"], clip_dropout={"video": rate})
+        batch = collator([EpochRows([row])[epoch, 0]])
+        return batch["video_features"][0, :, 0].tolist(), batch["audio_features"][0, :, 0].tolist()
+
+    whole = clips[:, 0].tolist()
+    assert shown(0, 0.0) == (whole, whole)
+    first, untouched = shown(0, 0.3)
+    assert untouched == whole
+    assert first == [clip for clip in whole if clip in set(first)]  # in order, none invented
+    assert 110 < len(first) < 170
+    assert first == shown(0, 0.3)[0]
+    assert first != shown(1, 0.3)[0]
+    row["video"] = row["video"][:1]
+    assert all(shown(epoch, 0.9)[0] == whole[:1] for epoch in range(5))  # a modality is never emptied
+
+
+def test_clip_dropout_leaves_out_words_anew_in_every_epoch_and_repeatably(tiny_text_config, tiny_tokenizer):
     config = LimssrConfig(text_config=tiny_text_config, modalities={"commentary": "text"})
     processor = LimssrProcessor.from_config(config, tiny_tokenizer, max_text_tokens=10_000)
     words = [f"w{number}" for number in range(200)]
@@ -146,10 +173,12 @@ def test_word_dropout_leaves_out_words_anew_in_every_epoch_and_repeatably(tiny_t
         return tiny_tokenizer.decode(ids[start + 1 : end]).split()
 
     assert shown(0) == words
-    first = shown(0, word_dropout=0.3)
+    first = shown(0, clip_dropout={"commentary": 0.3})
     assert first == [word for word in words if word in set(first)]  # in order, none invented
     assert 110 < len(first) < 170
-    assert first == shown(0, word_dropout=0.3)
-    assert first != shown(1, word_dropout=0.3)
+    assert first == shown(0, clip_dropout={"commentary": 0.3})
+    assert first != shown(1, clip_dropout={"commentary": 0.3})
     row["commentary"] = "one"
-    assert all(shown(epoch, word_dropout=0.9) == ["one"] for epoch in range(5))  # a text is never emptied
+    assert all(
+        shown(epoch, clip_dropout={"commentary": 0.9}) == ["one"] for epoch in range(5)
+    )  # a text is never emptied
