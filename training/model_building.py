@@ -12,6 +12,7 @@ from ..processing.processing_limssr import LimssrProcessor
 from .arguments import ModelArguments
 from .byte_tokenizer import make_byte_tokenizer
 from .data import AqaData
+from .loading_options import loading_options
 from .packaged_models import resolve_packaged
 
 
@@ -22,7 +23,11 @@ def build_model(arguments: ModelArguments, data: AqaData) -> tuple[LimssrForScor
     Args:
         arguments: which language model, and what is given of configuration and processor.
         data: modalities, scores and number of clips.
+
+    Raises:
+        ValueError: the attention asked for is not installed, or does not go with the dtype.
     """
+    loading_options(arguments.dtype, arguments.attention)
     settings = {
         "modalities": data.modalities,
         "score_names": data.score_names,
@@ -50,6 +55,7 @@ def build_model(arguments: ModelArguments, data: AqaData) -> tuple[LimssrForScor
         tokenizer = AutoTokenizer.from_pretrained(
             location, **{name: value for name, value in tokenizer_arguments.items() if value is not None}
         )
+    model.set_attn_implementation(arguments.attention)
     if len(tokenizer) > model.config.backbone_config.vocab_size:  # Gemma 3 has a token without a row
         model.config.place_added_tokens(len(tokenizer))
     text_limit = {} if arguments.max_text_tokens is None else {"max_text_tokens": arguments.max_text_tokens}

@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from transformers.utils import is_flash_attn_2_available
 
 from limssr import LimssrConfig, LimssrForScoreRegression
-from limssr.training.model_building import start_at_mean
+from limssr.training.arguments import ModelArguments
+from limssr.training.data import load
+from limssr.training.model_building import build_model, start_at_mean
 
 
 @pytest.mark.parametrize("aggregation", ["dual", "reasoning", "cross_modal"])
@@ -25,3 +28,21 @@ def test_heads_begin_at_the_mean_of_the_given_targets(tiny_text_config, aggregat
     for path in paths:
         expected = torch.tensor([0.7, 0.25]).logit()  # (70 - 0) / 100 and (20 - 10) / 40
         torch.testing.assert_close(path.score_head[-1].bias, expected)
+
+
+def test_the_language_model_attends_as_asked_for_and_scores_the_same(tiny_text_model):
+    data = load("synthetic", samples_train=20, samples_test=10)
+    scores = []
+    for attention in ("sdpa", "eager"):
+        torch.manual_seed(0)
+        model, processor = build_model(ModelArguments(text_model=str(tiny_text_model), attention=attention), data)
+        assert model.model.language_model.config._attn_implementation == attention
+        inputs = processor(features={"video": [torch.ones(3, 16)], "audio": [None], "flow": [None]})
+        scores.append(model.eval()(**inputs).judged_scores)
+    torch.testing.assert_close(*scores, rtol=0, atol=1e-4)
+
+
+@pytest.mark.skipif(is_flash_attn_2_available(), reason="flash-attn is installed")
+def test_attention_that_is_not_installed_is_refused_before_anything_is_loaded():
+    with pytest.raises(ValueError, match="flash_attention_2 needs"):
+        build_model(ModelArguments(text_model="nowhere", attention="flash_attention_2"), None)
