@@ -42,8 +42,8 @@ class ModelArguments:
     text_config: list[str] | None = described(
         None, "in place of text_model, KEY=VALUE ...: configuration of a small random one, all of which is trained"
     )
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = described(
-        "sdpa", "how the language model attends; flash_attention_2 needs its package and a half precision dtype"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] | None = described(
+        None, "how the language model attends; flash_attention_2 needs its package and a half precision dtype"
     )
     num_fusion_tokens: int | None = described(None, "K, fusion tokens")
     projector_dropout: float | None = described(None, "dropout rate of the projectors")

@@ -27,7 +27,8 @@ def build_model(arguments: ModelArguments, data: AqaData) -> tuple[LimssrForScor
     Raises:
         ValueError: the attention asked for is not installed, or does not go with the dtype.
     """
-    loading_options(arguments.dtype, arguments.attention)
+    if arguments.attention is not None:
+        loading_options(arguments.dtype, arguments.attention)  # refuses what cannot be
     settings = {
         "modalities": data.modalities,
         "score_names": data.score_names,
@@ -55,7 +56,8 @@ def build_model(arguments: ModelArguments, data: AqaData) -> tuple[LimssrForScor
         tokenizer = AutoTokenizer.from_pretrained(
             location, **{name: value for name, value in tokenizer_arguments.items() if value is not None}
         )
-    model.set_attn_implementation(arguments.attention)
+    if arguments.attention is not None:
+        model.set_attn_implementation(arguments.attention)
     if len(tokenizer) > model.config.backbone_config.vocab_size:  # Gemma 3 has a token without a row
         model.config.place_added_tokens(len(tokenizer))
     text_limit = {} if arguments.max_text_tokens is None else {"max_text_tokens": arguments.max_text_tokens}

@@ -130,8 +130,10 @@ def describe_run_facts(run: dict, config: LimssrConfig) -> dict[str, str]:
         return {}
     dataset, missingness, selection, seeds = (run[name] for name in ("dataset", "missingness", "selection", "seeds"))
     rates = "" if missingness["rates"] is None else f", rates {join_pairs(missingness['rates'])}"
-    dropout = missingness["dropout"]
-    dropout = "" if dropout is None else f"; modality dropout {join_pairs(dropout)}, anew each epoch"
+    dropouts = {"modality": missingness["dropout"], "clip": missingness["clip_dropout"]}
+    dropout = "".join(
+        f"; {kind} dropout {join_pairs(rate)}, anew each epoch" for kind, rate in dropouts.items() if rate is not None
+    )
     options = f": {join_pairs(dataset['options'])}" if dataset["options"] else ""
     views = f"the mean over {len(selection['views'])} views of " if len(selection["views"]) > 1 else ""
     return {

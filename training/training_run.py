@@ -196,6 +196,7 @@ def describe_run(run: PreparedRun) -> dict:
             "kind": data_arguments.missingness,
             "rates": data_arguments.missing_rates,
             "dropout": data_arguments.modality_dropout,
+            "clip_dropout": data_arguments.clip_dropout,
             "seed": data_arguments.mask_seed,
         },
         "selection": {

@@ -25,7 +25,7 @@ RUN = {
         "leaky": False,
         **{split: {"samples": samples} for split, samples in (("train", 900), ("validation", 159), ("test", 353))},
     },
-    "missingness": {"kind": "static", "rates": 0.3, "dropout": {"dive": 0.1}, "seed": 0},
+    "missingness": {"kind": "static", "rates": 0.3, "dropout": {"dive": 0.1}, "clip_dropout": 0.2, "seed": 0},
     "selection": {
         "on": "validation",
         "views": ["observed"],
@@ -112,7 +112,7 @@ def test_it_tells_data_selection_seeds_arguments_and_environment(folder):
     for fact in (
         "| data | MTL-AQA, official split (`mtl_aqa`: folder MTL-AQA) |",
         "| split | samples: 900 train, 159 validation, 353 test |",
-        "| missing in training | static, rates 0.3; modality dropout dive 0.1, anew each epoch |",
+        "| missing in training | static, rates 0.3; modality dropout dive 0.1, anew each epoch; clip dropout 0.2, anew each epoch |",  # noqa: E501
         "| selection | step 40 of 60 by spearman on the validation split |",
         "| seeds | training 7, masks 0 |",
         "| `learning_rate` | 0.001 |",

@@ -45,7 +45,7 @@ def test_a_run_leaves_model_results_and_record(quick_arguments, folder, capsys):
     record = read(folder / "run.json")
     assert record["dataset"]["train"]["samples"] == 36
     assert record["dataset"]["validation"]["samples"] == 12
-    assert record["missingness"] == {"kind": "static", "rates": 0.3, "seed": 0, "dropout": None}
+    assert record["missingness"] == {"kind": "static", "rates": 0.3, "seed": 0, "dropout": None, "clip_dropout": None}
     assert record["selection"]["on"] == "validation"
     assert record["parameters"]["trained"] < record["parameters"]["all"]
     assert record["arguments"]["training"]["learning_rate"] == 0.001
