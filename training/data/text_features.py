@@ -1,4 +1,4 @@
-"""Contextual token embeddings of texts as feature clips, computed once and kept on disk."""
+"""Token embeddings of texts as feature clips, computed once and kept on disk."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_TOKEN_LIMIT = 512  # of encoders that name none
 IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model")
-CACHE_VERSION = 2  # raise it when the way from text to clips changes
+CACHE_VERSION = 3  # raise it when the way from text to clips changes
 
 
 def encoder_identity(name_or_folder: str, revision: str | None = None) -> str:
@@ -47,8 +47,9 @@ def embed_texts(
     cache_dir: str | Path | None = None,
     revision: str | None = None,
     batch_size: int = 32,
+    layers: Sequence[int] = (-1,),
 ) -> tuple[np.ndarray, list[int | None]]:
-    """Clips of each text: contextual token embeddings, averaged over windows of consecutive tokens.
+    """Clips of each text: token embeddings, averaged over windows of consecutive tokens.
 
     The encoder's own special tokens are not part of any clip. A text longer than the encoder's limit is encoded in
     consecutive pieces, so that no word is lost. The last window of a text may be shorter.
@@ -58,23 +59,28 @@ def embed_texts(
         text_encoder: see `resolve_packaged`.
         window: number of tokens in a clip.
         cache_dir: where results are kept, `~/.cache/limssr` by default. A result is found again by the texts, the
-            encoder's weights and the window, never by names alone.
+            encoder's weights, the window and the layers, never by names alone.
         revision: branch, tag or commit of a Hub encoder.
         batch_size: texts encoded at a time.
+        layers: of the encoder, whose outputs are joined: 0 is its input, words without context, -1 the last.
 
     Returns:
-        Clips of all texts one after another, float32 (all clips, dim), and the number of clips of each text, None for
-        an empty one.
+        Clips of all texts one after another, float32 (all clips, layers * hidden size), and the number of clips of
+        each text, None for an empty one.
+
+    Raises:
+        ValueError: no token in a window, or no such layer.
     """
     if window < 1:
         raise ValueError(f"window must be at least 1 token, got {window}")
+    layers = list(layers)
     encoder = resolve_packaged(text_encoder)
-    key = json.dumps([CACHE_VERSION, encoder_identity(encoder, revision), window, list(texts)])
+    key = json.dumps([CACHE_VERSION, encoder_identity(encoder, revision), window, layers, list(texts)])
     folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     path = folder / f"text-features-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
     stored = _read(path)
     if stored is None:
-        token_embeddings = _encode(texts, encoder, revision, batch_size)
+        token_embeddings = _encode(texts, encoder, revision, batch_size, layers)
         clips = [_average_windows(tokens, window) for tokens in token_embeddings]
         stored = {
             "clips": np.concatenate(clips),  # (all clips, dim)
@@ -121,28 +127,39 @@ def _token_limit(tokenizer, config) -> int:
 
 
 @torch.inference_mode()
-def _encode(texts: Sequence[str], encoder: str, revision: str | None, batch_size: int) -> list[np.ndarray]:
-    """Contextual embeddings of the tokens of each text, float32 (tokens, dim)."""
+def _encode(
+    texts: Sequence[str], encoder: str, revision: str | None, batch_size: int, layers: list[int]
+) -> list[np.ndarray]:
+    """Embeddings of the tokens of each text, float32 (tokens, layers * hidden size)."""
     tokenizer = AutoTokenizer.from_pretrained(encoder, revision=revision)
     model = AutoModel.from_pretrained(encoder, revision=revision, dtype=torch.float32, use_safetensors=True).eval()
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    _check_layers(layers, model.config.num_hidden_layers)
     limit = _token_limit(tokenizer, model.config)
-    embeddings = [np.zeros((0, model.config.hidden_size), np.float32) for _ in texts]
+    embeddings = [np.zeros((0, len(layers) * model.config.hidden_size), np.float32) for _ in texts]
     # Longest first: texts of like length share a batch, and a lack of memory shows at once.
     order = sorted((i for i in range(len(texts)) if texts[i].strip()), key=lambda i: -len(texts[i]))
     with tqdm(total=len(order), desc="token embeddings", unit="text") as progress:
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            for position, tokens in _encode_batch([texts[i] for i in batch], tokenizer, model, limit):
+            for position, tokens in _encode_batch([texts[i] for i in batch], tokenizer, model, limit, layers):
                 embeddings[batch[position]] = np.concatenate([embeddings[batch[position]], tokens])
             progress.update(len(batch))
     return embeddings
 
 
-def _encode_batch(texts: list[str], tokenizer, model, limit: int):
+def _check_layers(layers: list[int], count: int) -> None:
+    if not layers or not all(isinstance(layer, int) and -count - 1 <= layer <= count for layer in layers):
+        raise ValueError(
+            f"layers of the text encoder are {layers}, expected one or more of 0, its input, to {count}, its last; "
+            "negative ones count from the end"
+        )
+
+
+def _encode_batch(texts: list[str], tokenizer, model, limit: int, layers: list[int]):
     """Yield (position in `texts`, embeddings (tokens, dim)) piece by piece, special tokens left out."""
     pieces = tokenizer(
         texts,
@@ -153,7 +170,9 @@ def _encode_batch(texts: list[str], tokenizer, model, limit: int):
         return_special_tokens_mask=True,
         return_tensors="pt",
     )
-    outputs = model(input_ids=pieces["input_ids"], attention_mask=pieces["attention_mask"])
+    inputs = {name: pieces[name] for name in ("input_ids", "attention_mask")}
+    states = model(**inputs, output_hidden_states=True).hidden_states  # of every layer (pieces, length, hidden size)
+    joined = torch.cat([states[layer] for layer in layers], dim=-1)
     ordinary = pieces["attention_mask"].bool() & ~pieces["special_tokens_mask"].bool()  # (pieces, length)
     for piece, position in enumerate(pieces["overflow_to_sample_mapping"].tolist()):
-        yield position, outputs.last_hidden_state[piece, ordinary[piece]].numpy()
+        yield position, joined[piece, ordinary[piece]].numpy()

@@ -185,6 +185,7 @@ def test_an_empty_folder_is_refused_with_what_was_expected(tmp_path):
 def test_its_settings_train(name, folder, tiny_encoder, cache, tiny_text_model, tmp_path):
     path = Path(__file__).parents[3] / "training" / "configs" / f"{name}.yaml"
     options = [f"folder={folder}", f"text_encoder={tiny_encoder}", f"cache_dir={cache}"]
+    options.append("encoder_layers=[0,1]")  # the tiny encoder has no third
     flags = (
         f"--text_model {tiny_text_model} --output_dir {tmp_path} --max_steps 2 --disable_tqdm true --report_to none"
     )

