@@ -86,7 +86,7 @@ def test_the_main_table_is_thirteen_runs_a_seed(tmp_path):
 
 @pytest.mark.parametrize("table", TABLES)
 def test_every_run_of_every_table_has_valid_settings(table, tmp_path):
-    changes = {"text_model": "some/model", "data_options": {"scores": ["score"]}}
+    changes = {"text_model": "some/model", "data_options": {"scores": ["execution"]}}
     folders = {"mtl_aqa": "MTL-AQA"}
     runs = plan_runs(TABLES[table], ["mtl_aqa"], tmp_path, changes=changes, folders=folders)
     assert len({run.folder for run in runs}) == len(runs) == len(TABLES[table].variants)
@@ -94,7 +94,8 @@ def test_every_run_of_every_table_has_valid_settings(table, tmp_path):
         path = tmp_path / "settings.yaml"
         path.write_text(yaml.safe_dump(run.settings))
         model, data, training = parse_training_arguments([str(path)])
-        assert data.data_options == {"folder": "MTL-AQA", "commentary": "text", "scores": ["score"]}
+        own = {"commentary": "clean", "encoder_layers": [0, 3, 6]}
+        assert data.data_options == {"folder": "MTL-AQA", "scores": ["execution"], **own}
         assert training.output_dir == str(run.folder)
         given = {**vars(model), **vars(data)}
         assert {name: given[name] for name in run.variant.settings} == run.variant.settings
