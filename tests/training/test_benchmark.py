@@ -119,7 +119,12 @@ def test_trainer_data_path_and_stream_are_measured(folder, settings, tmp_path):
     data = measure_data_path(folder, settings, tmp_path / "work", step_seconds=1.0)
     assert data["samples_per_second"] > 0
     assert data["loader_over_step"] == pytest.approx(data["samples_per_second"] / 2)
-    assert data["speedup_over_tables"] > 0
+    assert data["speedup_over_tables"] == pytest.approx(
+        data["samples_per_second"] / data["samples_per_second_from_tables"]
+    )
+    assert data["read_speedup_over_tables"] == pytest.approx(
+        data["samples_per_second_read"] / data["samples_per_second_from_tables"]
+    )
     assert 0 < measure_trainer_overhead(folder, settings, tmp_path / "trainer") < 1
     (tmp_path / "stream").mkdir()
     streamed = measure_streaming(tmp_path / "stream", settings.streamed_samples)
@@ -138,12 +143,12 @@ def test_all_rows_become_a_table_a_picture_and_json(folder, settings, tmp_path):
     assert results["all_subsets"]["token_ratio"] > 1
     results["padding"] = measure_padding(folder)
     assert results["padding"]["sorted"] < results["padding"]["grouped"] < 0.1 < results["padding"]["random"]
-    results["data_path"] = {"loader_over_step": 21.0, "speedup_over_tables": 199.0}
+    results["data_path"] = {"loader_over_step": 21.0, "speedup_over_tables": 199.0, "read_speedup_over_tables": 201.0}
     results |= {"trainer_overhead": 0.01, "streaming": {"samples": 200, "growth_bytes": 0}}
     results["curves"] = measure_curves(folder, replace(settings, repeats=1))
     table = write_table(results)
     assert len(table.splitlines()) == 2 + len(requirements(results))
-    (tables,) = [line for line in table.splitlines() if "pickled tables" in line]
+    (tables,) = [line for line in table.splitlines() if "loader with all it does" in line]
     assert [cell.strip() for cell in tables.split("|")[2:5]] == ["199", "≥ 200", "NO"]
     assert "inference, naive" in write_seconds(results)
     save_json(results, tmp_path / "benchmark.json")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import psutil
 
-from .prepared_data import make_dataset, measure_loader, measure_tables, write_tables
+from .prepared_data import make_dataset, measure_loader, measure_reading, measure_tables, write_tables
 from .timing import take_turns
 from .workload import MODALITIES, Settings, build_processor, make_config
 
@@ -28,12 +28,15 @@ def measure_data_path(folder: Path, settings: Settings, work: Path, step_seconds
     held = psutil.Process().memory_info().rss
     loaded = measure_loader(work / "prepared", processor, settings.loaded_samples, settings.batch_size)
     held = psutil.Process().memory_info().rss - held
+    read = measure_reading(work / "prepared", settings.loaded_samples)
     from_tables = measure_tables(tables)
     return {
         "samples_per_second": loaded,
         "loader_over_step": loaded / (settings.batch_size / step_seconds),
         "table_samples": settings.table_samples,
+        "samples_per_second_read": read,
         "samples_per_second_from_tables": from_tables,
+        "read_speedup_over_tables": read / from_tables,
         "speedup_over_tables": loaded / from_tables,
         "memory_growth_bytes": held,
         "processor_seconds_per_sample": written.time("processor").to_dict(),

@@ -48,6 +48,17 @@ def measure_tables(paths: list[Path], samples: int = 3) -> float:
     return samples / (time.perf_counter() - start)
 
 
+def measure_reading(folder: Path, samples: int) -> float:
+    """Samples a second that one process reads from the prepared data, all features of each, here and there."""
+    rows = load_from_disk(folder)
+    masked = MaskedDataset(rows, list(MODALITIES), [(1,) * len(MODALITIES)] * len(rows))
+    order = np.random.default_rng(0).integers(len(rows), size=samples)
+    start = time.perf_counter()
+    for number in order:
+        masked[int(number)]
+    return samples / (time.perf_counter() - start)
+
+
 def measure_loader(folder: Path, processor, samples: int, batch_size: int) -> float:
     """Samples a second that two workers read from the prepared data, crop, write as sequences and batch."""
     rows = load_from_disk(folder)
