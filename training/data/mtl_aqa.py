@@ -117,6 +117,8 @@ class MtlAqa:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"mtl_aqa: {name} is {getattr(self, name)!r}, allowed: {', '.join(allowed)}")
         self.scores = [self.scores] if isinstance(self.scores, str) else list(self.scores)
+        if isinstance(self.encoder_layers, int):
+            self.encoder_layers = [self.encoder_layers]
         if not self.scores or len(set(self.scores)) < len(self.scores) or not set(self.scores) <= set(SCORE_RANGES):
             raise ValueError(f"mtl_aqa: scores is {self.scores}, allowed: one or more of {', '.join(SCORE_RANGES)}")
 

@@ -176,6 +176,11 @@ def test_impossible_options_are_refused(options, said, tmp_path):
         load("mtl_aqa", folder=tmp_path, **options)
 
 
+def test_one_layer_of_the_encoder_needs_no_list(load_mtl_aqa):
+    alone, listed = (load_mtl_aqa(encoder_layers=layers).splits["test"] for layers in (0, [0]))
+    assert alone["commentary"][0] == listed["commentary"][0]
+
+
 def test_an_empty_folder_is_refused_with_what_was_expected(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"final_annotations_dict\.pkl.*clone"):
         load("mtl_aqa", folder=tmp_path)
