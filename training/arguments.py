@@ -108,6 +108,11 @@ class DataArguments:
     modality_dropout: list[str] | None = described(
         None, "one RATE, or MODALITY=RATE ...: each training sample hides more of what it shows, anew in every epoch"
     )
+    all_views: bool = described(
+        False,
+        "each training sample is read under every mask that what it shows allows, side by side in its batch, which "
+        "grows up to 2^modalities - 1 times",
+    )
     clip_dropout: list[str] | None = described(
         None, "one RATE, or MODALITY=RATE ...: clips, or words of a text, left out in training, anew in every epoch"
     )
@@ -139,6 +144,8 @@ class DataArguments:
             raise ValueError("`missingness` is static, which needs `missing_rates`, for example 0.3.")
         if self.missingness in ("none", "observed") and self.missing_rates is not None:
             raise ValueError(f"`missing_rates` is given, but `missingness` {self.missingness!r} hides nothing.")
+        if self.all_views and self.modality_dropout is not None:
+            raise ValueError("`all_views` reads every mask of a sample, so that `modality_dropout` has none to draw.")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"`validation_fraction` is {self.validation_fraction}; allowed is above 0 and below 1.")
 

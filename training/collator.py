@@ -12,10 +12,10 @@ from torch.utils.data import Dataset, Sampler
 
 from ..processing.processing_limssr import LimssrProcessor
 from .baselines import row_targets
-from .missingness import DynamicMask
+from .missingness import DynamicMask, all_subsets, subset_name
 from .sequence_lengths import length_groups
 
-EPOCH_COLUMN = "training_epoch"
+EPOCH_COLUMN, VIEW_COLUMN = "training_epoch", "training_view"
 
 
 @dataclass
@@ -32,8 +32,9 @@ class LimssrCollator:
         score_names: columns of the labels, in the model's order.
         dynamic_mask: draws one mask for each batch; `None` leaves the rows as they are.
         modality_dropout: draws one mask for each sample and epoch, on top of all that is hidden already.
+        all_views: gives each sample once for every non-empty subset of what it shows, side by side in the batch.
         clip_dropout: modality -> rate at which its clips, or the words of its text, are left out, anew for each sample
-            and epoch.
+            and epoch, and for each view.
         crop: `random` for training, `center` for evaluation.
         seed: of the crops and of what clip dropout leaves out.
     """
@@ -43,6 +44,7 @@ class LimssrCollator:
     score_names: Sequence[str]
     dynamic_mask: DynamicMask | None = None
     modality_dropout: DynamicMask | None = None
+    all_views: bool = False
     clip_dropout: Mapping[str, float] = field(default_factory=dict)
     crop: Literal["random", "center"] = "random"
     seed: int = 0
@@ -59,14 +61,29 @@ class LimssrCollator:
         if self.modality_dropout is not None:
             masks = [self.modality_dropout.draw("sample", key[0], sample_id) for sample_id in sample_ids]
             rows = [self.modality_dropout.apply([row], mask)[0] for row, mask in zip(rows, masks, strict=True)]
+        if self.all_views:
+            rows = [view for row in rows for view in self._views(row)]
         batch = self.processor(
             features={name: [self._content(row, name) for row in rows] for name in self.modalities},
             labels=[self._labels(row) for row in rows],
             crop=self.crop,
             generator=torch.Generator().manual_seed(derive_seed(self.seed, *key)),
-            sample_ids=sample_ids,
+            sample_ids=[str(row["sample_id"]) for row in rows],
         )
         return dict(batch)
+
+    def _views(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The row under every mask that shows something and nothing that it lacks, fullest first.
+
+        A row that has nothing is left as it is, for the processor to name.
+        """
+        present = [row.get(name) is not None for name in self.modalities]
+        if not any(present):
+            yield row
+        for mask in all_subsets(len(self.modalities)):
+            if all(has >= bit for has, bit in zip(present, mask, strict=True)):
+                hidden = [name for name, bit in zip(self.modalities, mask, strict=True) if not bit]
+                yield {**row, **dict.fromkeys(hidden), VIEW_COLUMN: subset_name(mask, self.modalities)}
 
     def _content(self, row: dict[str, Any], modality: str) -> Any:
         """The clips or the text of a modality, of them what clip dropout leaves (all, if nothing)."""
@@ -74,7 +91,8 @@ class LimssrCollator:
         if content is None or not rate:
             return content
         parts = content.split() if isinstance(content, str) else content
-        seed = derive_seed(self.seed, "clips", row.get(EPOCH_COLUMN, 0), row["sample_id"], modality)
+        view = [row[VIEW_COLUMN]] if VIEW_COLUMN in row else []
+        seed = derive_seed(self.seed, "clips", row.get(EPOCH_COLUMN, 0), row["sample_id"], modality, *view)
         kept = torch.rand(len(parts), generator=torch.Generator().manual_seed(seed)) >= rate
         if not kept.any():
             return content

@@ -134,16 +134,17 @@ def describe_run_facts(run: dict, config: LimssrConfig) -> dict[str, str]:
     dropout = "".join(
         f"; {kind} dropout {join_pairs(rate)}, anew each epoch" for kind, rate in dropouts.items() if rate is not None
     )
+    views = "; each sample under every mask, side by side" if missingness["all_views"] else ""
     options = f": {join_pairs(dataset['options'])}" if dataset["options"] else ""
-    views = f"the mean over {len(selection['views'])} views of " if len(selection["views"]) > 1 else ""
+    mean = f"the mean over {len(selection['views'])} views of " if len(selection["views"]) > 1 else ""
     return {
         "data": f"{dataset['description']} (`{dataset['name']}`{options})",
         "split": "samples: " + ", ".join(f"{dataset[name]['samples']} {name}" for name in SPLITS),
-        "missing in training": f"{missingness['kind']}{rates}{dropout}",
+        "missing in training": f"{missingness['kind']}{rates}{dropout}{views}",
         "selection": f"the last of {selection['steps']} steps, no sample held back"
         if selection["on"] == "nothing"
         else f"step {selection['step']} of {selection['steps']} by {selection['metric']} "
-        f"on {views}the {selection['on']} split",
+        f"on {mean}the {selection['on']} split",
         "seeds": join_pairs({name: seed for name, seed in seeds.items() if seed is not None}),
     }
 

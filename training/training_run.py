@@ -89,6 +89,7 @@ def prepare_run(
         data.score_names,
         dynamic_mask=rows.dynamic_mask,
         modality_dropout=rows.modality_dropout,
+        all_views=data_arguments.all_views,
         clip_dropout=validate_rates(data_arguments.clip_dropout or 0.0, list(data.modalities), "clip dropout"),
         seed=args.seed,
     )
@@ -196,6 +197,7 @@ def describe_run(run: PreparedRun) -> dict:
             "kind": data_arguments.missingness,
             "rates": data_arguments.missing_rates,
             "dropout": data_arguments.modality_dropout,
+            "all_views": data_arguments.all_views,
             "clip_dropout": data_arguments.clip_dropout,
             "seed": data_arguments.mask_seed,
         },

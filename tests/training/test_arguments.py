@@ -63,6 +63,7 @@ def test_an_unknown_key_is_named(quick_config, capsys):
         ({"missing_rates": None}, "static, which needs `missing_rates`"),
         ({"missingness": "none"}, "'none' hides nothing"),
         ({"validation_fraction": 1}, "`validation_fraction` is 1"),
+        ({"all_views": True, "modality_dropout": ["0.3"]}, "`all_views` reads every mask"),
         ({"text_model": "some/model"}, "either `text_model`"),
         ({"text_config": None}, "either `text_model`"),
         ({"backbone_training": "lora"}, "which only 'full' trains"),

@@ -101,8 +101,9 @@ def test_labels_are_in_judges_units_and_may_be_missing(tiny_processor):
 def test_a_bad_row_is_named(tiny_processor, change):
     rows = make_rows(3)
     rows[1] |= change
-    with pytest.raises((TypeError, ValueError), match="sample 's1'"):
-        make_collator(tiny_processor)(rows)
+    for all_views in (False, True):
+        with pytest.raises((TypeError, ValueError), match="sample 's1'"):
+            make_collator(tiny_processor, all_views=all_views)(rows)
 
 
 def test_a_dataset_without_the_score_is_named(tiny_processor):
@@ -131,6 +132,31 @@ def test_modality_dropout_never_shows_what_a_row_lacks(tiny_processor):
     rows = [{**row, "audio": None} for row in make_rows(20)]
     collator = make_collator(tiny_processor, modality_dropout=DynamicMask(list(SIZES), 0.5))
     assert collator([EpochRows(rows)[0, index] for index in range(20)])["audio_features"].shape[1] == 0
+
+
+def test_all_views_give_every_subset_of_what_a_sample_shows_and_no_other(tiny_processor):
+    rows = make_rows(3)
+    rows[1]["audio"] = None
+    rows[2] |= {"video": None, "flow": None}
+    rows = [{**row, "score": score} for row, score in zip(rows, (1.0, 2.0, 3.0), strict=True)]
+    batch = make_collator(tiny_processor, all_views=True)([EpochRows(rows)[0, index] for index in range(3)])
+    shown = torch.stack([batch[f"{name}_clip_mask"].any(1) for name in SIZES], dim=1).int().tolist()
+    assert list(SIZES) == ["video", "audio", "flow"]
+    everything = [[1, 1, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert shown == [*everything, [1, 0, 1], [1, 0, 0], [0, 0, 1], [0, 1, 0]]
+    assert batch["labels"][:, 0].tolist() == [1.0] * 7 + [2.0] * 3 + [3.0]
+
+
+def test_the_views_of_a_sample_lose_different_clips_repeatably(tiny_processor):
+    row = {**make_rows(1)[0], "video": np.ones((12, SIZES["video"]), dtype="float32")}
+
+    def clip_counts(epoch: int) -> list[int]:
+        collator = make_collator(tiny_processor, all_views=True, clip_dropout={"video": 0.5})
+        return collator([EpochRows([row])[epoch, 0]])["video_clip_mask"].sum(1).tolist()
+
+    assert clip_counts(0) == clip_counts(0)
+    assert len({count for count in clip_counts(0) if count}) > 1
+    assert clip_counts(0) != clip_counts(1)
 
 
 @pytest.mark.parametrize("kind", ["numpy", "list"])

@@ -25,7 +25,14 @@ RUN = {
         "leaky": False,
         **{split: {"samples": samples} for split, samples in (("train", 900), ("validation", 159), ("test", 353))},
     },
-    "missingness": {"kind": "static", "rates": 0.3, "dropout": {"dive": 0.1}, "clip_dropout": 0.2, "seed": 0},
+    "missingness": {
+        "kind": "static",
+        "rates": 0.3,
+        "dropout": {"dive": 0.1},
+        "all_views": False,
+        "clip_dropout": 0.2,
+        "seed": 0,
+    },
     "selection": {
         "on": "validation",
         "views": ["observed"],

@@ -45,7 +45,14 @@ def test_a_run_leaves_model_results_and_record(quick_arguments, folder, capsys):
     record = read(folder / "run.json")
     assert record["dataset"]["train"]["samples"] == 36
     assert record["dataset"]["validation"]["samples"] == 12
-    assert record["missingness"] == {"kind": "static", "rates": 0.3, "seed": 0, "dropout": None, "clip_dropout": None}
+    assert record["missingness"] == {
+        "kind": "static",
+        "rates": 0.3,
+        "seed": 0,
+        "dropout": None,
+        "all_views": False,
+        "clip_dropout": None,
+    }
     assert record["selection"]["on"] == "validation"
     assert record["parameters"]["trained"] < record["parameters"]["all"]
     assert record["arguments"]["training"]["learning_rate"] == 0.001
@@ -178,6 +185,12 @@ def test_the_card_says_what_was_dropped_and_what_ridge_saw(quick_arguments, fold
     card = (folder / "README.md").read_text()
     assert "static, rates 0.3; modality dropout 0.2" in card
     assert "rows of the training split, those held back for validation included" in card
+
+
+def test_all_views_are_trained_and_the_card_says_so(quick_arguments, folder):
+    run_training(*quick_arguments("--all_views", "true", "--max_steps", "1"))
+    assert json.loads((folder / "run.json").read_text())["missingness"]["all_views"] is True
+    assert "static, rates 0.3; each sample under every mask, side by side" in (folder / "README.md").read_text()
 
 
 def test_the_demo_trains_and_scores_in_a_new_process(tmp_path):
