@@ -1,4 +1,4 @@
-"""From a dataset's own files to Parquet: begins or goes on, writes, checks, describes."""
+"""From a dataset's own files to Arrow: begins or goes on, writes, checks, describes."""
 
 import hashlib
 import json
@@ -33,14 +33,14 @@ def prepare_data(
     require_complete: bool = False,
 ) -> None:
     """
-    Writes a dataset as Parquet, see `data.preparation`; called by every process that `accelerate launch` started.
+    Writes a dataset as Arrow files, see `data.preparation`; called by every process that `accelerate launch` started.
 
     Args:
         dataset: a key of `REGISTRY`.
         folder: its option `folder`; `-` for a dataset that reads none.
         out: the folder to write: new, empty, or one that an earlier call did not finish.
         options: its other options.
-        samples_per_shard: samples in a Parquet file, at most.
+        samples_per_shard: samples in a file, at most.
         list_missing: print each missing feature.
         require_complete: anything missing is an error; what is complete is kept for the next call.
 
@@ -130,7 +130,8 @@ def finish(
         raise
     splits = preparation.check_ids()
     remove_unfinished(out)
-    write_description(out, data, missing, dataset=dataset, fingerprint=fingerprint)
+    counts = {name: split.num_examples for name, split in splits.items()}
+    write_description(out, data, missing, splits=counts, dataset=dataset, fingerprint=fingerprint)
     features = features_with(next(iter(data.splits.values())), data.modalities)
     write_dataset_card(out, data, features, splits, missing)
     write_text_whole(out / CHECKSUM_FILE, checksums(out))

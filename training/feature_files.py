@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 SUFFIXES = (".npy", ".safetensors")
 TEXT_SUFFIX = ".txt"
+CHECKED_NUMBERS = 2**20  # looked at together, a byte each
 
 # Why features are not there; `unreadable` is also what is no array of real numbers [clips, dim].
 CAUSES = ("missing file", "absent key", "unreadable", "empty", "non-finite", "wrong width")
@@ -78,7 +79,7 @@ def read_text(path: str | Path) -> str:
 
 
 def read_features(path: str | Path, tensor_name: str | None = None) -> np.ndarray:
-    """Clips of one sample and modality, (clips, dim) float32.
+    """Clips of one sample and modality, (clips, dim) float32, in memory of their own.
 
     Args:
         path: `.npy` (never with pickled objects in it) or `.safetensors`.
@@ -87,7 +88,8 @@ def read_features(path: str | Path, tensor_name: str | None = None) -> np.ndarra
     Raises:
         FeatureFileError: missing, unreadable, of another type, rank or suffix, empty, or not finite.
     """
-    return check_clips(read_array(path, tensor_name), str(path))
+    clips = check_clips(read_array(path, tensor_name), str(path))
+    return np.require(clips, requirements=["OWNDATA"])  # a mapped file would stay open, and is read-only
 
 
 def read_array(path: str | Path, tensor_name: str | None = None) -> np.ndarray:
@@ -107,7 +109,7 @@ def read_array(path: str | Path, tensor_name: str | None = None) -> np.ndarray:
 def check_clips(
     array: np.ndarray, where: str, feature_size: int | None = None, average_views: bool = False
 ) -> np.ndarray:
-    """The array as finite clips, (clips, dim) float32.
+    """The array as finite clips, (clips, dim) float32; where it is that already, it is not copied.
 
     Args:
         array: real numbers (clips, dim), or (clips, views, dim) with `average_views`.
@@ -132,14 +134,10 @@ def check_clips(
             f"{where}: the array has shape {list(array.shape)}, expected [clips, {feature_size}]", "wrong width"
         )
     with np.errstate(over="ignore", invalid="ignore"):  # too large for float32 is said below
-        array = array.astype(np.float32)
-        array = array.mean(axis=1) if views else array  # (clips, dim)
-    if not np.isfinite(array).all():
-        clip, column = np.argwhere(~np.isfinite(array))[0]
-        raise FeatureFileError(
-            f"{where}: clip {clip}, column {column} is {array[clip, column]}, expected finite float32", "non-finite"
-        )
-    return array
+        clips = np.asarray(array, dtype=np.float32)
+        clips = clips.mean(axis=1) if views else clips  # (clips, dim)
+    _check_finite(clips, where)
+    return clips
 
 
 def samples_from_folder(
@@ -193,9 +191,23 @@ def samples_from_csv(path: str | Path, modalities: Sequence[str]) -> list[FileSa
         raise FeatureFileError(f"{path}: not a CSV in UTF-8: {error}") from error
 
 
+def _check_finite(clips: np.ndarray, where: str) -> None:
+    """Raises `FeatureFileError` for the first number of (clips, dim) that is not finite."""
+    width = clips.shape[1]
+    block = max(1, CHECKED_NUMBERS // width)
+    for start in range(0, len(clips), block):
+        finite = np.isfinite(clips[start : start + block])
+        if not finite.all():
+            clip, column = divmod(start * width + int(finite.argmin()), width)
+            raise FeatureFileError(
+                f"{where}: clip {clip}, column {column} is {clips[clip, column]}, expected finite float32",
+                "non-finite",
+            )
+
+
 def _read_npy(path: Path) -> np.ndarray:
     try:
-        # Mapped, so that the dtype and shape of a huge wrong file are known before it is read.
+        # Mapped: dtype and shape of a huge wrong file are known before it is read, and a right one is not copied.
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise FeatureFileError(

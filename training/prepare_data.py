@@ -1,4 +1,4 @@
-"""Rewrite a dataset once as Parquet, which then loads in a moment and never fills the memory.
+"""Rewrite a dataset once as Arrow files, which then loads in a moment and never fills the memory.
 
 python training/prepare_data.py DATASET FOLDER OUT [--data_options key=value ...]
 accelerate launch --cpu --num_processes 4 training/prepare_data.py DATASET FOLDER OUT
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("folder", metavar="FOLDER", help="where its files are")
     parser.add_argument("out", metavar="OUT", help="folder to write; made if need be")
     parser.add_argument("--data_options", nargs="+", metavar="KEY=VALUE", help="other options of the dataset")
-    parser.add_argument("--samples_per_shard", type=int, default=256, help="samples in a Parquet file, at most")
+    parser.add_argument("--samples_per_shard", type=int, default=256, help="samples in a file, at most")
     parser.add_argument("--list_missing", action="store_true", help="print each missing feature with its cause")
     parser.add_argument("--require_complete", action="store_true", help="anything missing is an error")
     arguments = parser.parse_args()

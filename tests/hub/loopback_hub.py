@@ -1,8 +1,8 @@
 """A small Hub on the loopback address: the part of the Hub's HTTP API that the unmodified `huggingface_hub` uses.
 
-Repositories with branches, tags and commits; uploads the LFS way (preupload, batch, PUT in one or several parts,
-verify, commit); listing; download by revision with ETags, redirects and ranges; read and write tokens; private
-repositories. Everything is in memory. A test may let requests fail, see `Fault`.
+Repositories of models and of data with branches, tags and commits; uploads the LFS way (preupload, batch, PUT in one
+or several parts, verify, commit); listing; download by revision with ETags, redirects and ranges; read and write
+tokens; private repositories. Everything is in memory. A test may let requests fail, see `Fault`.
 
 python -m tests.hub.loopback_hub [PORT]     serves until interrupted; `hf_writer` is the token
 """
@@ -24,7 +24,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from .repositories import Commit, File, Repository, describe_file, git_oid
 
 TOKENS = {"hf_writer": ("user", "write"), "hf_reader": ("user", "read"), "hf_other": ("someone", "write")}
-LFS_SUFFIXES = (".safetensors", ".png", ".bin", ".pt", ".pth", ".pkl", ".gguf", ".parquet")
+LFS_SUFFIXES = (".safetensors", ".png", ".bin", ".pt", ".pth", ".pkl", ".gguf", ".parquet", ".arrow")
 REPOSITORY = r"(?P<repository>[\w.-]+/[\w.-]+)"
 REVISION = r"(?P<revision>[^/]+)"
 
@@ -227,7 +227,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.user != (owner, "write"):
             raise HubError(403, f"You don't have the rights to create a model under the namespace {owner!r}")
         name = f"{owner}/{asked['name']}"
-        answer = {"url": f"{self.hub.endpoint}/{name}", "name": name, "id": name}
+        place = f"datasets/{name}" if asked.get("type") == "dataset" else name
+        answer = {"url": f"{self.hub.endpoint}/{place}", "name": name, "id": name}
         if name in self.hub.repositories:
             raise HubError(409, "You already created this model repo", **answer)
         repository = Repository(name, private=asked.get("visibility") == "private")
@@ -422,7 +423,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send(status, content, headers)
 
 
-API = f"/api/models/{REPOSITORY}"
+API, PLACE = f"/api/(?:models|datasets)/{REPOSITORY}", f"/(?:datasets/)?{REPOSITORY}"
 ROUTES = [
     ("GET", "/api/whoami-v2", Handler.whoami),
     ("POST", "/api/repos/create", Handler.create_repository),
@@ -438,13 +439,13 @@ ROUTES = [
     ("POST", f"{API}/tag/{REVISION}", Handler.create_tag),
     ("POST", f"{API}/preupload/{REVISION}", Handler.preupload),
     ("POST", f"{API}/commit/{REVISION}", Handler.create_commit),
-    ("POST", rf"/{REPOSITORY}\.git/info/lfs/objects/batch", Handler.lfs_batch),
-    ("POST", rf"/{REPOSITORY}\.git/info/lfs/verify", Handler.verify_object),
+    ("POST", rf"{PLACE}\.git/info/lfs/objects/batch", Handler.lfs_batch),
+    ("POST", rf"{PLACE}\.git/info/lfs/verify", Handler.verify_object),
     ("PUT", "/lfs/(?P<oid>[0-9a-f]{64})", Handler.put_object),
     ("PUT", "/lfs/(?P<oid>[0-9a-f]{64})/(?P<part>[0-9]+)", Handler.put_part),
     ("POST", "/lfs/(?P<oid>[0-9a-f]{64})", Handler.complete_parts),
     ("GET HEAD", "/cdn/(?P<oid>[0-9a-f]{64})", Handler.stored_object),
-    ("GET HEAD", f"/{REPOSITORY}/resolve/{REVISION}/(?P<path>.+)", Handler.resolve),
+    ("GET HEAD", f"{PLACE}/resolve/{REVISION}/(?P<path>.+)", Handler.resolve),
 ]
 
 

@@ -16,6 +16,7 @@ def test_npy_of_any_real_type_is_read_as_float32(tmp_path, dtype):
     np.save(tmp_path / "a.npy", CLIPS.astype(dtype))
     clips = read_features(tmp_path / "a.npy")
     assert clips.dtype == np.float32
+    assert clips.flags.writeable
     np.testing.assert_array_equal(clips, CLIPS)
 
 
@@ -65,6 +66,7 @@ def test_a_pickle_in_a_npy_is_refused_and_not_run(tmp_path):
         (np.zeros((2, 2), dtype=bool), "dtype bool"),
         (np.array([[0.0, 1.0], [0.0, np.nan]]), "clip 1, column 1 is nan"),
         (np.array([[1e300]]), "clip 0, column 0 is inf"),
+        (np.append(np.zeros((1100, 1000), np.float32), [[-np.inf] * 1000], axis=0), "clip 1100, column 0 is -inf"),
     ],
 )
 def test_arrays_that_are_no_clips_are_refused_by_name(tmp_path, array, message):

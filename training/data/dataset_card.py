@@ -58,7 +58,7 @@ def write_dataset_card(
         splits: its splits.
         missing: what it lacks.
     """
-    files = [{"split": split, "path": f"data/{split}-*.parquet"} for split in splits]
+    files = [{"split": split, "path": f"data/{split}-*.arrow"} for split in splits]
     card_data = DatasetCardData(
         tags=["action-quality-assessment", "missing-modalities", "limssr"],
         configs=[{"config_name": "default", "data_files": files}],

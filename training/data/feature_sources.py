@@ -33,7 +33,8 @@ class FeatureSource(Protocol):
     def opened(self) -> AbstractContextManager[ReadSample]:
         """A function that reads a sample by its id: one row of `feature_column`. Each sample is read once at most.
 
-        The function raises `FeatureFileError` where the sample's features are not there or cannot be used.
+        The row may lie in the sample's file, which then stays open as long as the row is held. The function raises
+        `FeatureFileError` where the sample's features are not there or cannot be used.
         """
 
 
@@ -94,7 +95,7 @@ class TableSource:
                 raise FeatureFileError(str(error), error.cause)
             if sample_id not in table:
                 raise FeatureFileError(f"{self.path}: the table has no key {sample_id!r}", "absent key")
-            array = table.pop(sample_id)  # whose memory is free again as soon as it was copied
+            array = table.pop(sample_id)  # whose memory is free again as soon as nobody holds its row
             where = f"{self.path}, key {sample_id!r}"
             if not isinstance(array, np.ndarray):
                 raise FeatureFileError(f"{where}: holds {type(array).__name__}, expected an array [clips, dim]")

@@ -71,7 +71,8 @@ def read_features_into(index: AqaData, sources: Iterable[FeatureSource]) -> AqaD
         with source.opened() as read:
             for sample_id in tqdm(source.sample_ids, desc=f"reading {source.modality}", unit="sample", disable=None):
                 cell = read_cell(read, sample_id, source.modality, missing)
-                if cell is not None:
+                if cell is not None:  # in memory of its own: a process may not have thousands of files open
+                    cell = cell.copy_to(pa.default_cpu_memory_manager())
                     cells.setdefault(source.modality, {})[sample_id] = cell
     splits = {name: _add_features(split, index, cells, missing, name) for name, split in index.splits.items()}
     return replace(index, splits=DatasetDict(splits), missing=missing)

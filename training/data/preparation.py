@@ -1,8 +1,8 @@
-"""A dataset rewritten once as Parquet, in shards that several processes write and a restart does not write again.
+"""A dataset rewritten once as Arrow, in shards that several processes write and a restart does not write again.
 
 OUT/
     README.md               dataset card; what `datasets.load_dataset(OUT)` reads
-    data/<split>-00000-of-00004.parquet
+    data/<split>-00000-of-00004.arrow
     aqa_data.json           modalities, scores and their ranges: what `AqaData` knows beside its rows
     missing.csv             each missing feature with its cause
     checksums.sha256        of all the files above; `sha256sum --check checksums.sha256`
@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import Dataset, SplitInfo
 from tqdm.auto import tqdm
 
@@ -30,12 +29,11 @@ from .missing_report import not_given
 from .spilled_tables import SpilledTable, spill
 
 PROGRESS = ".preparing"
-ROW_GROUP_BYTES = 8 * 2**20  # of features; a row group is what is in memory while it is written
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Some consecutive samples of a split, which become one Parquet file."""
+    """Some consecutive samples of a split, which become one file: a stream of record batches, each a sample."""
 
     split: str
     number: int
@@ -45,7 +43,7 @@ class Shard:
 
     @property
     def file(self) -> str:
-        return f"data/{self.split}-{self.number:05}-of-{self.count:05}.parquet"
+        return f"data/{self.split}-{self.number:05}-of-{self.count:05}.arrow"
 
     @property
     def record(self) -> str:
@@ -142,9 +140,7 @@ class Preparation:
             dropped, written, size = Counter(), Counter(), 0
             for shard in self.shards():
                 if shard.split == split:
-                    written.update(
-                        pq.read_table(self.out / shard.file, columns=["sample_id"])["sample_id"].to_pylist()
-                    )
+                    written.update(Dataset.from_file(str(self.out / shard.file))["sample_id"][:])
                     record = self._record(shard)
                     dropped.update(record["dropped"])
                     size += record["bytes"]
@@ -187,25 +183,27 @@ class Preparation:
         return tqdm(total=total, desc=name, unit="sample", disable=self.rank > 0)
 
     def _write_shard(self, shard: Shard, readers: dict[str, ReadSample], bar: tqdm) -> None:
-        missing, pending, size, total = MissingSummary(), [], 0, 0
+        missing = MissingSummary()
         split = self.index.splits[shard.split]
         schema = features_with(split, self.index.modalities).arrow_schema
         with (
             written_whole(self.out / shard.file) as unfinished,
-            pq.ParquetWriter(unfinished, schema, use_dictionary=False) as writer,
+            pa.OSFile(str(unfinished), "wb") as file,
+            pa.ipc.new_stream(file, schema) as stream,
         ):
-            for position in range(shard.start, shard.stop):
+
+            def write(position: int) -> int:
+                """Writes a sample, a batch, which nothing holds when the next one is read; returns its bytes."""
                 row = self._row(split, position, readers, missing)
                 bar.update()
-                if row is not None:
-                    pending.append(row.cast(schema))
-                    size += row.nbytes
-                    total += row.nbytes
-                if size >= ROW_GROUP_BYTES or (pending and position == shard.stop - 1):
-                    writer.write_table(pa.concat_tables(pending))
-                    pending, size = [], 0
+                if row is None:
+                    return 0
+                stream.write_table(row.cast(schema))
+                return row.nbytes
+
+            size = sum(map(write, range(shard.start, shard.stop)))
             lost = [asdict(each) for each in missing.features]
-            record = {"missing": lost, "dropped": missing.dropped, "bytes": total}
+            record = {"missing": lost, "dropped": missing.dropped, "bytes": size}
             write_text_whole(self.out / shard.record, json.dumps(record))  # before the shard, which says it is done
 
     def _row(

@@ -1,4 +1,4 @@
-"""Data that `prepare_data.py` wrote: any dataset, read once from its own files, as Parquet."""
+"""Data that `prepare_data.py` wrote: any dataset, read once from its own files, as Arrow."""
 
 import csv
 import json
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import DatasetDict, load_dataset
-from huggingface_hub import hf_hub_download
+import pyarrow as pa
+from datasets import Dataset, DatasetDict, concatenate_datasets
+from huggingface_hub import snapshot_download
 
 from ..atomic_files import write_text_whole, written_whole
 from ..missingness import Mask
@@ -22,12 +23,12 @@ PLAIN_FIELDS = ("modalities", "score_names", "score_minimums", "score_ranges", "
 
 @dataclass
 class Prepared:
-    """The result of `prepare_data.py`; its rows are memory-mapped and never all in memory.
+    """The result of `prepare_data.py`; its files are mapped as they are, and never all in memory.
 
         OUT/
-            data/<split>-00000-of-00004.parquet     what plain `datasets.load_dataset(OUT)` reads
-            aqa_data.json                           modalities, scores and their ranges
-            missing.csv                             each missing feature with its cause
+            data/<split>-00000-of-00004.arrow     what plain `datasets.load_dataset(OUT)` reads
+            aqa_data.json                         modalities, scores and their ranges, samples of each split
+            missing.csv                           each missing feature with its cause
 
     Args:
         folder: that folder, or the name of a dataset repository on the Hub.
@@ -38,28 +39,38 @@ class Prepared:
     revision: str | None = None
 
     def load(self) -> AqaData:
-        description = json.loads(self._file(DESCRIPTION_FILE).read_text(encoding="utf-8"))
-        with self._file(MISSING_FILE).open(encoding="utf-8", newline="") as stream:
+        """
+        Raises:
+            FileNotFoundError: the folder is no prepared data, or not yet.
+            ValueError: a file is damaged, or not there.
+        """
+        folder = self._fetch()
+        description = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+        with (folder / MISSING_FILE).open(encoding="utf-8", newline="") as stream:
             lost = [MissingFeature(**row, detail="when the data was prepared") for row in csv.DictReader(stream)]
         best = description["best_attainable"]
         return AqaData(
-            splits=DatasetDict(load_dataset(str(self.folder), revision=self.revision)),
+            splits=DatasetDict(
+                {name: _map_split(folder, name, count) for name, count in description["splits"].items()}
+            ),
             **{name: description[name] for name in PLAIN_FIELDS},
             best_attainable=None if best is None else {_mask(bits): metrics for bits, metrics in best.items()},
             missing=MissingSummary(description["samples"], lost, description["dropped"]),
         )
 
-    def _file(self, name: str) -> Path:
-        """
-        Raises:
-            FileNotFoundError: the folder is no prepared data, or not yet.
-        """
-        if not Path(self.folder).is_dir():
-            return Path(hf_hub_download(str(self.folder), name, repo_type="dataset", revision=self.revision))
-        path = Path(self.folder) / name
-        if not path.is_file():
-            raise FileNotFoundError(f"prepared: there is no {path}; write it, or go on, with prepare_data.py")
-        return path
+    def _fetch(self) -> Path:
+        """The folder, or that of the repository in the cache."""
+        folder = Path(self.folder)
+        if not folder.is_dir():
+            files = [DESCRIPTION_FILE, MISSING_FILE, "data/*.arrow"]
+            folder = Path(
+                snapshot_download(str(self.folder), repo_type="dataset", revision=self.revision, allow_patterns=files)
+            )
+        if not (folder / DESCRIPTION_FILE).is_file():
+            raise FileNotFoundError(
+                f"prepared: there is no {folder / DESCRIPTION_FILE}; write it, or go on, with prepare_data.py"
+            )
+        return folder
 
 
 def write_description(out: Path, data: AqaData, missing: MissingSummary, **about: Any) -> None:
@@ -84,6 +95,28 @@ def write_description(out: Path, data: AqaData, missing: MissingSummary, **about
         **about,
     }
     write_text_whole(out / DESCRIPTION_FILE, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+
+
+def _map_split(folder: Path, name: str, samples: int) -> Dataset:
+    """The rows of all files of a split.
+
+    Raises:
+        ValueError: there are not as many as were written, or a file was cut short.
+    """
+    shards = [_map_file(path) for path in sorted((folder / "data").glob(f"{name}-*.arrow"))]
+    found = sum(map(len, shards))
+    if found != samples:
+        raise ValueError(
+            f"{folder}: the split {name} has {found} samples, {samples} were written; copy or prepare the data again"
+        )
+    return concatenate_datasets(shards)
+
+
+def _map_file(path: Path) -> Dataset:
+    try:
+        return Dataset.from_file(str(path))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} is damaged: {error}; copy or prepare the data again") from error
 
 
 def _bits(mask: Mask) -> str:

@@ -3,6 +3,7 @@
 import logging
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -40,6 +41,15 @@ def test_a_folder_is_what_was_written(write_layout, tmp_path):
         for row in data.splits[split]:
             for name, arrays in written.items():
                 np.testing.assert_array_equal(np.array(row[name], np.float32), arrays[row["sample_id"]])
+
+
+def test_no_file_stays_mapped(write_layout, tmp_path):
+    write_layout("folder", tmp_path)
+    data = load("folder", folder=tmp_path)
+    if not hasattr(psutil.Process, "memory_maps"):
+        pytest.skip("this system does not say which files a process has mapped")
+    assert len(data.splits["train"]) == 16
+    assert not [each.path for each in psutil.Process().memory_maps() if each.path.startswith(str(tmp_path))]
 
 
 def test_missing_cells_are_nan_and_subfolders_and_validation_work(tmp_path):

@@ -11,14 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import pyarrow.parquet as pq
+import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict, Features, Value, load_dataset
 
+from limssr.training.benchmarking.memory import RESET
 from limssr.training.data import AqaData, build, load
 from limssr.training.data.preparation import Preparation
 from limssr.training.data.restricted_pickle import UnsafePickleError
 from limssr.training.data_preparation import begin, finish, prepare_data
+
+from .preparation_memory import measure
 
 SCRIPT = Path(__file__).parents[3] / "training" / "prepare_data.py"
 WIDTHS = {"video": 8, "audio": 6, "flow": 4}
@@ -74,7 +77,34 @@ def test_plain_load_dataset_reads_it(own_folder, tmp_path):
     assert rows["train"].features == expected.splits["train"].features
     assert rows["train"].to_dict() == expected.splits["train"].to_dict()
     names = [path.name for path in sorted((tmp_path / "out" / "data").iterdir())]
-    assert names == ["test-00000-of-00001.parquet", *(f"train-{number:05}-of-00003.parquet" for number in range(3))]
+    assert names == ["test-00000-of-00001.arrow", *(f"train-{number:05}-of-00003.arrow" for number in range(3))]
+
+
+def test_files_are_mapped_where_they_lie(own_folder, tmp_path):
+    prepare_data("folder", str(own_folder), tmp_path / "out", samples_per_shard=6)
+    rows = load("prepared", folder=tmp_path / "out").splits["train"]
+    names = [f"train-{number:05}-of-00003.arrow" for number in range(3)]
+    assert [each["filename"] for each in rows.cache_files] == [str(tmp_path / "out" / "data" / name) for name in names]
+
+
+def test_a_shard_of_one_sample_without_any_feature_is_empty(own_folder, tmp_path):
+    prepare_data("folder", str(own_folder), tmp_path / "out", samples_per_shard=1)
+    expected = load("folder", folder=own_folder).splits["train"].to_dict()
+    assert load("prepared", folder=tmp_path / "out").splits["train"].to_dict() == expected
+    assert load_dataset(str(tmp_path / "out"))["train"].to_dict() == expected
+
+
+def test_a_copy_that_lacks_something_is_refused(own_folder, tmp_path):
+    prepare_data("folder", str(own_folder), tmp_path / "out", samples_per_shard=6)
+    shard = tmp_path / "out" / "data" / "train-00001-of-00003.arrow"
+    content = shard.read_bytes()
+    for length in (len(content) - 100, 100, 0):
+        shard.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"train-00001-of-00003\.arrow is damaged: .*; copy or prepare"):
+            load("prepared", folder=tmp_path / "out")
+    shard.unlink()
+    with pytest.raises(ValueError, match=r"out: the split train has 9 samples, 15 were written"):
+        load("prepared", folder=tmp_path / "out")
 
 
 def test_what_is_missing_and_every_checksum_is_written_down(own_folder, tmp_path):
@@ -145,12 +175,14 @@ def test_an_id_that_did_not_come_out_once_is_found(own_folder, tmp_path, wrong):
     out = tmp_path / "out"
     preparation = begun(own_folder, out, 0, 1)
     preparation.write()
-    first, second = (out / f"data/train-0000{number}-of-00004.parquet" for number in (0, 3))
-    table = pq.read_table(first)
+    first, second = (out / f"data/train-0000{number}-of-00004.arrow" for number in (0, 3))
     if wrong == "twice":
         shutil.copy(first, second)
     else:
-        pq.write_table(table.slice(1), first)
+        with pa.OSFile(str(first)) as file:
+            table = pa.ipc.open_stream(file).read_all()
+        with pa.ipc.new_stream(str(first), table.schema) as stream:
+            stream.write_table(table.slice(1))
     said = "'take00' of the split train is there 2 times" if wrong == "twice" else "'take00' .* is there 0 times"
     with pytest.raises(ValueError, match=said):
         finish(preparation, "folder", "fingerprint", list_missing=False, require_complete=False)
@@ -181,8 +213,8 @@ def test_incomplete_data_is_refused_on_request_and_only_its_shards_are_read_agai
         prepare_data(*arguments, list_missing=True, require_complete=True)
     assert "take03\timu\tmissing file" in capsys.readouterr().out
     kept = {path.name: path.stat().st_mtime_ns for path in (out / "data").iterdir()}
-    assert set(kept) == {f"train-0000{n}-of-00004.parquet" for n in (2, 3)} | {
-        f"test-0000{n}-of-00002.parquet" for n in (0, 1)
+    assert set(kept) == {f"train-0000{n}-of-00004.arrow" for n in (2, 3)} | {
+        f"test-0000{n}-of-00002.arrow" for n in (0, 1)
     }
     for name in ("imu/take03", "imu/take05", "skeleton/take05"):
         shutil.copy(own_folder / name.split("/")[0] / "take00.npy", own_folder / f"{name}.npy")
@@ -254,7 +286,7 @@ def test_killing_one_of_two_processes_and_starting_again_finishes(tmp_path):
         np.save(own / "imu" / f"{number}.npy", np.full((2, 3), number, np.float32))
     first = launch(own, out)
     deadline = time.monotonic() + 120
-    while not (out / "data" / "train-00001-of-00036.parquet").exists():
+    while not (out / "data" / "train-00001-of-00036.arrow").exists():
         assert first.poll() is None, first.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -262,7 +294,7 @@ def test_killing_one_of_two_processes_and_starting_again_finishes(tmp_path):
     os.kill(max(worker.pid for worker in workers if worker.cmdline()[-1] == "50"), signal.SIGKILL)
     first.communicate(timeout=120)
     assert first.returncode != 0
-    kept = {path.name: path.stat().st_mtime_ns for path in (out / "data").glob("*.parquet")}
+    kept = {path.name: path.stat().st_mtime_ns for path in (out / "data").glob("*.arrow")}
     assert 2 <= len(kept) < 40
     assert not (out / "aqa_data.json").exists()
     prepare_data("folder", str(own), out, samples_per_shard=50)
@@ -272,3 +304,10 @@ def test_killing_one_of_two_processes_and_starting_again_finishes(tmp_path):
     ids = [sample_id for split in ("test", "train") for sample_id in rows[split]["sample_id"]]
     assert ids == [str(number) for number in range(2000)]
     assert [cell[1][2] for cell in rows["train"]["imu"]] == list(range(200, 2000))
+
+
+@pytest.mark.skipif(not RESET.exists(), reason=f"the peak is measured with {RESET}, which is not there")
+@pytest.mark.parametrize("kind", ["files", "table"])
+def test_the_largest_table_or_one_sample_of_files_is_in_memory_at_most(kind, tmp_path):
+    found = measure(tmp_path, kind, 64)
+    assert found["growth"] <= 1.3 * found["largest"]

@@ -1,0 +1,27 @@
+"""Prepared data loads by the name of its repository as it does from its folder."""
+
+PROGRAM = """
+from datasets import load_dataset
+from huggingface_hub import HfApi
+from limssr.training.data import load
+
+HfApi().create_repo("user/made", repo_type="dataset")
+HfApi().upload_folder(repo_id="user/made", repo_type="dataset", folder_path="made")
+HfApi().create_tag("user/made", tag="v1", repo_type="dataset")
+here, there, plain = load("prepared", folder="made"), load("prepared", folder="user/made"), load_dataset("user/made")
+tagged = load("prepared", folder="user/made", revision="v1")
+assert list(here.splits) == list(there.splits) == ["train", "test"]
+for name, rows in here.splits.items():
+    for other in (there.splits[name], tagged.splits[name], plain[name]):
+        assert other.features == rows.features
+        assert other.to_dict() == rows.to_dict()
+for data in (here, there):
+    data.splits = None
+assert here == there
+"""
+
+
+def test_prepared_data_is_pushed_and_loaded(client):
+    options = ["--data_options", "samples_train=30", "samples_test=7", "--samples_per_shard", "10"]
+    client.script("prepare_data.py", "synthetic", "-", "made", *options)
+    client.run("-c", PROGRAM)
