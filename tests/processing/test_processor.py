@@ -293,6 +293,24 @@ def test_one_infinite_value_is_counted(tiny_processor):
         tiny_processor(features={"flow": [clips]})
 
 
+def test_finite_values_whose_sum_is_not_are_taken(tiny_processor):
+    clips = np.full((4, 8), 3e38, dtype=np.float32)
+    batch = tiny_processor(features={"flow": [clips]})
+    assert torch.equal(batch["flow_features"][0], torch.from_numpy(clips))
+
+
+@pytest.mark.parametrize("kind", ["writable", "read-only", "reversed"])
+def test_a_batch_never_shares_memory_with_what_was_given(tiny_processor, kind):
+    clips = np.arange(32, dtype=np.float32).reshape(4, 8)
+    clips.flags.writeable = kind != "read-only"
+    given = clips[::-1] if kind == "reversed" else clips
+    before = given.copy()
+    batch = tiny_processor(features={"flow": [given]})
+    assert torch.equal(batch["flow_features"][0], torch.from_numpy(before))
+    batch["flow_features"].zero_()
+    assert np.array_equal(given, before)
+
+
 def test_a_sample_without_any_modality_is_refused_by_name(tiny_processor):
     features = {"video": [np.zeros((1, 16)), None], "audio": [None, None]}
     with pytest.raises(ValueError, match=r"sample 'x' has no modality at all.*video.*audio.*flow"):

