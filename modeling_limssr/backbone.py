@@ -33,7 +33,7 @@ def load_backbone(
         The language model without its vocabulary head, and its source for [`find_backbone`].
 
     Raises:
-        ValueError: not a language model that loads whole, or fewer layers than asked for.
+        ValueError: not a language model that loads whole and in floating point, or fewer layers than asked for.
     """
     path = Path(name_or_folder).expanduser()
     if path.is_file():
@@ -49,6 +49,11 @@ def load_backbone(
         kwargs["revision"] = revision
     with quiet_loading():
         backbone, info = AutoModel.from_pretrained(location, use_safetensors=True, output_loading_info=True, **kwargs)
+    if gguf_file is None and getattr(backbone, "is_quantized", False):  # a GGUF file is dequantised by now
+        raise ValueError(
+            f"text model {name_or_folder} is stored quantised; give the one in floating point, which "
+            "quantization_config=BitsAndBytesConfig(...) quantises as it loads."
+        )
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"text model {name_or_folder} lacks {len(missing)} of its weights, first {missing[0]}.")
     hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
@@ -139,6 +144,36 @@ def _own_place(checkpoint: str | Path, source: dict, hub_arguments: dict) -> tup
         "This checkpoint is an adapter of a language model that is not on the Hub: pass text_model=FOLDER_OR_FILE, "
         f"the place of {files}."
     )
+
+
+def confine_quantization(model: PreTrainedModel, backbone: PreTrainedModel) -> None:
+    """
+    Says of the backbone alone what transformers says of the whole model that it quantised.
+
+    PEFT asks the backbone; of the whole model, `Trainer` would refuse to train it, and `config.json` would ask for
+    quantised weights. A backbone that is trained as a whole cannot be so any more: that refusal stays.
+    """
+    if not getattr(model, "is_quantized", False):
+        return
+    marks = ("is_quantized", "is_loaded_in_8bit", "is_loaded_in_4bit")
+    for mark in marks:
+        setattr(backbone, mark, getattr(model, mark, False))
+    if model.config.backbone_training != "full":
+        model.hf_quantizer.remove_quantization_config(model)
+        for mark in marks:
+            setattr(model, mark, False)
+
+
+def require_floating_point(backbone: PreTrainedModel) -> None:
+    """
+    Raises:
+        ValueError: the backbone is quantised, and its weights are to be saved.
+    """
+    if getattr(backbone, "is_quantized", False):
+        raise ValueError(
+            "The language model is quantised, and a full checkpoint holds it in floating point: save form='adapter', "
+            "only what was trained. Loaded without quantization_config, it can be saved in full."
+        )
 
 
 def lookup_scale(embedding: nn.Module) -> float:

@@ -8,7 +8,7 @@ from huggingface_hub import create_branch, create_repo, upload_folder
 from safetensors.torch import load_file
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
-from .backbone import HUB_ARGUMENTS, find_backbone
+from .backbone import HUB_ARGUMENTS, confine_quantization, find_backbone, require_floating_point
 from .lora import LORA_FACTORS, add_lora, is_lora_factor, merge_lora, strip_peft_names
 from .remote_code import AUTO_MAP, write_code_bundle
 
@@ -61,13 +61,15 @@ class LimssrCheckpointMixin:
             **kwargs: of `PreTrainedModel.save_pretrained`, for example `max_shard_size`.
 
         Raises:
-            ValueError: an adapter is asked for, but the backbone was trained as a whole or its LoRA is merged already.
+            ValueError: an adapter is asked for, but the backbone was trained as a whole or its LoRA is merged already;
+                or the full form, but the backbone is quantised.
         """
         state_dict = strip_peft_names(self.state_dict() if state_dict is None else state_dict)
         if form == "adapter":
             state_dict = self.adapter_state_dict(state_dict)
             kwargs["max_shard_size"] = "100GB"  # always one file, which is how it is read
         elif form == "full":
+            require_floating_point(self.model.language_model)
             state_dict = merge_lora(state_dict, self.config.lora_alpha / self.config.lora_rank)
         else:
             raise ValueError(f"form is {form!r}; allowed are 'full' and 'adapter'.")
@@ -117,6 +119,7 @@ class LimssrCheckpointMixin:
         config=None,
         text_model: str | Path | None = None,
         trainable: bool = False,
+        quantization_config=None,
         output_loading_info: bool = False,
         **kwargs,
     ):
@@ -130,6 +133,8 @@ class LimssrCheckpointMixin:
             text_model (`str` or `Path`, *optional*): where the backbone of an adapter lies; needed unless it is on the
                 Hub.
             trainable (`bool`): keep LoRA apart, ready for training (needs peft), instead of merging it.
+            quantization_config (`BitsAndBytesConfig`, *optional*): quantises the linear layers of the backbone (needs
+                bitsandbytes). LoRA stays apart then (needs peft): rounded with them it would be lost in part.
             output_loading_info (`bool`): also return what was loaded how.
             **kwargs: of `PreTrainedModel.from_pretrained`: `dtype`, `device_map`, `attn_implementation`, `revision`,
                 ...
@@ -148,6 +153,7 @@ class LimssrCheckpointMixin:
                 "trainable=True needs the LoRA factors, and this full checkpoint has them merged: load one that was "
                 "saved with form='adapter'."
             )
+        keeps_lora = trainable or quantization_config is not None
         location = pretrained_model_name_or_path
         if location is not None and config.checkpoint_form == "adapter":
             adapter = load_file(cached_file(location, SAFE_WEIGHTS_NAME, **hub_arguments))
@@ -159,15 +165,22 @@ class LimssrCheckpointMixin:
                 dtype=config.dtype,  # LoRA was trained on it, and is merged into it, in this precision
                 **hub_arguments,
             )
-            kwargs["state_dict"] = cls._join_backbone(backbone, adapter, config, merge=not trainable)
+            kwargs["state_dict"] = cls._join_backbone(backbone, adapter, config, merge=not keeps_lora)
             location, hub_arguments = None, {}
         kwargs["ignore_mismatched_sizes"] = True  # refused below, by name
         model, info = super().from_pretrained(
-            location, *model_args, use_safetensors=True, output_loading_info=True, **hub_arguments, **kwargs
+            location,
+            *model_args,
+            use_safetensors=True,
+            output_loading_info=True,
+            quantization_config=quantization_config,
+            **hub_arguments,
+            **kwargs,
         )
         _require_all_weights(info, pretrained_model_name_or_path)
         model.model.freeze_backbone()  # loading makes every weight trainable
-        if trainable and config.backbone_training == "lora":
+        confine_quantization(model, model.model.language_model)
+        if keeps_lora and config.backbone_training == "lora" and config.checkpoint_form == "adapter":
             add_lora(model)
             model.load_lora({name: tensor for name, tensor in adapter.items() if is_lora_factor(name)})
         return (model, info) if output_loading_info else model

@@ -17,16 +17,17 @@ def add_lora(model: nn.Module) -> None:
         ValueError: a target is no linear layer of the backbone.
     """
     if not is_peft_available():
-        raise ImportError("Training LoRA needs peft: pip install peft. Scoring with a trained checkpoint does not.")
+        raise ImportError(
+            "LoRA factors beside the language model, to train or on a quantised one, need peft: pip install peft. "
+            "Scoring with them merged does not."
+        )
     if is_peft_available():  # in this form the loader of remote code does not demand peft
         from peft import LoraConfig, inject_adapter_in_model
     config, backbone = model.config, model.model.language_model
     for target in config.lora_target_modules:
         modules = [module for name, module in backbone.named_modules() if name.split(".")[-1] == target]
-        if not modules or not all(isinstance(module, nn.Linear) for module in modules):
-            linear = {
-                name.split(".")[-1] for name, module in backbone.named_modules() if isinstance(module, nn.Linear)
-            }
+        if not modules or not all(map(_is_linear, modules)):
+            linear = {name.split(".")[-1] for name, module in backbone.named_modules() if _is_linear(module)}
             raise ValueError(
                 f"`lora_target_modules` names {target!r}; the backbone's linear layers are {sorted(linear)}."
             )
@@ -41,6 +42,11 @@ def add_lora(model: nn.Module) -> None:
         if any(map(is_lora_factor, strip_peft_names({name: None}))):
             factor.data = factor.data.float()  # steps of a small learning rate vanish in half precision
     model.train(model.training)  # the new dropout layers follow the model's mode
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Not the `Conv1D` of GPT-2, the weight of which is transposed where it is quantised and nowhere else."""
+    return isinstance(module, nn.Linear) and getattr(module, "source_cls", nn.Linear) is nn.Linear
 
 
 def strip_peft_names(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

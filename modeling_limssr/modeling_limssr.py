@@ -12,7 +12,14 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_limssr import LimssrConfig
-from .backbone import HUB_ARGUMENTS, load_backbone, lookup_scale, quiet_loading
+from .backbone import (
+    HUB_ARGUMENTS,
+    confine_quantization,
+    load_backbone,
+    lookup_scale,
+    quiet_loading,
+    require_floating_point,
+)
 from .checkpoint import BACKBONE_PREFIX, LimssrCheckpointMixin
 from .lora import add_lora
 from .losses import consistency_loss, regression_loss, token_separation_loss
@@ -40,6 +47,8 @@ class LimssrPreTrainedModel(PreTrainedModel):
         "cross_modal_path",
         "reasoning_weight",
     )
+    # A quantiser looks here for what it must leave as it is, by the beginnings of full names.
+    _keep_in_fp32_modules = ("model.projectors", *_keep_in_fp32_modules_strict)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -96,6 +105,11 @@ class LimssrModel(LimssrPreTrainedModel):
         if pretrained_model_name_or_path is not None and config.checkpoint_form == "adapter":
             return LimssrForScoreRegression.from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs).model
         return super().from_pretrained(pretrained_model_name_or_path, *model_args, use_safetensors=True, **kwargs)
+
+    def save_pretrained(self, *args, **kwargs) -> None:
+        """As of every transformers model, but for a backbone that was quantised as a part of the scoring model."""
+        require_floating_point(self.language_model)
+        super().save_pretrained(*args, **kwargs)
 
     def freeze_vocabulary(self) -> None:
         self.get_input_embeddings().requires_grad_(False)
@@ -284,6 +298,7 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
         gguf_file: str | None = None,
         revision: str | None = None,
         dtype: torch.dtype | str = "auto",
+        quantization_config=None,
         **config_fields,
     ) -> "LimssrForScoreRegression":
         """
@@ -296,16 +311,24 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
             gguf_file (`str`, *optional*): name of the GGUF file in the folder or repository.
             revision (`str`, *optional*): branch, tag or commit of a Hub repository.
             dtype (`torch.dtype`, *optional*): of the language model; the checkpoint's own by default.
+            quantization_config (`BitsAndBytesConfig`, *optional*): quantises the linear layers of the language model
+                (needs bitsandbytes), which LoRA or frozen training leaves as they are (QLoRA).
             **config_fields: fields of [`LimssrConfig`]: `modalities`, `score_names`, `backbone_training`, ...; and
                 `cache_dir`, `token`, `local_files_only` of the download.
 
         Raises:
             TypeError: an argument that is neither.
-            ValueError: more layers asked for than there are, or no such layers to cut.
+            ValueError: more layers asked for than there are, or no such layers to cut; or a quantised language model
+                is to be trained as a whole.
         """
         hub_arguments = {name: config_fields.pop(name) for name in HUB_ARGUMENTS if name in config_fields}
         if unknown := sorted(config_fields.keys() - {field.name for field in fields(cls.config_class)}):
             raise TypeError(f"from_text_model has no argument `{unknown[0]}`, and LimssrConfig no such field.")
+        if quantization_config is not None and config_fields.get("backbone_training") == "full":
+            raise ValueError(
+                "backbone_training='full' trains every weight of the language model, which quantised ones do not "
+                "allow: give 'lora' or 'frozen', or leave quantization_config out."
+            )
         backbone, source = load_backbone(
             name_or_folder, num_hidden_layers, gguf_file, revision, dtype=dtype, **hub_arguments
         )
@@ -314,11 +337,18 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
         with quiet_loading():
             # Past the strict `from_pretrained` of this class: projectors, heads and added tokens start at random.
             model = PreTrainedModel.from_pretrained.__func__(
-                cls, None, config=config, state_dict=backbone_weights, dtype=torch.float32
+                cls,
+                None,
+                config=config,
+                state_dict=backbone_weights,
+                dtype=torch.float32,
+                quantization_config=quantization_config,
             )
         for weight, own in zip(model.model.language_model.parameters(), backbone.parameters(), strict=True):
-            weight.data = weight.data.to(own.dtype)  # what is new stays in float32
+            if type(weight) is nn.Parameter:  # not what is quantised, which has a class of its own
+                weight.data = weight.data.to(own.dtype)  # what is new stays in float32
         model.model.freeze_backbone()  # loading makes every weight trainable
+        confine_quantization(model, model.model.language_model)
         model.model.draw_token_embeddings()
         if config.backbone_training == "lora":
             add_lora(model)

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import venv
 from importlib.metadata import distribution
 from pathlib import Path
@@ -13,6 +14,7 @@ from packaging.requirements import Requirement
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config
+from transformers.utils import is_bitsandbytes_available
 
 from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
 
@@ -117,6 +119,15 @@ def save_text_model(tiny_tokenizer):
 def tiny_text_model(save_text_model, tmp_path) -> Path:
     """The language model alone, saved with its tokenizer as a model folder."""
     return save_text_model(tmp_path / "text_model")
+
+
+@pytest.fixture
+def without_bitsandbytes(monkeypatch):
+    """As where it is not installed."""
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    is_bitsandbytes_available.cache_clear()
+    yield
+    is_bitsandbytes_available.cache_clear()
 
 
 @pytest.fixture(scope="session")

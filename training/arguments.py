@@ -45,6 +45,9 @@ class ModelArguments:
     attention: Literal["sdpa", "eager", "flash_attention_2"] | None = described(
         None, "how the language model attends; flash_attention_2 needs its package and a half precision dtype"
     )
+    quantization: Literal["8bit", "4bit"] | None = described(
+        None, "of the pretrained language model, beside which LoRA is trained (QLoRA); needs bitsandbytes"
+    )
     num_fusion_tokens: int | None = described(None, "K, fusion tokens")
     projector_dropout: float | None = described(None, "dropout rate of the projectors")
     head_dropout: float | None = described(None, "dropout rate of the scoring heads")
@@ -77,6 +80,11 @@ class ModelArguments:
             raise ValueError(
                 f"`backbone_training` is {self.backbone_training!r}, but `text_config` makes a random language model, "
                 "which only 'full' trains."
+            )
+        if self.text_config and self.quantization:
+            raise ValueError(
+                f"`quantization` is {self.quantization!r}, but `text_config` makes a random language model, which is "
+                "trained as a whole: give a pretrained one (`text_model`), or leave it out."
             )
         if str(self.missing_length).isdigit():
             self.missing_length = int(self.missing_length)

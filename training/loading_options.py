@@ -1,6 +1,7 @@
 """How a language model is loaded: in which precision, quantised or not, with which attention."""
 
 import argparse
+import logging
 
 import torch
 from transformers import BitsAndBytesConfig
@@ -9,7 +10,6 @@ from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_availa
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
 QUANTIZATION = ("8bit", "4bit")
-KEPT_MODULES = ["model.projectors", "reasoning_path", "cross_modal_path"]  # all that is not the language model
 
 
 def add_loading_flags(parser: argparse.ArgumentParser) -> None:
@@ -57,10 +57,11 @@ def require_bitsandbytes(wanted_by: str) -> None:
 
 def _quantization_config(dtype: str, quantization: str) -> BitsAndBytesConfig:
     if quantization == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=KEPT_MODULES)
+        # At every layer of every step it would say that it rounds inputs to float16.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=torch.float32 if dtype == "auto" else getattr(torch, dtype),
-        llm_int8_skip_modules=KEPT_MODULES,
     )

@@ -25,10 +25,11 @@ def build_model(arguments: ModelArguments, data: AqaData) -> tuple[LimssrForScor
         data: modalities, scores and number of clips.
 
     Raises:
-        ValueError: the attention asked for is not installed, or does not go with the dtype.
+        ValueError: the attention or quantization asked for is not installed, or does not go with the rest.
     """
-    if arguments.attention is not None:
-        loading_options(arguments.dtype, arguments.attention)  # refuses what cannot be
+    options = {}
+    if arguments.attention is not None or arguments.quantization is not None:
+        options = loading_options(arguments.dtype, arguments.attention or "sdpa", arguments.quantization)
     settings = {
         "modalities": data.modalities,
         "score_names": data.score_names,
@@ -50,6 +51,7 @@ def build_model(arguments: ModelArguments, data: AqaData) -> tuple[LimssrForScor
             gguf_file=gguf_file,
             revision=arguments.revision,
             dtype=arguments.dtype,
+            quantization_config=options.get("quantization_config"),
             **settings,
         )
         tokenizer_arguments = {"gguf_file": gguf_file, "revision": arguments.revision}

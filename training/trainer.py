@@ -61,7 +61,7 @@ class LimssrTrainer(TrainingStateMixin, PushingMixin, Trainer):
 
     def __init__(self, model, args, train_dataset=None, processing_class=None, data_collator=None, **kwargs):
         config = model.config
-        check_form(args, config)
+        check_form(args, model)
         self.describe: Callable[[], dict] | None = None
         self.train_sampler = None
         if train_dataset is not None:
@@ -241,12 +241,18 @@ def is_on_hub(config) -> bool:
     return "repository" in (config.backbone_source or {})
 
 
-def check_form(args, config) -> None:
+def check_form(args, model) -> None:
     """
     Raises:
-        ValueError: the final model is to be an adapter, which cannot hold what will be trained, or checkpoints are to
-            be pushed that nobody could load.
+        ValueError: the final model is to be an adapter, which cannot hold what will be trained, or a full one, which
+            cannot hold what is quantised, or checkpoints are to be pushed that nobody could load.
     """
+    config = model.config
+    if final_form(args, config) == "full" and getattr(model.model.language_model, "is_quantized", False):
+        raise ValueError(
+            "The language model is quantised, and the final model would be a full checkpoint, which holds it in "
+            "floating point: give `save_form` 'adapter'; `publish.py` makes a full one of it."
+        )
     if args.save_form == "adapter" and default_form(config) == "full":
         raise ValueError(
             "`save_form` is 'adapter', which leaves the language model out, but it is trained as a whole or is a "

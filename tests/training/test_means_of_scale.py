@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
+from transformers.utils import is_flash_attn_2_available
 
 from limssr import LimssrForScoreRegression, LimssrTrainingArguments
 from limssr.training.feature_files import FeatureFileError, samples_from_csv, samples_from_folder
@@ -51,14 +51,14 @@ def test_accumulated_gradients_are_those_of_the_large_batch_but_for_what_belongs
     assert same == equal
 
 
-@pytest.mark.skipif(is_bitsandbytes_available(), reason="bitsandbytes is installed")
+@pytest.mark.usefixtures("without_bitsandbytes")
 @pytest.mark.parametrize("optim", ["adamw_bnb_8bit", "paged_adamw_8bit", "adamw_8bit"])
 def test_an_optimizer_of_eight_bits_says_what_it_needs_before_training(tmp_path, optim):
     with pytest.raises(ValueError, match=r"`optim` '\w+' needs the package bitsandbytes: pip install bitsandbytes"):
         LimssrTrainingArguments(output_dir=str(tmp_path), optim=optim, use_cpu=True)
 
 
-@pytest.mark.skipif(is_bitsandbytes_available(), reason="bitsandbytes is installed")
+@pytest.mark.usefixtures("without_bitsandbytes")
 def test_quantised_loading_says_what_it_needs():
     with pytest.raises(ValueError, match="'4bit' needs the package bitsandbytes"):
         loading_options(quantization="4bit")
