@@ -2,7 +2,9 @@
 
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,14 +68,14 @@ class TrainingStateMixin:
 
 def save_optimizer(folder: str | Path, optimizer: Optimizer, scheduler) -> None:
     """
-    Writes `optimizer.safetensors`, the tensors of the optimizer's state as `{parameter index}.{name}`, and
-    `optimizer.json`: its parameter groups, what of its state is no tensor, and the schedule.
+    Writes `optimizer.safetensors`, the tensors of the optimizer's state as `{parameter index}.{name}` (of an optimizer
+    of 8 bits, which nests some, `{parameter index}.{group}.{name}`), and `optimizer.json`: its parameter groups, what
+    of its state is no tensor, and the schedule.
     """
     state = optimizer.state_dict()
     tensors, numbers = {}, {}
-    for index, values in state["state"].items():
-        for name, value in values.items():
-            (tensors if isinstance(value, torch.Tensor) else numbers)[f"{index}.{name}"] = value
+    for name, value in _flatten(state["state"]):
+        (tensors if isinstance(value, torch.Tensor) else numbers)[name] = value
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(folder) / OPTIMIZER_FILE)
     about = {"param_groups": state["param_groups"], "state": numbers, "scheduler": scheduler.state_dict()}
     _write_json(Path(folder) / SCHEDULE_FILE, about)
@@ -86,11 +88,23 @@ def load_optimizer(folder: str | Path, optimizer: Optimizer, scheduler) -> None:
     """
     about, state = _read_json(Path(folder) / SCHEDULE_FILE), {}
     for key, value in {**about["state"], **load_file(Path(folder) / OPTIMIZER_FILE)}.items():
-        index, name = key.split(".", 1)
-        is_tensor = isinstance(value, torch.Tensor)  # else it would stay a view into the file
-        state.setdefault(int(index), {})[name] = value.clone() if is_tensor else value
+        index, *groups, name = key.split(".")
+        values = state.setdefault(int(index), {})
+        for group in groups:
+            values = values.setdefault(group, {})
+        # What was read is a view into the file.
+        values[name] = value.clone() if isinstance(value, torch.Tensor) else value
     optimizer.load_state_dict({"state": state, "param_groups": about["param_groups"]})
     scheduler.load_state_dict(about["scheduler"])
+
+
+def _flatten(nested: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values with the keys on the way to them, joined by dots."""
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def random_state() -> dict:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, set_seed
+from transformers.utils import is_bitsandbytes_available
 
 from limssr import LimssrCollator, LimssrForScoreRegression, LimssrProcessor, LimssrTrainer, LimssrTrainingArguments
 from limssr.training.data import load
@@ -65,9 +66,24 @@ def history(trainer, *names) -> list[dict]:
     return [{name: entry[name] for name in names} for entry in trainer.state.log_history if names[0] in entry]
 
 
-@pytest.mark.parametrize("stop", [5, 3], ids=["at the end of an epoch", "within an epoch"])
-def test_a_resumed_run_equals_one_that_was_never_stopped(make_trainer, tmp_path, stop):
-    steps = {"dynamic": True, "save_strategy": "steps", "save_steps": stop}
+EIGHT_BITS = pytest.param(
+    5,
+    "adamw_bnb_8bit",
+    id="with an optimizer of eight bits",
+    marks=pytest.mark.skipif(not is_bitsandbytes_available(), reason="needs the package bitsandbytes"),
+)
+
+
+@pytest.mark.parametrize(
+    ("stop", "optim"),
+    [
+        pytest.param(5, "adamw_torch", id="at the end of an epoch"),
+        pytest.param(3, "adamw_torch", id="within an epoch"),
+        EIGHT_BITS,
+    ],
+)
+def test_a_resumed_run_equals_one_that_was_never_stopped(make_trainer, tmp_path, stop, optim):
+    steps = {"dynamic": True, "optim": optim, "save_strategy": "steps", "save_steps": stop}
     steps |= {"eval_strategy": "steps", "eval_steps": stop}
     straight = make_trainer("straight", **steps, save_total_limit=5, load_best_model_at_end=False)
     straight.train()
