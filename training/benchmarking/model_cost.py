@@ -12,6 +12,7 @@ from .tokens import positions_read
 from .workload import Settings, build_model, build_processor, draw_features, draw_shown, make_batch
 
 MISSING_RATE = 0.3
+BATCHES_WITH_MISSING = 2
 CONTESTANTS = ("bare", "limssr", "shared", "naive")
 
 
@@ -78,17 +79,27 @@ def measure_times(action: str, folder: Path, settings: Settings) -> tuple[Rounds
 
 
 def measure_training_with_missing(folder: Path, settings: Settings) -> Spread:
-    """The speed-up of a training step over the naive way when 30 % of each modality is missing: here every sample has
-    its own mask and short placeholders, the naive way has one mask for the batch and a placeholder for every clip."""
-    model, naive = build_model(folder, settings.device).train(), build_model(folder, settings.device).train()
-    calls = {}
-    for name, own, missing_length in (("shared", model, 1), ("naive", naive, "match")):
-        shown = draw_shown(MISSING_RATE, settings.batch_size)
-        if name == "naive":
-            shown = shown[-1:] * settings.batch_size
-        features = draw_features(settings.batch_size, settings.clips, shown=shown)
-        processor = build_processor(folder, own.config, missing_length)
-        calls[name] = partial(make_contestant(name, own).train, make_batch(processor, features, settings.device))
+    """The speed-up of training over the naive way when 30 % of each modality is missing, over some batches: here every
+    sample has its own mask, short placeholders and batch mates of its length, as with `group_by_length`; the naive way
+    has one mask for a batch and a placeholder for every clip."""
+    shown = sorted(draw_shown(MISSING_RATE, BATCHES_WITH_MISSING * settings.batch_size), key=len)
+    batches = [shown[start : start + settings.batch_size] for start in range(0, len(shown), settings.batch_size)]
+
+    def trainer_of(name: str, missing_length: int | str, batches: list[list[set[str]]]) -> Callable[[], None]:
+        model = build_model(folder, settings.device).train()
+        processor = build_processor(folder, model.config, missing_length)
+        drawn = [draw_features(settings.batch_size, settings.clips, shown=batch) for batch in batches]
+        inputs = [make_batch(processor, features, settings.device) for features in drawn]
+        contestant = make_contestant(name, model)
+
+        def train() -> None:
+            for batch in inputs:
+                contestant.train(batch)
+
+        return train
+
+    one_mask = [[batch[-1]] * settings.batch_size for batch in batches]
+    calls = {"shared": trainer_of("shared", 1, batches), "naive": trainer_of("naive", "match", one_mask)}
     return take_turns(calls, settings.repeats, settings.device).ratio("naive", "shared")
 
 

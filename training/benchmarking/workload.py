@@ -58,7 +58,7 @@ class Settings:
     device: str = "cpu"
     batch_size: int = 8
     clips: int = 95
-    repeats: int = 5
+    repeats: int = 7
     clip_counts: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
     batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16)
     missing_rates: tuple[float, ...] = (0.0, 0.3, 0.5, 0.7)

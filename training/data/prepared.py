@@ -19,6 +19,7 @@ from .missing import MissingFeature, MissingSummary
 DESCRIPTION_FILE, MISSING_FILE = "aqa_data.json", "missing.csv"
 MISSING_COLUMNS = ("sample_id", "modality", "cause")
 PLAIN_FIELDS = ("modalities", "score_names", "score_minimums", "score_ranges", "max_clips", "description", "leaky")
+OTHER_FIELDS = ("splits", "best_attainable", "samples", "dropped")
 
 
 @dataclass
@@ -42,10 +43,10 @@ class Prepared:
         """
         Raises:
             FileNotFoundError: the folder is no prepared data, or not yet.
-            ValueError: a file is damaged, or not there.
+            ValueError: a file is damaged, of another version, or not there.
         """
         folder = self._fetch()
-        description = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+        description = _read_description(folder / DESCRIPTION_FILE)
         with (folder / MISSING_FILE).open(encoding="utf-8", newline="") as stream:
             lost = [MissingFeature(**row, detail="when the data was prepared") for row in csv.DictReader(stream)]
         best = description["best_attainable"]
@@ -95,6 +96,20 @@ def write_description(out: Path, data: AqaData, missing: MissingSummary, **about
         **about,
     }
     write_text_whole(out / DESCRIPTION_FILE, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        lacking = [name for name in (*PLAIN_FIELDS, *OTHER_FIELDS) if name not in description]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}; copy or prepare the data again") from error
+    if lacking:
+        raise ValueError(
+            f"{path} says nothing of {', '.join(lacking)}: another version of prepare_data.py wrote it; "
+            "prepare the data again"
+        )
+    return description
 
 
 def _map_split(folder: Path, name: str, samples: int) -> Dataset:

@@ -1,6 +1,7 @@
 """Prepared data is the dataset, however often the preparation was stopped and by how many processes it was written."""
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -104,6 +105,19 @@ def test_a_copy_that_lacks_something_is_refused(own_folder, tmp_path):
             load("prepared", folder=tmp_path / "out")
     shard.unlink()
     with pytest.raises(ValueError, match=r"out: the split train has 9 samples, 15 were written"):
+        load("prepared", folder=tmp_path / "out")
+
+
+def test_a_description_of_another_version_or_damaged_is_refused(own_folder, tmp_path):
+    prepare_data("folder", str(own_folder), tmp_path / "out")
+    path = tmp_path / "out" / "aqa_data.json"
+    description = json.loads(path.read_text())
+    del description["splits"], description["dropped"]
+    path.write_text(json.dumps(description))
+    with pytest.raises(ValueError, match=r"aqa_data\.json says nothing of splits, dropped: another version"):
+        load("prepared", folder=tmp_path / "out")
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(ValueError, match=r"aqa_data\.json is damaged: .*; copy or prepare"):
         load("prepared", folder=tmp_path / "out")
 
 
