@@ -58,7 +58,7 @@ class LimssrPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
         if isinstance(module, LimssrModel):
-            init.normal_(module.token_embeddings, std=self.config.backbone_config.initializer_range)
+            init.normal_(module.token_embeddings, std=getattr(self.config.backbone_config, "initializer_range", 0.02))
         elif isinstance(module, LimssrReasoningPath) and hasattr(module, "slot_weight"):
             init.zeros_(module.slot_weight)
         elif isinstance(module, LimssrCrossModalPath):

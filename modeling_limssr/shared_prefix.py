@@ -66,7 +66,7 @@ class SharedPrefix:
         cache, hidden = self._prefix(language_model, input_ids[0, :length], inputs_embeds[:1, :length])
         rest = language_model(
             inputs_embeds=inputs_embeds[:, length:],
-            attention_mask=attention_mask,
+            attention_mask=_behind_prefix(language_model, attention_mask, inputs_embeds, length),
             past_key_values=cache,
             use_cache=True,
             return_dict=True,
@@ -117,6 +117,27 @@ def _shared_length(input_ids: torch.Tensor, attention_mask: torch.Tensor | None,
 
 def _prepend(prefix: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
     return torch.cat([prefix.expand(len(states), -1, -1, -1), states], dim=-2)  # (batch, heads, length, head size)
+
+
+def _behind_prefix(
+    language_model, attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor, prefix: int
+) -> torch.Tensor | None:
+    """
+    What `sdpa` adds to the scores of attention, `(batch or 1, 1, length - prefix, length)`: one for all layers, and
+    for all samples where none is padded. Of the 2-dimensional mask each layer would make its own from truth values,
+    which costs some per cent of the pass. That mask stays where attention is another, or where the language model
+    reads more off it.
+    """
+    config = language_model.config
+    looks_at_all = all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
+    places_by_rotation = getattr(config, "rope_parameters", None) and not getattr(config, "alibi", False)
+    if config._attn_implementation != "sdpa" or not (looks_at_all and places_by_rotation):
+        return attention_mask
+    length = inputs_embeds.shape[1]
+    seen = torch.ones(length, length, dtype=torch.bool, device=inputs_embeds.device).tril()[None, None, prefix:]
+    if attention_mask is not None and not attention_mask.all():
+        seen = seen & attention_mask[:, None, None, :].bool()
+    return inputs_embeds.new_zeros(seen.shape).masked_fill(~seen, float("-inf"))
 
 
 def _read_prefix(language_model, prefix_embeds: torch.Tensor) -> tuple[Cache, torch.Tensor]:

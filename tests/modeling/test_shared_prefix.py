@@ -7,7 +7,16 @@ from contextlib import contextmanager
 import pytest
 import torch
 import torch.distributed.fsdp
-from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig, MistralConfig, Phi3Config, Qwen3Config
+from transformers import (
+    FalconConfig,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    OPTConfig,
+    Phi3Config,
+    Qwen3Config,
+)
 
 from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
 
@@ -25,6 +34,9 @@ SHAPE = {
 }
 SPECIAL_IDS = {"bos_token_id": 256, "eos_token_id": 256, "pad_token_id": 256}
 NO_DROPOUT = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
+OPT = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+OPT |= {"vocab_size": 264, "dropout": 0.0}
+FALCON = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 264}
 FAMILIES = {
     "qwen3": Qwen3Config(**SHAPE),
     "llama": LlamaConfig(**SHAPE),
@@ -32,6 +44,8 @@ FAMILIES = {
     "gemma3": Gemma3TextConfig(**SHAPE, sliding_window=165),
     "gpt2": GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=264, **SPECIAL_IDS, **NO_DROPOUT),
     "phi3": Phi3Config(**SHAPE, **SPECIAL_IDS),
+    "opt": OPTConfig(**OPT, **SPECIAL_IDS),
+    "falcon with alibi": FalconConfig(**FALCON, **SPECIAL_IDS, alibi=True),
 }
 UNSHARED = {
     "a window shorter than the prefix": MistralConfig(**SHAPE, sliding_window=40),
@@ -109,6 +123,43 @@ def test_gradients_flow_through_the_prefix(family, batch):
     with positions_read(model) as again:
         model(**batch)
     assert again == counted  # in training nothing is kept
+
+
+@contextmanager
+def masks_read(model):
+    """Collects the shapes of the masks that the backbone gets."""
+    shapes = []
+    hook = model.model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.append(getattr(kwargs.get("attention_mask"), "shape", None)),
+        with_kwargs=True,
+    )
+    yield shapes
+    hook.remove()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["qwen3", "llama", "phi3"])
+def test_behind_a_prefix_there_is_one_mask_for_all_layers(family, batch, tiny_processor):
+    model = build(FAMILIES[family])
+    samples, length = batch.input_ids.shape
+    assert not batch.attention_mask.all()
+    with masks_read(model) as shapes:
+        model(**batch)
+    prefix = length - shapes[1][2]
+    assert shapes == [None, (samples, 1, length - prefix, length)]
+    unpadded = tiny_processor(features={"video": [torch.randn(4, 16), torch.randn(4, 16)]})
+    with masks_read(model) as shapes:
+        found = model(**unpadded).score
+    assert shapes[-1][:2] == (1, 1)  # and for all samples
+    torch.testing.assert_close(found, plain(model, unpadded)[1].score, atol=TOLERANCE, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["mistral", "gemma3", "gpt2", "opt", "falcon with alibi"])
+def test_windows_and_positions_that_come_of_the_mask_get_it_as_it_is(family, batch):
+    with masks_read(model := build(FAMILIES[family])) as shapes:
+        model(**batch)
+    assert shapes == [None, batch.attention_mask.shape]
 
 
 @torch.no_grad()
