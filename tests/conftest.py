@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config
-from transformers.utils import is_bitsandbytes_available
+from transformers.utils import is_bitsandbytes_available, is_schedulefree_available
 
 from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
 
@@ -121,13 +121,25 @@ def tiny_text_model(save_text_model, tmp_path) -> Path:
     return save_text_model(tmp_path / "text_model")
 
 
-@pytest.fixture
-def without_bitsandbytes(monkeypatch):
-    """As where it is not installed."""
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    is_bitsandbytes_available.cache_clear()
-    yield
-    is_bitsandbytes_available.cache_clear()
+def without(package: str, is_available):
+    """A fixture: as where the package is not installed.
+
+    Args:
+        is_available: of transformers, which remembers what it found.
+    """
+
+    @pytest.fixture
+    def absent(monkeypatch):
+        monkeypatch.setitem(sys.modules, package, None)
+        is_available.cache_clear()
+        yield
+        is_available.cache_clear()
+
+    return absent
+
+
+without_bitsandbytes = without("bitsandbytes", is_bitsandbytes_available)
+without_schedulefree = without("schedulefree", is_schedulefree_available)
 
 
 @pytest.fixture(scope="session")

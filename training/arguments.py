@@ -13,6 +13,7 @@ import torch
 import yaml
 from accelerate.utils import parse_flag_from_env
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.utils import is_schedulefree_available
 
 from ..configuration.configuration_limssr import LimssrConfig
 from .loading_options import require_bitsandbytes
@@ -20,6 +21,7 @@ from .loading_options import require_bitsandbytes
 MISSINGNESS = ("none", "dynamic", "static", "observed")
 SELECTION = ("validation", "test", "nothing")
 SAMPLING = ("random", "group_by_length")
+SCHEDULE_FREE_SHAPES = ("constant", "constant_with_warmup")
 VALIDATION_MASKS = ("auto", "observed", "subsets")
 
 
@@ -214,6 +216,8 @@ class LimssrTrainingArguments(TrainingArguments):
         super().__post_init__()
         if "bnb" in self.optim or self.optim.startswith(("paged_", "adamw_8bit", "lion_8bit", "ademamix_8bit")):
             require_bitsandbytes(f"`optim` {self.optim.value!r}")
+        if self.optim.startswith("schedule_free"):
+            self._check_schedule_free()
         if parse_flag_from_env("ACCELERATE_USE_FSDP") and self.device.type == "cpu":
             raise ValueError(
                 "accelerate shards a model (FSDP) over accelerators only; on the CPU it would train data parallel and "
@@ -234,6 +238,16 @@ class LimssrTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"`warmup_epochs` is {self.warmup_epochs} of {self.num_train_epochs} epochs (`num_train_epochs`): the "
                 "warm-up would never end. Give a smaller one, for example a tenth."
+            )
+
+    def _check_schedule_free(self) -> None:
+        optimizer, shape = self.optim.value, self.lr_scheduler_type.value
+        if not is_schedulefree_available():
+            raise ValueError(f"`optim` {optimizer!r} needs the package schedulefree: pip install schedulefree")
+        if shape not in SCHEDULE_FREE_SHAPES:
+            raise ValueError(
+                f"`lr_scheduler_type` is {shape!r}, but `optim` {optimizer!r} averages weights in place of a falling "
+                f"learning rate: give {' or '.join(SCHEDULE_FREE_SHAPES)}."
             )
 
     def get_warmup_steps(self, num_training_steps: int) -> int:

@@ -46,7 +46,9 @@ class LimssrTrainer(TrainingStateMixin, PushingMixin, Trainer):
     - checkpoints hold only what was trained, with the processor and the code bundle, and no pickle
       (`TrainingStateMixin`); loading one fails on any weight that is missing or left over;
     - what goes to the Hub are whole revisions that anyone can load (`PushingMixin`);
-    - the three terms of the loss are logged, and the language model can have a learning rate of its own.
+    - the three terms of the loss are logged, and the language model can have a learning rate of its own;
+    - whatever is validated, saved or kept are the weights that a schedule-free optimizer ends with, not those that it
+      takes its steps at.
 
     Args:
         train_dataset: rows of a dataset, `datasets.Dataset` or `MaskedDataset`.
@@ -129,6 +131,11 @@ class LimssrTrainer(TrainingStateMixin, PushingMixin, Trainer):
             for (of_backbone, decays), parameters in groups.items()
         ]
 
+    def _settle_weights(self) -> None:
+        """Of an optimizer that takes its steps at other weights than it ends with; the next step goes back to them."""
+        if self.optimizer is not None and hasattr(self.optimizer, "eval"):
+            self.optimizer.eval()
+
     # The terms of the loss.
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -160,6 +167,7 @@ class LimssrTrainer(TrainingStateMixin, PushingMixin, Trainer):
         views = self.eval_dataset if eval_dataset is None else eval_dataset
         views = views if isinstance(views, Mapping) else {"": views}
         start = time.time()
+        self._settle_weights()
         metrics, cells, losses = {}, [], []
         silent = self.args.disable_tqdm or not self.is_world_process_zero()
         count = sum(map(len, views.values()))
@@ -215,6 +223,14 @@ class LimssrTrainer(TrainingStateMixin, PushingMixin, Trainer):
         (folder / "training_args.json").write_text(arguments + "\n", encoding="utf-8")
         if self.describe is not None and not is_final:
             write_run_record(folder / "run.json", self.describe())
+
+    def _save_checkpoint(self, *args, **kwargs) -> None:
+        self._settle_weights()  # on every process, before the first one saves
+        super()._save_checkpoint(*args, **kwargs)
+
+    def _finalize_training(self, *args, **kwargs):
+        self._settle_weights()
+        return super()._finalize_training(*args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_trained_weights(self.model if model is None else model, resume_from_checkpoint)

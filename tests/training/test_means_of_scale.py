@@ -58,6 +58,17 @@ def test_an_optimizer_of_eight_bits_says_what_it_needs_before_training(tmp_path,
         LimssrTrainingArguments(output_dir=str(tmp_path), optim=optim, use_cpu=True)
 
 
+@pytest.mark.usefixtures("without_schedulefree")
+def test_a_schedule_free_optimizer_says_what_it_needs_before_training(tmp_path):
+    with pytest.raises(ValueError, match="needs the package schedulefree: pip install schedulefree"):
+        LimssrTrainingArguments(output_dir=str(tmp_path), optim="schedule_free_adamw", use_cpu=True)
+
+
+def test_a_schedule_free_optimizer_refuses_a_falling_learning_rate(tmp_path):
+    with pytest.raises(ValueError, match=r"'cosine_with_min_lr', but .*: give constant or constant_with_warmup"):
+        LimssrTrainingArguments(output_dir=str(tmp_path), optim="schedule_free_adamw", use_cpu=True)
+
+
 @pytest.mark.usefixtures("without_bitsandbytes")
 def test_quantised_loading_says_what_it_needs():
     with pytest.raises(ValueError, match="'4bit' needs the package bitsandbytes"):

@@ -3,13 +3,14 @@
 import json
 import math
 import shutil
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, set_seed
+from transformers import AutoTokenizer, TrainerCallback, set_seed
 from transformers.utils import is_bitsandbytes_available
 
 from limssr import LimssrCollator, LimssrForScoreRegression, LimssrProcessor, LimssrTrainer, LimssrTrainingArguments
@@ -80,10 +81,12 @@ EIGHT_BITS = pytest.param(
         pytest.param(5, "adamw_torch", id="at the end of an epoch"),
         pytest.param(3, "adamw_torch", id="within an epoch"),
         EIGHT_BITS,
+        pytest.param(3, "schedule_free_adamw", id="with a schedule-free optimizer"),
     ],
 )
 def test_a_resumed_run_equals_one_that_was_never_stopped(make_trainer, tmp_path, stop, optim):
     steps = {"dynamic": True, "optim": optim, "save_strategy": "steps", "save_steps": stop}
+    steps |= {"lr_scheduler_type": "constant_with_warmup"} if "schedule_free" in optim else {}
     steps |= {"eval_strategy": "steps", "eval_steps": stop}
     straight = make_trainer("straight", **steps, save_total_limit=5, load_best_model_at_end=False)
     straight.train()
@@ -125,6 +128,40 @@ def test_another_seed_is_another_run(make_trainer):
         trainer.train()
         losses.append(history(trainer, "loss"))
     assert losses[0] != losses[1]
+
+
+def test_of_a_schedule_free_optimizer_the_mean_of_its_steps_is_validated_and_saved(make_trainer, tmp_path):
+    free = {"optim": "schedule_free_adamw", "lr_scheduler_type": "constant", "load_best_model_at_end": False}
+    trainer = make_trainer(**free, warmup_epochs=0, num_train_epochs=1)
+    taken = defaultdict(list)
+
+    class Steps(TrainerCallback):
+        def on_optimizer_step(self, *_, **__):
+            for name, weight in trainer.model.named_parameters():
+                if weight.requires_grad:
+                    taken[name].append(trainer.optimizer.state[weight]["z"].clone())
+
+    trainer.add_callback(Steps())
+    trainer.train()
+    assert {len(steps) for steps in taken.values()} == {5}
+    expected = {name: torch.stack(steps).mean(0) for name, steps in taken.items()}
+    own = weights(trainer)
+    torch.testing.assert_close({name: own[name] for name in expected}, expected, rtol=0, atol=1e-5)
+    logged = [entry["eval_mse"] for entry in trainer.state.log_history if "eval_mse" in entry]
+    load_trained_weights(trainer.model, tmp_path / "run" / "checkpoint-5")
+    assert_same_weights(weights(trainer), own)
+    assert [trainer.evaluate()["eval_mse"]] == logged
+
+
+def test_without_validation_a_schedule_free_optimizer_ends_with_its_mean_too(make_trainer, tmp_path):
+    free = {"optim": "schedule_free_adamw", "lr_scheduler_type": "constant_with_warmup", "eval_strategy": "no"}
+    trainer = make_trainer(**free, load_best_model_at_end=False)
+    trainer.train()
+    ended = weights(trainer)
+    load_trained_weights(trainer.model, tmp_path / "run" / "checkpoint-10")
+    assert_same_weights(weights(trainer), ended)
+    trainer.optimizer.train()  # to where the next step would be taken
+    assert not all(torch.equal(tensor, ended[name]) for name, tensor in weights(trainer).items())
 
 
 def test_the_best_checkpoint_is_kept_and_loaded(make_trainer):
