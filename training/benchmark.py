@@ -35,6 +35,8 @@ def main() -> None:
     save_figure(results, arguments.output.with_suffix(".png"))
     print(f"\n{results['language_model']}, {results['device_name']}, batch {results['batch_size']}, float32\n")
     print(f"{write_seconds(results)}\n\n{write_table(results)}\n")
+    if arguments.quick:
+        print("The bounds are meant for the full run: in its small batches, what is done once a batch weighs more.\n")
     print(f"Everything is in {arguments.output}, the picture is {arguments.output.with_suffix('.png')}")
 
 

@@ -186,7 +186,7 @@ def test_an_empty_folder_is_refused_with_what_was_expected(tmp_path):
         load("mtl_aqa", folder=tmp_path)
 
 
-@pytest.mark.parametrize("name", ["mtl_aqa", "mtl_aqa_text"])
+@pytest.mark.parametrize("name", ["mtl_aqa", "mtl_aqa_schedule_free", "mtl_aqa_text"])
 def test_its_settings_train(name, folder, tiny_encoder, cache, tiny_text_model, tmp_path):
     path = Path(__file__).parents[3] / "training" / "configs" / f"{name}.yaml"
     options = [f"folder={folder}", f"text_encoder={tiny_encoder}", f"cache_dir={cache}"]
