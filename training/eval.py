@@ -6,6 +6,7 @@ python training/eval.py MODEL training/configs/X.yaml     (the data of a trainin
     --protocol rates --rates video=0.3 audio=0.5 flow=0.7 --permutations  imbalanced missing rates, in every order
     --protocol curve                                                      missing rates of 0, 0.1 ... 0.9
     --protocol observed                                                   what the data has
+python training/eval.py MODEL DATA --ensemble_with MODEL ...              (the mean of what several models say)
 
 Prints the table; writes metrics.json, predictions.parquet and evaluation.png.
 """
@@ -30,7 +31,9 @@ def main() -> None:
             report_missing(data, arguments.list_missing, arguments.require_complete)
     result = evaluate_checkpoint(arguments, data, accelerator)
     if accelerator.is_main_process:
-        heading = f"{arguments.model} on {arguments.data}, {arguments.split}: {data.description}"
+        models = ", ".join(arguments.models)
+        averaged = f"mean of {models}" if arguments.ensemble_with else models
+        heading = f"{averaged} on {arguments.data}, {arguments.split}: {data.description}"
         print(f"{marked_title(heading, marks_of(arguments, data))}\n\n{evaluation_table(result)}")
         write_evaluation(result, arguments, data)
 

@@ -12,6 +12,7 @@ from .evaluation_results import BOOTSTRAP_SEED, EvaluationResult, MaskResult
 from .masked_scores import MaskedScores
 from .metrics.bootstrap import draw_resamples
 from .missingness import Mask, observed_masks
+from .prediction import Member
 from .protocols import Protocol, View
 
 
@@ -39,6 +40,7 @@ class Evaluator:
             rows in which every sample has the same mask.
         batch_size: samples a batch and process.
         progress: show a bar (on the main process).
+        others: more models with their processors (see `load_members`); the mean of all is then the score.
 
     Raises:
         ValueError: a modality the model does not know, no column for a score of the model, or no sample.
@@ -57,6 +59,7 @@ class Evaluator:
         best_attainable: Mapping[Mask, dict] | None = None,
         batch_size: int = 16,
         progress: bool = True,
+        others: Sequence[Member] = (),
     ) -> None:
         config = (accelerator.unwrap_model(model) if accelerator else model).config
         self.modalities, self.score_names = _known_modalities(config, modalities), list(config.score_names)
@@ -68,7 +71,8 @@ class Evaluator:
         self.rows = _pool(dataset, self.modalities, self.score_names, with_features=baselines is not None)
         self.resamples = draw_resamples(len(dataset), seed=BOOTSTRAP_SEED)
         silent = not progress or (accelerator is not None and not accelerator.is_main_process)
-        self.scores = MaskedScores(model, processor, dataset, self.modalities, accelerator, batch_size, silent)
+        members = [(model, processor), *others]
+        self.scores = MaskedScores(members, dataset, self.modalities, accelerator, batch_size, silent)
 
     def evaluate(self, protocol: Protocol) -> EvaluationResult:
         """The split under one protocol.

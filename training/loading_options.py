@@ -12,6 +12,11 @@ ATTENTION = ("sdpa", "eager", "flash_attention_2")
 QUANTIZATION = ("8bit", "4bit")
 
 
+def add_ensemble_flag(parser: argparse.ArgumentParser) -> None:
+    text = "more checkpoints of the same modalities and scores, whose scores are averaged with those of the first"
+    parser.add_argument("--ensemble_with", nargs="+", metavar="MODEL", default=[], help=text)
+
+
 def add_loading_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the language model; auto: as it was saved")
     parser.add_argument("--attention", choices=ATTENTION, default="sdpa", help="how the language model attends")

@@ -1,4 +1,4 @@
-"""The model's scores of a split under any masks, each sample predicted once under each."""
+"""Scores of a split under any masks, by one model or the mean of several, each sample predicted once under each."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,7 +7,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from .missingness import Mask, all_subsets
-from .prediction import PATHS, Predictions
+from .prediction import PATHS, Member, Predictions
 from .subset_prediction import predict_masks
 
 
@@ -17,16 +17,24 @@ class MaskedScores:
     Of a sample nothing is read but what its masks show.
 
     Args:
-        model, processor, accelerator, batch_size: see `predict_masks`.
+        members: a model with its processor, or several, whose mean is the score.
         dataset: one split.
-        modalities: names in mask order, all of them the model's.
+        modalities: names in mask order, all of them the models'.
+        accelerator, batch_size: see `predict_masks`.
         silent: show no bar.
     """
 
     def __init__(
-        self, model, processor, dataset: Dataset, modalities: Sequence[str], accelerator, batch_size: int, silent: bool
+        self,
+        members: Sequence[Member],
+        dataset: Dataset,
+        modalities: Sequence[str],
+        accelerator,
+        batch_size: int,
+        silent: bool,
     ) -> None:
-        self.model, self.processor, self.accelerator, self.batch_size = model, processor, accelerator, batch_size
+        self.members, self.accelerator, self.batch_size = members, accelerator, batch_size
+        model, _ = members[0]
         config = (accelerator.unwrap_model(model) if accelerator else model).config
         self.dataset, self.modalities, self.silent = dataset, list(modalities), silent
         self.model_modalities = list(config.modalities)
@@ -78,21 +86,13 @@ class MaskedScores:
                 yield mask, chosen
 
     def _predict(self, pending: dict[Mask, np.ndarray]) -> None:
-        total = sum(int(chosen.sum()) for chosen in pending.values())
+        total = len(self.members) * sum(int(chosen.sum()) for chosen in pending.values())
         with tqdm(total=total, desc="evaluating", unit="score", disable=self.silent) as bar:
-            found = predict_masks(
-                self.model,
-                self.processor,
-                self.dataset,
-                pending,
-                self.modalities,
-                self.batch_size,
-                self.accelerator,
-                bar,
-            )
+            settings = (self.dataset, pending, self.modalities, self.batch_size, self.accelerator, bar)
+            of_members = [predict_masks(*member, *settings) for member in self.members]
         for mask, chosen in pending.items():
             done = self._done.setdefault(mask, np.zeros(len(self.dataset), dtype=bool))
             scores = self._scores.setdefault(mask, {name: np.full(self.shape, np.nan) for name in PATHS})
             done |= chosen
             for name in PATHS:
-                scores[name][chosen] = found[mask][name][chosen]
+                scores[name][chosen] = np.mean([found[mask][name][chosen] for found in of_members], axis=0)

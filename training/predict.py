@@ -3,6 +3,7 @@
 python training/predict.py MODEL --video a.npy --audio b.safetensors --commentary c.txt
 python training/predict.py MODEL --folder DIR        (DIR/<modality>/<id>.npy, .safetensors or, of a text, .txt)
 python training/predict.py MODEL --csv FILE          (sample_id and one path column a modality; empty = missing)
+python training/predict.py MODEL --csv FILE --ensemble_with MODEL ...    (the mean of what several models say)
 accelerate launch training/predict.py MODEL --csv FILE --output_dir OUT
 
 Prints or writes, in judges' units, the score, both paths (`reasoning` and `cross-modal`), how far they are apart and
@@ -19,7 +20,7 @@ from tqdm.auto import tqdm
 
 from limssr.training.launching import join_processes, mistakes_in_one_line, start_all_processes
 from limssr.training.loading_options import loading_options
-from limssr.training.prediction import load_model_and_processor, predict_stream
+from limssr.training.prediction import Member, load_members, predict_stream
 from limssr.training.prediction_arguments import find_samples, parse_prediction_arguments
 from limssr.training.reports.prediction_files import write_stream
 from limssr.training.sharded_prediction import predict_in_shards
@@ -34,20 +35,20 @@ def main() -> int:
     if state.num_processes > 1 and not arguments.output_dir:
         raise SystemExit("predict.py: several processes write together only into a folder; give --output_dir")
     samples = None if arguments.output_dir else find_samples(arguments, modalities)
-    with mistakes_in_one_line(f"cannot load the model {arguments.model}"):
+    with mistakes_in_one_line(f"cannot load {' and '.join(arguments.models)}"):
         options = loading_options(arguments.dtype, arguments.attention, arguments.quantization)
-        model, processor = load_model_and_processor(arguments.model, arguments.text_model, state.device, **options)
+        members = load_members(arguments.models, arguments.text_model, state.device, **options)
     if samples is None:
-        return into_folder(model, processor, arguments, modalities, is_first=state.is_main_process)
-    return into_stream(model, processor, arguments, samples)
+        return into_folder(members, arguments, modalities, is_first=state.is_main_process)
+    return into_stream(members, arguments, samples)
 
 
-def into_stream(model, processor, arguments: argparse.Namespace, samples: list) -> int:
+def into_stream(members: list[Member], arguments: argparse.Namespace, samples: list) -> int:
     bar = tqdm(samples, unit="sample", disable=len(samples) == 1, file=sys.stderr)
-    predictions = predict_stream(model, processor, bar, arguments.batch_size)
+    predictions = predict_stream(members, bar, arguments.batch_size)
     output = arguments.output.open("w", encoding="utf-8", newline="") if arguments.output else nullcontext(sys.stdout)
     with output as stream:
-        failed = write_stream(predictions, list(model.config.score_names), arguments.format, stream)
+        failed = write_stream(predictions, list(members[0][0].config.score_names), arguments.format, stream)
     bar.close()
     for sample in failed:
         print(f"ERROR {sample.sample_id}: {sample.error}", file=sys.stderr)
@@ -56,11 +57,10 @@ def into_stream(model, processor, arguments: argparse.Namespace, samples: list) 
     return 1 if failed else 0
 
 
-def into_folder(model, processor, arguments: argparse.Namespace, modalities: dict, is_first: bool) -> int:
+def into_folder(members: list[Member], arguments: argparse.Namespace, modalities: dict, is_first: bool) -> int:
     with mistakes_in_one_line("predict.py"):
         failed = predict_in_shards(
-            model,
-            processor,
+            members,
             lambda: find_samples(arguments, modalities),
             arguments.output_dir,
             arguments.samples_per_shard,

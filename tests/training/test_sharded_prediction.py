@@ -42,7 +42,7 @@ def features(tmp_path):
 def sharded(tiny_model, tiny_processor, tmp_path):
     """`sharded(**settings)`: shards of two samples, into the same folder each time."""
     settings = {"samples_per_shard": 2, "batch_size": 2}
-    return lambda **changes: ShardedPrediction(tmp_path / "out", tiny_model, tiny_processor, **settings | changes)
+    return lambda **changes: ShardedPrediction(tmp_path / "out", [(tiny_model, tiny_processor)], **settings | changes)
 
 
 def scores_of(folder: Path) -> dict[str, float | None]:
@@ -52,7 +52,7 @@ def scores_of(folder: Path) -> dict[str, float | None]:
 
 
 def assert_all_scored(folder: Path, model, processor, samples) -> None:
-    expected = {each.sample_id: each.score[0] for each in predict_stream(model, processor, samples)}
+    expected = {each.sample_id: each.score[0] for each in predict_stream([(model, processor)], samples)}
     assert scores_of(folder) == pytest.approx(expected, abs=1e-3)
 
 
@@ -96,7 +96,7 @@ def test_killing_one_of_two_processes_costs_only_the_shards_that_were_not_there(
     kept = samples[int(left[0].stem.removeprefix("shard-"))].sample_id
     assert scores.pop(kept) == 123.0
     rest = [sample for sample in samples if sample.sample_id != kept]
-    expected = {each.sample_id: each.score[0] for each in predict_stream(tiny_model, tiny_processor, rest)}
+    expected = {each.sample_id: each.score[0] for each in predict_stream([(tiny_model, tiny_processor)], rest)}
     assert scores == pytest.approx(expected, abs=1e-3)
     assert sorted(path.name for path in out.iterdir()) == [RESULT_FILE]
 
@@ -210,15 +210,16 @@ def test_the_plan_keeps_samples_as_they_were():
 
 
 def test_a_digest_follows_weights_precision_and_processor_and_not_the_place(tiny_model, tiny_processor, tmp_path):
-    expected = digest_of(tiny_model, tiny_processor)
+    expected = digest_of([(tiny_model, tiny_processor)])
     for name in ("one", "two"):
         tiny_model.save_pretrained(tmp_path / name)
         tiny_processor.save_pretrained(tmp_path / name)
     shutil.copytree(tmp_path / "one", tmp_path / "three")
     load = type(tiny_model).from_pretrained
-    digests = {digest_of(load(tmp_path / name), tiny_processor) for name in ("one", "two", "three")}
+    digests = {digest_of([(load(tmp_path / name), tiny_processor)]) for name in ("one", "two", "three")}
     assert len(digests) == 1
-    others = {expected, digest_of(load(tmp_path / "one", dtype=torch.bfloat16), tiny_processor)}
+    others = {expected, digest_of([(load(tmp_path / "one", dtype=torch.bfloat16), tiny_processor)])}
+    others.add(digest_of([(tiny_model, tiny_processor)] * 2))
     tiny_processor.max_clips = 11
-    others.add(digest_of(tiny_model, tiny_processor))
-    assert len(others) == 3
+    others.add(digest_of([(tiny_model, tiny_processor)]))
+    assert len(others) == 4

@@ -38,7 +38,7 @@ def measure_streaming(work: Path, samples: int) -> dict:
     processor = LimssrProcessor.from_config(config, tokenizer, missing_length=1)
     process, resident = psutil.Process(), []
     every = max(samples // POINTS, 1)
-    for number, _ in enumerate(predict_stream(model, processor, _samples(work, samples), batch_size=64), start=1):
+    for number, _ in enumerate(predict_stream([(model, processor)], _samples(work, samples), batch_size=64), start=1):
         if number % every == 0:
             resident.append(process.memory_info().rss)
     return {"samples": samples, "resident_bytes": resident, "growth_bytes": resident[-1] - resident[POINTS // 10]}
