@@ -152,9 +152,15 @@ def confine_quantization(model: PreTrainedModel, backbone: PreTrainedModel) -> N
 
     PEFT asks the backbone; of the whole model, `Trainer` would refuse to train it, and `config.json` would ask for
     quantised weights. A backbone that is trained as a whole cannot be so any more: that refusal stays.
+
+    On a CPU with AVX512-BF16, bitsandbytes would repack 4-bit weights at the first score. That is kept from happening:
+    what is repacked passes no gradients on, multiplies in bfloat16 only, and needs 64 inputs to every layer.
     """
     if not getattr(model, "is_quantized", False):
         return
+    for module in backbone.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     marks = ("is_quantized", "is_loaded_in_8bit", "is_loaded_in_4bit")
     for mark in marks:
         setattr(backbone, mark, getattr(model, mark, False))

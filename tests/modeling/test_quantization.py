@@ -74,6 +74,25 @@ def test_lora_trains_beside_a_quantised_backbone_which_stays_as_it_is(tiny_text_
 
 
 @both
+def test_scoring_in_between_changes_no_gradient(tiny_text_model, batch, bits):
+    model = new_model(tiny_text_model, quantization_config=bits())
+
+    def gradients() -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model.train().zero_grad()
+        model(**batch).loss.backward()
+        return {name: value.grad.clone() for name, value in model.named_parameters() if value.requires_grad}
+
+    before = gradients()
+    with torch.no_grad():
+        model.eval()(**batch)
+    after = gradients()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    lowest = next(value for name, value in before.items() if ".layers.0." in name and "lora_B" in name)
+    assert lowest.abs().max() > 0
+
+
+@both
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
 def test_an_adapter_loads_onto_the_backbone_as_it_was_trained_or_in_floating_point(

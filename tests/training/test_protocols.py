@@ -129,7 +129,7 @@ def test_a_drawn_pass_scores_each_sample_under_its_own_mask(evaluator, data):
 
 def test_what_subsets_scored_is_not_scored_again(evaluator, monkeypatch):
     evaluator.evaluate(Protocol("subsets"))
-    monkeypatch.setattr(evaluator.scores, "model", None)  # scoring anything would now fail
+    monkeypatch.setattr(evaluator.scores, "members", None)  # scoring anything would now fail
     evaluator.evaluate(Protocol("curve", seeds=(0, 1)))
     evaluator.evaluate(Protocol("observed"))
 
