@@ -107,9 +107,9 @@ class MtlAqa:
 
     Modalities: `commentary`, token embeddings of the transcript, a clip being the mean of `window` consecutive tokens;
     `dive`, the attributes of the executed dive, a clip each, on request its difficulty too, which the rules fix before
-    the dive and which the final score is a multiple of. With `commentary: text` the
-    transcript itself is the modality, for the language model to read. Further columns: `competition`, `difficulty` and
-    `commentary_text`, the very text that was embedded or is read.
+    the dive and which the final score is a multiple of. With `commentary: text` the transcript itself is the modality,
+    for the language model to read. Further columns: `competition`, `difficulty` and `commentary_text`, the very text
+    that was embedded or is read.
 
     Args:
         folder: see above.
