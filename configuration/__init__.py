@@ -1,0 +1,3 @@
+from .configuration_limssr import LimssrConfig
+
+__all__ = ["LimssrConfig"]

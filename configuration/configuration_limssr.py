@@ -67,7 +67,7 @@ class LimssrConfig(PreTrainedConfig):
 
     Args:
         text_config (`PreTrainedConfig` or `dict`, *optional*):
-            Configuration of the backbone, any decoder that `AutoModel` knows. Defaults to `Qwen3Config()`.
+            Configuration of the language model, any decoder that `AutoModel` knows. Defaults to `Qwen3Config()`.
         modalities (`dict[str, int | str]`, *optional*, defaults to `{"video": 1024, "audio": 768, "flow": 1024}`):
             Ordered name -> feature size, or `"text"` for one whose words the language model reads itself. Names are
             lower-case identifiers.
@@ -81,7 +81,7 @@ class LimssrConfig(PreTrainedConfig):
         fusion (`"tokens"` or `"mean"`): what the reasoning path reads, fusion tokens or the mean of the modality
             spans.
         aggregation (`"dual"`, `"reasoning"` or `"cross_modal"`): both scoring paths, or one of them alone.
-        backbone_training (`"lora"`, `"full"` or `"frozen"`): what of the backbone is trained. Its vocabulary never is.
+        language_model_training (`"lora"`, `"full"` or `"frozen"`): what of the language model is trained. Its vocabulary never is.
         lora_rank, lora_alpha (`int`, defaults to 16, 32): rank, and scale numerator: the update is scaled by alpha /
             rank.
         lora_dropout (`float`, defaults to 0.1): dropout before the LoRA factors, in [0, 1).
@@ -89,11 +89,11 @@ class LimssrConfig(PreTrainedConfig):
         score_names (`list[str]`, defaults to `["score"]`): one name for each score the model predicts.
         score_minimums, score_ranges (`list[float]`, defaults to 0 and 1 for each score):
             Lowest attainable score and (highest - lowest), in the judges' units.
-        added_token_ids (`dict[str, int]`, *optional*): id of each added token. Consecutive from the backbone's
+        added_token_ids (`dict[str, int]`, *optional*): id of each added token. Consecutive from the language model's
             `vocab_size` by default, in the order of [`added_tokens`].
-        checkpoint_form (`"full"` or `"adapter"`): written by `save_pretrained`: whether the backbone's own weights lie
+        checkpoint_form (`"full"` or `"adapter"`): written by `save_pretrained`: whether the language model's own weights lie
             in the checkpoint.
-        backbone_source (`dict`, *optional*): written by `from_text_model`: where the backbone came from, as a
+        language_model_source (`dict`, *optional*): written by `from_language_model`: where the language model came from, as a
             repository with its revision or as local files with their SHA-256. Never a path.
 
     Raises:
@@ -113,9 +113,8 @@ class LimssrConfig(PreTrainedConfig):
     model_type = "limssr"
     # `Trainer.predict` then gives the judged scores alone.
     keys_to_ignore_at_inference = [  # noqa: RUF012
-        "score",
-        "score_main",
-        "score_aux",
+        "reasoning_scores",
+        "cross_modal_scores",
         "path_disagreement",
         "regression_loss",
         "consistency_loss",
@@ -140,7 +139,7 @@ class LimssrConfig(PreTrainedConfig):
     use_prompt: bool = True
     fusion: Literal["tokens", "mean"] = "tokens"
     aggregation: Literal["dual", "reasoning", "cross_modal"] = "dual"
-    backbone_training: Literal["lora", "full", "frozen"] = "lora"
+    language_model_training: Literal["lora", "full", "frozen"] = "lora"
     lora_rank: int = 16
     lora_alpha: float | int = 32
     lora_dropout: float | int = 0.1
@@ -150,7 +149,7 @@ class LimssrConfig(PreTrainedConfig):
     score_ranges: list[float | int] | None = None
     added_token_ids: dict[str, int] | None = None
     checkpoint_form: Literal["full", "adapter"] = "full"
-    backbone_source: dict | None = None
+    language_model_source: dict | None = None
 
     def __post_init__(self, **kwargs):
         for name in kwargs:
@@ -175,7 +174,7 @@ class LimssrConfig(PreTrainedConfig):
             self.score_ranges = [1.0] * self.num_scores
         super().__post_init__(**kwargs)
         if self.added_token_ids is None:
-            self.place_added_tokens(self.backbone_config.vocab_size)
+            self.place_added_tokens(self.language_model_config.vocab_size)
 
     def place_added_tokens(self, first_id: int) -> None:
         """Gives the added tokens consecutive ids: for a tokenizer that has more tokens than its model has rows."""
@@ -187,13 +186,13 @@ class LimssrConfig(PreTrainedConfig):
         return {**super().to_dict(), "modalities": [list(pair) for pair in self.modalities.items()]}
 
     @property
-    def backbone_config(self) -> PreTrainedConfig:
+    def language_model_config(self) -> PreTrainedConfig:
         """The decoder's own configuration, also where `text_config` is a composite (Gemma 3 and others)."""
         return self.text_config.get_text_config(decoder=True)
 
     @property
     def hidden_size(self) -> int:
-        return self.backbone_config.hidden_size
+        return self.language_model_config.hidden_size
 
     @property
     def num_scores(self) -> int:

@@ -11,11 +11,11 @@ from limssr.processing.processing_limssr import LimssrProcessor
 __version__ = "0.1.0"
 
 _LAZY = {
-    "LimssrCollator": "limssr.training.collator",
+    "LimssrCollator": "limssr.training.fitting.collator",
     "LimssrModel": "limssr.modeling_limssr.modeling_limssr",
     "LimssrPreTrainedModel": "limssr.modeling_limssr.modeling_limssr",
     "LimssrScoreOutput": "limssr.modeling_limssr.modeling_limssr",
-    "LimssrTrainer": "limssr.training.trainer",
+    "LimssrTrainer": "limssr.training.fitting.trainer",
     "LimssrTrainingArguments": "limssr.training.arguments",
 }
 

@@ -1,7 +1,7 @@
 """
 Converts a published LIMSSR checkpoint (a pickled state dict) into this package's safetensors form, with its processor.
 
-    python -m limssr.modeling_limssr.convert_limssr_original_to_hf --checkpoint FILE.pkl --text_model FOLDER_OR_NAME \
+    python -m limssr.modeling_limssr.convert_limssr_original_to_hf --checkpoint FILE.pkl --language_model FOLDER_OR_NAME \
         --prompt FILE.json --output_dir DIR
 """
 
@@ -15,15 +15,23 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, HfArgumentParser,
 
 from ..configuration.configuration_limssr import LimssrConfig
 from ..processing.processing_limssr import LimssrProcessor
-from .backbone import CHECKPOINT_SUBFOLDER, describe_source, lookup_scale
-from .checkpoint import BACKBONE_PREFIX
-from .lora import LORA_FACTORS, add_lora, is_lora_factor, merge_lora, strip_peft_names
+from .checkpoint_limssr import LANGUAGE_MODEL_PREFIX
+from .language_model_limssr import (
+    CHECKPOINT_SUBFOLDER,
+    LORA_FACTORS,
+    add_lora,
+    describe_source,
+    is_lora_factor,
+    lookup_scale,
+    merge_lora,
+    strip_peft_names,
+)
 from .modeling_limssr import LimssrForScoreRegression
 
 MODALITY_NAMES = {"v": "video", "a": "audio", "f": "flow"}
 ROWS_KEY = "model.token_embeddings"
 KEY_PATTERNS = (
-    (r"^language_model\.(?:base_model\.model\.)?(?!lm_head\.)\w+\.(.+)$", BACKBONE_PREFIX + r"\1"),
+    (r"^language_model\.(?:base_model\.model\.)?(?!lm_head\.)\w+\.(.+)$", LANGUAGE_MODEL_PREFIX + r"\1"),
     (r"^feature_to_llm\.(\w+)\.0\.(.+)$", r"model.projectors.\1.linear_1.\2"),
     (r"^feature_to_llm\.(\w+)\.1\.(.+)$", r"model.projectors.\1.norm_1.\2"),
     (r"^feature_to_llm\.(\w+)\.4\.(.+)$", r"model.projectors.\1.linear_2.\2"),
@@ -45,7 +53,7 @@ KEY_PATTERNS = (
 @dataclass
 class ConversionArguments:
     checkpoint: str = field(metadata={"help": "published checkpoint, a state dict in a .pkl file"})
-    text_model: str = field(
+    language_model: str = field(
         metadata={"help": "the language model it was trained from: its configuration and tokenizer"}
     )
     prompt: str = field(metadata={"help": "JSON file with the wording: template, modality_names, separator, none"})
@@ -54,7 +62,7 @@ class ConversionArguments:
     lora_alpha: float = field(default=32, metadata={"help": "scale numerator of LoRA"})
     score_name: str = field(default="score", metadata={"help": "what the score is called"})
     score_range: float = field(default=1.0, metadata={"help": "what normalised scores are multiplied by"})
-    keep_lora: bool = field(default=False, metadata={"help": "keep LoRA apart from the backbone, to train on"})
+    keep_lora: bool = field(default=False, metadata={"help": "keep LoRA apart from the language model, to train on"})
 
 
 def convert(arguments: ConversionArguments) -> None:
@@ -66,21 +74,23 @@ def convert(arguments: ConversionArguments) -> None:
             them.
     """
     tensors = rename_keys(torch.load(arguments.checkpoint, map_location="cpu", weights_only=True))
-    text_config = AutoConfig.from_pretrained(arguments.text_model)
+    text_config = AutoConfig.from_pretrained(arguments.language_model)
     embedding_key, embedding_scale = describe_embedding(text_config)
-    text_config.dtype = tensors[embedding_key].dtype  # which may be finer than the text model's own
+    text_config.dtype = tensors[embedding_key].dtype  # which may be finer than the language model's own
     config = read_config(tensors, text_config, len(tensors[embedding_key]), arguments)
-    # The last 3M + K rows of the published table are the added tokens, the rest is the backbone's own vocabulary.
+    # The last 3M + K rows of the published table are the added tokens, the rest is the language model's own vocabulary.
     vocabulary, rows = tensors[embedding_key].split(
-        [config.backbone_config.vocab_size, len(config.trainable_token_ids)]
+        [config.language_model_config.vocab_size, len(config.trainable_token_ids)]
     )
     tensors[embedding_key], tensors[ROWS_KEY] = vocabulary.clone(), rows * embedding_scale
     base = {name: tensor for name, tensor in tensors.items() if not is_lora_factor(name)}
     factors = {name: tensor for name, tensor in tensors.items() if is_lora_factor(name)}
     if arguments.keep_lora and factors:
-        backbone_folder = Path(arguments.output_dir) / CHECKPOINT_SUBFOLDER
-        save_backbone(base, config, backbone_folder)
-        config.backbone_source = describe_source(str(backbone_folder)) | {"subfolder": CHECKPOINT_SUBFOLDER}
+        language_model_folder = Path(arguments.output_dir) / CHECKPOINT_SUBFOLDER
+        save_language_model(base, config, language_model_folder)
+        config.language_model_source = describe_source(str(language_model_folder)) | {
+            "subfolder": CHECKPOINT_SUBFOLDER
+        }
         model = load_strictly(base, config)
         add_lora(model)
         model.load_lora(factors)
@@ -90,7 +100,7 @@ def convert(arguments: ConversionArguments) -> None:
         model.save_pretrained(arguments.output_dir)
     processor = LimssrProcessor.from_config(
         config,
-        AutoTokenizer.from_pretrained(arguments.text_model),
+        AutoTokenizer.from_pretrained(arguments.language_model),
         max_clips=arguments.max_clips,
         pad_to_max_clips=True,
         prompt=json.loads(Path(arguments.prompt).read_text(encoding="utf-8")),
@@ -125,15 +135,15 @@ def _spell_out(name: str) -> str:
 
 def describe_embedding(text_config) -> tuple[str, float]:
     """
-    Name of the embedding table in our state dict, and what the backbone multiplies a looked-up row with (Gemma does).
+    Name of the embedding table in our state dict, and what the language model multiplies a looked-up row with (Gemma does).
 
     Our trainable rows are used as they stand, so they are stored multiplied.
     """
     with torch.device("meta"):
-        backbone = AutoModel.from_config(text_config)
-    embedding = backbone.get_input_embeddings()
-    name = next(name for name, module in backbone.named_modules() if module is embedding)
-    return f"{BACKBONE_PREFIX}{name}.weight", lookup_scale(embedding)
+        language_model = AutoModel.from_config(text_config)
+    embedding = language_model.get_input_embeddings()
+    name = next(name for name, module in language_model.named_modules() if module is embedding)
+    return f"{LANGUAGE_MODEL_PREFIX}{name}.weight", lookup_scale(embedding)
 
 
 def read_config(tensors, text_config, table_rows: int, arguments: ConversionArguments) -> LimssrConfig:
@@ -142,10 +152,10 @@ def read_config(tensors, text_config, table_rows: int, arguments: ConversionArgu
     modalities = {match[1]: tensors[name].shape[1] for match, name in projectors.items() if match}
     num_fusion_tokens = len(tensors["reasoning_path.slot_weight"])
     text_config.get_text_config(decoder=True).vocab_size = table_rows - 3 * len(modalities) - num_fusion_tokens
-    training = {"backbone_training": "full"}
+    training = {"language_model_training": "full"}
     if factors := [name for name in tensors if name.endswith(LORA_FACTORS[0])]:
         training = {
-            "backbone_training": "lora",
+            "language_model_training": "lora",
             "lora_rank": len(tensors[factors[0]]),
             "lora_alpha": arguments.lora_alpha,
             "lora_target_modules": sorted({name.split(".")[-3] for name in factors}),
@@ -164,17 +174,19 @@ def load_strictly(state_dict: dict[str, torch.Tensor], config: LimssrConfig) -> 
     return LimssrForScoreRegression.from_pretrained(None, config=config, state_dict=state_dict)
 
 
-def save_backbone(tensors: dict[str, torch.Tensor], config: LimssrConfig, folder: Path) -> None:
+def save_language_model(tensors: dict[str, torch.Tensor], config: LimssrConfig, folder: Path) -> None:
     """The language model as published training left it, as a model folder of its own."""
     weights = {
-        name.removeprefix(BACKBONE_PREFIX): tensor
+        name.removeprefix(LANGUAGE_MODEL_PREFIX): tensor
         for name, tensor in tensors.items()
-        if name.startswith(BACKBONE_PREFIX)
+        if name.startswith(LANGUAGE_MODEL_PREFIX)
     }
     with torch.device("meta"):
-        backbone_class = type(AutoModel.from_config(config.text_config))
-    backbone: PreTrainedModel = backbone_class.from_pretrained(None, config=config.text_config, state_dict=weights)
-    backbone.save_pretrained(folder)
+        language_model_class = type(AutoModel.from_config(config.text_config))
+    language_model: PreTrainedModel = language_model_class.from_pretrained(
+        None, config=config.text_config, state_dict=weights
+    )
+    language_model.save_pretrained(folder)
 
 
 def main() -> None:

@@ -1,33 +1,82 @@
 """LIMSSR: scores a performance from the modalities that are present (arXiv 2605.00434)."""
 
 import inspect
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import TransformersKwargs
+from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_limssr import LimssrConfig
-from .backbone import (
+from .checkpoint_limssr import LANGUAGE_MODEL_PREFIX, LimssrCheckpointMixin
+from .language_model_limssr import (
     HUB_ARGUMENTS,
+    add_lora,
     confine_quantization,
-    load_backbone,
+    load_language_model,
     lookup_scale,
     quiet_loading,
     require_floating_point,
 )
-from .checkpoint import BACKBONE_PREFIX, LimssrCheckpointMixin
-from .lora import add_lora
-from .losses import consistency_loss, regression_loss, token_separation_loss
-from .outputs import LimssrModelOutput, LimssrScoreOutput
-from .projector import LimssrProjector
-from .scoring_paths import LimssrCrossModalPath, LimssrReasoningPath
-from .sequence_layout import SequenceLayout
-from .shared_prefix import SharedPrefix
+from .losses_limssr import consistency_loss, regression_loss, token_separation_loss
+from .prefix_cache_limssr import SharedPrefix
+from .projector_limssr import LimssrProjector
+from .scoring_paths_limssr import LimssrCrossModalPath, LimssrReasoningPath
+from .sequence_limssr import SequenceLayout
+
+
+@dataclass
+class LimssrModelOutput(ModelOutput):
+    """
+    Args:
+        last_hidden_state (`(batch, length, hidden)`): of the language model, after its final norm.
+        fusion_hidden_state (`(batch, fusion tokens, hidden)`, *optional*): h_k, float32; not with `fusion="mean"`.
+        modality_hidden_state (`(batch, modalities, hidden)`): h_m, the mean over each modality's span, float32.
+        modality_mask (`(batch, modalities)` bool): m, whether the sample has the modality.
+        hidden_states (`tuple` of `(batch, length, hidden)`, *optional*): with `output_hidden_states=True`.
+        attentions (`tuple` of `(batch, heads, length, length)`, *optional*): with `output_attentions=True`.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    fusion_hidden_state: torch.FloatTensor | None = None
+    modality_hidden_state: torch.FloatTensor | None = None
+    modality_mask: torch.BoolTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class LimssrScoreOutput(ModelOutput):
+    """
+    Args:
+        loss (`()`, *optional*): weighted sum of the three terms; returned when `labels` are given.
+        scores (`(batch, scores)`): predicted scores, in judges' units.
+        reasoning_scores, cross_modal_scores (`(batch, scores)`, *optional*): scores of the two paths, in judges'
+            units; `None` for a path that `aggregation` leaves out.
+        path_disagreement (`(batch, scores)`, *optional*): |reasoning_scores - cross_modal_scores|, with both paths.
+        regression_loss, consistency_loss, separation_loss (`()`, *optional*): the unweighted terms of the loss.
+        fusion_hidden_state (`(batch, fusion tokens, hidden)`, *optional*): h_k.
+        modality_hidden_state (`(batch, modalities, hidden)`): h_m.
+        hidden_states (`tuple` of `(batch, length, hidden)`, *optional*): with `output_hidden_states=True`.
+        attentions (`tuple` of `(batch, heads, length, length)`, *optional*): with `output_attentions=True`.
+    """
+
+    loss: torch.FloatTensor | None = None
+    scores: torch.FloatTensor | None = None
+    reasoning_scores: torch.FloatTensor | None = None
+    cross_modal_scores: torch.FloatTensor | None = None
+    path_disagreement: torch.FloatTensor | None = None
+    regression_loss: torch.FloatTensor | None = None
+    consistency_loss: torch.FloatTensor | None = None
+    separation_loss: torch.FloatTensor | None = None
+    fusion_hidden_state: torch.FloatTensor | None = None
+    modality_hidden_state: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 class LimssrPreTrainedModel(PreTrainedModel):
@@ -39,7 +88,7 @@ class LimssrPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    # Scores in half precision would come in steps of 0.4 % of their range: all but the backbone stays in float32.
+    # Scores in half precision would come in steps of 0.4 % of their range: all but the language model stays in float32.
     _keep_in_fp32_modules_strict = (
         "projectors",
         "token_embeddings",
@@ -58,7 +107,9 @@ class LimssrPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
         if isinstance(module, LimssrModel):
-            init.normal_(module.token_embeddings, std=getattr(self.config.backbone_config, "initializer_range", 0.02))
+            init.normal_(
+                module.token_embeddings, std=getattr(self.config.language_model_config, "initializer_range", 0.02)
+            )
         elif isinstance(module, LimssrReasoningPath) and hasattr(module, "slot_weight"):
             init.zeros_(module.slot_weight)
         elif isinstance(module, LimssrCrossModalPath):
@@ -71,11 +122,11 @@ class LimssrModel(LimssrPreTrainedModel):
     """
     The language model over prompt, projected clips, placeholders and fusion tokens, without the scoring heads.
 
-    The backbone (`language_model`) has no vocabulary head and its own embedding table is frozen; the added tokens have
+    The language model (`language_model`) has no vocabulary head and its own embedding table is frozen; the added tokens have
     a small trainable table of their own, `token_embeddings` `(3M + K, hidden)`. A modality of text has no projector:
     its words stand in `input_ids` and are embedded like those of the prompt.
 
-    The words that all samples of a batch begin with run through the backbone once, see [`SharedPrefix`], unless
+    The words that all samples of a batch begin with run through the language model once, see [`SharedPrefix`], unless
     `shares_prefix` is set to `False`.
     """
 
@@ -93,11 +144,11 @@ class LimssrModel(LimssrPreTrainedModel):
             }
         )
         self.post_init()
-        self.freeze_backbone()
+        self.freeze_language_model()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
-        """A full checkpoint loads as every transformers model does, an adapter with its backbone and heads."""
+        """A full checkpoint loads as every transformers model does, an adapter with its language model and heads."""
         hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         config = kwargs.get("config")
         if config is None and pretrained_model_name_or_path is not None:
@@ -107,17 +158,17 @@ class LimssrModel(LimssrPreTrainedModel):
         return super().from_pretrained(pretrained_model_name_or_path, *model_args, use_safetensors=True, **kwargs)
 
     def save_pretrained(self, *args, **kwargs) -> None:
-        """As of every transformers model, but for a backbone that was quantised as a part of the scoring model."""
+        """As of every transformers model, but for a language model that was quantised as a part of the scoring model."""
         require_floating_point(self.language_model)
         super().save_pretrained(*args, **kwargs)
 
     def freeze_vocabulary(self) -> None:
         self.get_input_embeddings().requires_grad_(False)
 
-    def freeze_backbone(self) -> None:
-        """Freezes the vocabulary of the backbone, and all the rest unless it is trained as a whole."""
+    def freeze_language_model(self) -> None:
+        """Freezes the vocabulary of the language model, and all the rest unless it is trained as a whole."""
         self.freeze_vocabulary()
-        if self.config.backbone_training != "full":
+        if self.config.language_model_training != "full":
             self.language_model.requires_grad_(False)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -147,13 +198,13 @@ class LimssrModel(LimssrPreTrainedModel):
             input_ids (`(batch, length)` int64): sequences as written by `LimssrProcessor`; they say what each position
                 is.
             attention_mask (`(batch, length)`, *optional*): 1 for real positions, 0 for padding on the right.
-            inputs_embeds (`(batch, length, hidden)`, *optional*): replaces the backbone's embeddings of the prompt
+            inputs_embeds (`(batch, length, hidden)`, *optional*): replaces the language model's embeddings of the prompt
                 tokens. Clips and added tokens are still written over it, at the positions `input_ids` gives.
             {modality}_features (`(batch, clips, feature size)` float): the clips of a modality.
             {modality}_clip_mask (`(batch, clips)` bool): which of them are real; hidden or padded ones are never read.
             {modality}_projected (`(batch, clips, hidden)` float): in place of features, what the projector made of
                 them before, for samples that are scored more than once.
-            **kwargs: passed on to the backbone (`output_hidden_states`, `output_attentions`, ...).
+            **kwargs: passed on to the language model (`output_hidden_states`, `output_attentions`, ...).
 
         Raises:
             ValueError: sequences and features do not fit together; the message names sample, modality and both
@@ -214,7 +265,7 @@ class LimssrModel(LimssrPreTrainedModel):
             )
 
     def embed_vocabulary(self, input_ids: torch.LongTensor) -> torch.FloatTensor:
-        """The backbone's own embeddings; added tokens get those of id 0, to be overwritten."""
+        """The language model's own embeddings; added tokens get those of id 0, to be overwritten."""
         is_added = torch.isin(input_ids, self._added_ids(input_ids))
         return self.get_input_embeddings()(input_ids.masked_fill(is_added, 0))
 
@@ -272,10 +323,11 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
     >>> model = LimssrForScoreRegression.from_pretrained("user/limssr-finediving")
     >>> processor = LimssrProcessor.from_pretrained("user/limssr-finediving")
     >>> inputs = processor(features={"video": [torch.randn(40, 1024)], "audio": [None]})
-    >>> model(**inputs).judged_scores  # (1, scores)
+    >>> model(**inputs).scores  # (1, scores)
     ```
     """
 
+    code_module = __name__  # what the code bundle beside a checkpoint starts from
     # The loss is a mean over samples, so `Trainer` itself must divide it by the gradient accumulation steps.
     accepts_loss_kwargs = False
 
@@ -291,7 +343,7 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_text_model(
+    def from_language_model(
         cls,
         name_or_folder: str | Path,
         num_hidden_layers: int | None = None,
@@ -302,7 +354,7 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
         **config_fields,
     ) -> "LimssrForScoreRegression":
         """
-        A new model around a pretrained language model. With `backbone_training="lora"` the backbone gets LoRA (needs
+        A new model around a pretrained language model. With `language_model_training="lora"` the language model gets LoRA (needs
         peft).
 
         Args:
@@ -313,7 +365,7 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
             dtype (`torch.dtype`, *optional*): of the language model; the checkpoint's own by default.
             quantization_config (`BitsAndBytesConfig`, *optional*): quantises the linear layers of the language model
                 (needs bitsandbytes), which LoRA or frozen training leaves as they are (QLoRA).
-            **config_fields: fields of [`LimssrConfig`]: `modalities`, `score_names`, `backbone_training`, ...; and
+            **config_fields: fields of [`LimssrConfig`]: `modalities`, `score_names`, `language_model_training`, ...; and
                 `cache_dir`, `token`, `local_files_only` of the download.
 
         Raises:
@@ -323,34 +375,36 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
         """
         hub_arguments = {name: config_fields.pop(name) for name in HUB_ARGUMENTS if name in config_fields}
         if unknown := sorted(config_fields.keys() - {field.name for field in fields(cls.config_class)}):
-            raise TypeError(f"from_text_model has no argument `{unknown[0]}`, and LimssrConfig no such field.")
-        if quantization_config is not None and config_fields.get("backbone_training") == "full":
+            raise TypeError(f"from_language_model has no argument `{unknown[0]}`, and LimssrConfig no such field.")
+        if quantization_config is not None and config_fields.get("language_model_training") == "full":
             raise ValueError(
-                "backbone_training='full' trains every weight of the language model, which quantised ones do not "
+                "language_model_training='full' trains every weight of the language model, which quantised ones do not "
                 "allow: give 'lora' or 'frozen', or leave quantization_config out."
             )
-        backbone, source = load_backbone(
+        language_model, source = load_language_model(
             name_or_folder, num_hidden_layers, gguf_file, revision, dtype=dtype, **hub_arguments
         )
-        config = cls.config_class(text_config=backbone.config, backbone_source=source, **config_fields)
-        backbone_weights = {BACKBONE_PREFIX + name: weight for name, weight in backbone.state_dict().items()}
+        config = cls.config_class(text_config=language_model.config, language_model_source=source, **config_fields)
+        language_model_weights = {
+            LANGUAGE_MODEL_PREFIX + name: weight for name, weight in language_model.state_dict().items()
+        }
         with quiet_loading():
             # Past the strict `from_pretrained` of this class: projectors, heads and added tokens start at random.
             model = PreTrainedModel.from_pretrained.__func__(
                 cls,
                 None,
                 config=config,
-                state_dict=backbone_weights,
+                state_dict=language_model_weights,
                 dtype=torch.float32,
                 quantization_config=quantization_config,
             )
-        for weight, own in zip(model.model.language_model.parameters(), backbone.parameters(), strict=True):
+        for weight, own in zip(model.model.language_model.parameters(), language_model.parameters(), strict=True):
             if type(weight) is nn.Parameter:  # not what is quantised, which has a class of its own
                 weight.data = weight.data.to(own.dtype)  # what is new stays in float32
-        model.model.freeze_backbone()  # loading makes every weight trainable
+        model.model.freeze_language_model()  # loading makes every weight trainable
         confine_quantization(model, model.model.language_model)
         model.model.draw_token_embeddings()
-        if config.backbone_training == "lora":
+        if config.language_model_training == "lora":
             add_lora(model)
         return model
 
@@ -373,27 +427,27 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
             input_ids (`(batch, length)` int64): see [`LimssrModel.forward`], like the next.
             attention_mask (`(batch, length)`, *optional*): 1 for real positions.
             labels (`(batch, scores)` float, *optional*): judged scores, in the judges' units; NaN = not given.
-            **kwargs: features, clip masks and arguments of the backbone, see [`LimssrModel.forward`].
+            **kwargs: features, clip masks and arguments of the language model, see [`LimssrModel.forward`].
 
         Raises:
             ValueError: sequences, features or labels do not fit; a label outside the score range.
         """
         outputs = self.model(input_ids, attention_mask, return_dict=True, **kwargs)
         with torch.autocast(input_ids.device.type, enabled=False):
-            score, score_main, score_aux = self.score(outputs)
-            losses = (
-                {}
-                if labels is None
-                else self.losses(labels, score, score_main, score_aux, outputs.fusion_hidden_state)
-            )
-        minimum, span = (torch.tensor(values, device=score.device) for values in self._score_bounds())
+            score, reasoning, cross_modal = self.score(outputs)  # normalised to 0..1
+            losses = {}
+            if labels is not None:
+                losses = self.losses(labels, score, reasoning, cross_modal, outputs.fusion_hidden_state)
+            reasoning_scores, cross_modal_scores = map(self.in_judges_units, (reasoning, cross_modal))
+            disagreement = None
+            if self.config.aggregation == "dual":
+                disagreement = (reasoning_scores - cross_modal_scores).abs()
         return LimssrScoreOutput(
             **losses,
-            judged_scores=score * span + minimum,
-            score=score,
-            score_main=score_main,
-            score_aux=score_aux,
-            path_disagreement=(score_main - score_aux).abs() if self.config.aggregation == "dual" else None,
+            scores=self.in_judges_units(score),
+            reasoning_scores=reasoning_scores,
+            cross_modal_scores=cross_modal_scores,
+            path_disagreement=disagreement,
             fusion_hidden_state=outputs.fusion_hidden_state,
             modality_hidden_state=outputs.modality_hidden_state,
             hidden_states=outputs.hidden_states,
@@ -401,26 +455,36 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
         )
 
     def score(self, outputs: LimssrModelOutput) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """The blended score and those of the two paths, each `(batch, scores)`, `None` where a path is left out."""
+        """Normalised scores `(batch, scores)`: s, s_main and s_aux; `None` for a path that is left out."""
         fusion_states, modality_states = outputs.fusion_hidden_state, outputs.modality_hidden_state
-        score_main = score_aux = None
+        reasoning = cross_modal = None
         if self.config.aggregation != "cross_modal":
             dtype = self.reasoning_path.norm.weight.dtype  # float32, unless the whole model was cast
             states = modality_states if fusion_states is None else fusion_states
-            score_main = self.reasoning_path(states.to(dtype), outputs.modality_mask.to(dtype)).float()
+            reasoning = self.reasoning_path(states.to(dtype), outputs.modality_mask.to(dtype)).float()
         if self.config.aggregation != "reasoning":
             dtype = self.cross_modal_path.missing_confidence.dtype
-            score_aux = self.cross_modal_path(modality_states.to(dtype), outputs.modality_mask.to(dtype)).float()
-        if score_main is None or score_aux is None:
-            return (score_aux if score_main is None else score_main), score_main, score_aux
-        return self.reasoning_weight * score_main + (1 - self.reasoning_weight) * score_aux, score_main, score_aux
+            cross_modal = self.cross_modal_path(modality_states.to(dtype), outputs.modality_mask.to(dtype)).float()
+        if reasoning is None or cross_modal is None:
+            return (cross_modal if reasoning is None else reasoning), reasoning, cross_modal
+        return self.reasoning_weight * reasoning + (1 - self.reasoning_weight) * cross_modal, reasoning, cross_modal
 
-    def losses(self, labels, score, score_main, score_aux, fusion_states) -> dict[str, torch.Tensor]:
-        """The weighted loss and its terms: MSE(s, y), MSE(s_main, s_aux) and token separation, each `()`."""
+    def losses(self, labels, score, reasoning, cross_modal, fusion_states=None) -> dict[str, torch.Tensor]:
+        """
+        The weighted loss and its unweighted terms, each `()`: MSE(s, y), MSE(s_main, s_aux) and token separation.
+
+        Args:
+            labels (`(batch, scores)`): judged scores in judges' units, NaN = not given.
+            score (`(batch, scores)`): normalised blended score, see [`score`].
+            reasoning (`(batch, scores)`): normalised score of the reasoning path.
+            cross_modal (`(batch, scores)`): normalised score of the cross-modal path.
+            fusion_states (`(batch, fusion tokens, hidden)`, *optional*): without them the separation term is 0.
+        """
         config = self.config
         regression = regression_loss(score, self.normalise_labels(labels.to(score)))
-        consistency = score.new_zeros(()) if config.aggregation != "dual" else consistency_loss(score_main, score_aux)
-        separation = score.new_zeros(())
+        consistency = separation = score.new_zeros(())
+        if config.aggregation == "dual":
+            consistency = consistency_loss(reasoning, cross_modal)
         if fusion_states is not None:
             separation = token_separation_loss(fusion_states, config.separation_margin)
         return {
@@ -432,15 +496,43 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
             "separation_loss": separation,
         }
 
-    def normalise_labels(self, labels: torch.FloatTensor) -> torch.FloatTensor:
+    def loss_of_scores(self, labels, scores, reasoning_scores, cross_modal_scores) -> torch.Tensor:
+        """
+        The loss `()` of scores that were predicted before, without the separation term, which belongs to batches.
+
+        Args:
+            labels (`(samples, scores)`): judged scores in judges' units, NaN = not given.
+            scores (`(samples, scores)`): predictions in judges' units.
+            reasoning_scores (`(samples, scores)`): those of the reasoning path.
+            cross_modal_scores (`(samples, scores)`): those of the cross-modal path.
+        """
+        return self.losses(labels, *map(self.normalise, (scores, reasoning_scores, cross_modal_scores)))["loss"]
+
+    def in_judges_units(self, score: torch.FloatTensor | None) -> torch.FloatTensor | None:
+        """0..1 -> judges' units, `(batch, scores)`."""
+        if score is None:
+            return None
+        minimum, span = self._score_bounds(score)
+        return score * span + minimum
+
+    def normalise(self, scores: torch.FloatTensor) -> torch.FloatTensor:
         """Judges' units -> 0..1, `(batch, scores)`."""
-        minimum, span = (torch.tensor(values, device=labels.device) for values in self._score_bounds())
-        if labels.shape[1:] != minimum.shape:
+        minimum, span = self._score_bounds(scores)
+        return (scores - minimum) / span
+
+    def normalise_labels(self, labels: torch.FloatTensor) -> torch.FloatTensor:
+        """
+        Judges' units -> 0..1, `(batch, scores)`.
+
+        Raises:
+            ValueError: another number of scores, or a label outside the score range.
+        """
+        if labels.shape[1:] != (self.config.num_scores,):
             raise ValueError(
                 f"labels have shape {tuple(labels.shape)}, expected (batch, {self.config.num_scores}): one column for "
                 f"each of {self.config.score_names}."
             )
-        normalised = (labels - minimum) / span
+        normalised = self.normalise(labels)
         outside = (normalised < -1e-6) | (normalised > 1 + 1e-6)
         if outside.any():
             sample, column = outside.nonzero()[0].tolist()
@@ -452,10 +544,10 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
             )
         return normalised
 
-    def _score_bounds(self) -> tuple[list[float], list[float]]:
-        return [float(value) for value in self.config.score_minimums], [
-            float(value) for value in self.config.score_ranges
-        ]
+    def _score_bounds(self, scores: torch.Tensor) -> list[torch.Tensor]:
+        """Minimum and range of each score, `(scores,)`, on the device of `scores`."""
+        bounds = (self.config.score_minimums, self.config.score_ranges)
+        return [torch.tensor([float(value) for value in values], device=scores.device) for values in bounds]
 
 
 def _gather_positions(hidden: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor | None:

@@ -1,0 +1,3 @@
+from .processing_limssr import LimssrProcessor
+
+__all__ = ["LimssrProcessor"]

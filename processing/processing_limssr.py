@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import AddedToken, BatchFeature, ProcessorMixin
 
+from ..configuration.bundle_limssr import AUTO_MAP, write_code_bundle
 from ..configuration.configuration_limssr import (
     TEXT,
     added_tokens,
@@ -21,10 +22,7 @@ from ..configuration.configuration_limssr import (
     missing_token,
     start_token,
 )
-from ..modeling_limssr.remote_code import AUTO_MAP, write_code_bundle
-from .clips import as_clips, crop_clips, crop_position, pad_clips
-from .plain_text import PlainTextTokenizer
-from .prompt import Prompt
+from .inputs_limssr import PlainTextTokenizer, Prompt, as_clips, crop_clips, crop_position, pad_clips
 
 
 class LimssrProcessor(ProcessorMixin):
@@ -33,7 +31,7 @@ class LimssrProcessor(ProcessorMixin):
     missing one, fusion tokens. Make one that fits a model with [`LimssrProcessor.from_config`].
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): of the backbone, with the added tokens.
+        tokenizer (`PreTrainedTokenizerBase`): of the language model, with the added tokens.
         modalities (`dict[str, int | str]` or list of pairs): ordered name -> feature size, or `"text"`.
         num_fusion_tokens (`int`): fusion tokens at the end of a sequence; 0 for a model with `fusion="mean"`.
         max_clips (`int`, defaults to 95): longer modalities are cropped to this many clips.
@@ -91,11 +89,11 @@ class LimssrProcessor(ProcessorMixin):
     @classmethod
     def from_config(cls, config, tokenizer, **settings) -> "LimssrProcessor":
         """
-        The processor that fits a model, with the added tokens in (a copy of) the backbone's tokenizer.
+        The processor that fits a model, with the added tokens in (a copy of) the language model's tokenizer.
 
         Args:
             config (`LimssrConfig`): of the model.
-            tokenizer (`PreTrainedTokenizerBase`): of its backbone.
+            tokenizer (`PreTrainedTokenizerBase`): of its language model.
             **settings: `max_clips`, `pad_to_max_clips`, `max_text_tokens`, `missing_length`, `prompt`.
 
         Raises:
@@ -171,7 +169,7 @@ class LimssrProcessor(ProcessorMixin):
         """Writes processor, tokenizer and the code bundle; with `push_to_hub` also uploads them to `repo_id`."""
         self.auto_map = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
         files = super().save_pretrained(save_directory)
-        write_code_bundle(save_directory)
+        write_code_bundle(save_directory, __name__)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
         return files
@@ -296,7 +294,7 @@ def add_tokens_with_ids(tokenizer, added_token_ids: dict[str, int]):
         if vocabulary.get(name) != token_id:
             raise ValueError(
                 f"the configuration gives {name} the id {token_id}, where this tokenizer of {length} has "
-                f"{tokenizer.convert_ids_to_tokens(token_id)!r}. Is it the tokenizer of the backbone? If it is, "
+                f"{tokenizer.convert_ids_to_tokens(token_id)!r}. Is it the tokenizer of the language model? If it is, "
                 f"call config.place_added_tokens({length})."
             )
     return tokenizer

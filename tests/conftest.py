@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from packaging.requirements import Requirement
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -17,6 +18,14 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config
 from transformers.utils import is_bitsandbytes_available, is_schedulefree_available
 
 from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
+from limssr.training.arguments import parse_training_arguments
+from tests.helpers.layouts import (
+    write_finediving,
+    write_fisv,
+    write_fs1000,
+    write_own_folder,
+    write_rhythmic_gymnastics,
+)
 
 # Several threads may share a sum differently from call to call, and some tests compare bit by bit.
 torch.set_num_threads(1)
@@ -102,8 +111,8 @@ def tiny_features():
 
 
 @pytest.fixture(scope="session")
-def save_text_model(tiny_tokenizer):
-    """`save_text_model(folder)` writes the language model alone with its tokenizer, always the same one."""
+def save_language_model(tiny_tokenizer):
+    """`save_language_model(folder)` writes the language model alone with its tokenizer, always the same one."""
     from transformers import AutoModelForCausalLM
 
     def save(folder: Path) -> Path:
@@ -116,9 +125,9 @@ def save_text_model(tiny_tokenizer):
 
 
 @pytest.fixture
-def tiny_text_model(save_text_model, tmp_path) -> Path:
+def tiny_language_model(save_language_model, tmp_path) -> Path:
     """The language model alone, saved with its tokenizer as a model folder."""
-    return save_text_model(tmp_path / "text_model")
+    return save_language_model(tmp_path / "language_model")
 
 
 def without(package: str, is_available):
@@ -237,7 +246,43 @@ def score_as_a_stranger(run_as_a_stranger, tmp_path):
         }
         files = tmp_path / "features.safetensors", tmp_path / "scores.safetensors"
         save_file(stored, files[0])
-        run_as_a_stranger(Path(__file__).parent / "stranger.py", *files, json.dumps(entries), **variables)
+        run_as_a_stranger(Path(__file__).parent / "helpers" / "stranger.py", *files, json.dumps(entries), **variables)
         return load_file(files[1])
 
     return score
+
+
+@pytest.fixture
+def quick_config(quick_run, tmp_path):
+    """`quick_config(key=value, ...)` writes the YAML file of a quick run and returns its path."""
+
+    def write(**changes):
+        settings = {**quick_run, "output_dir": str(tmp_path / "run"), **changes}
+        path = tmp_path / "quick.yaml"
+        path.write_text(yaml.safe_dump({key: value for key, value in settings.items() if value is not None}))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def quick_arguments(quick_config):
+    """`quick_arguments(key=value, ...)` parses it: arguments of model, data and training."""
+    return lambda *flags, **changes: parse_training_arguments([str(quick_config(**changes)), *flags])
+
+
+@pytest.fixture(scope="session")
+def write_layout(shared):
+    """`write_layout(name, folder, widths=None)` writes a dataset as it was published and returns what it wrote.
+
+    Labels are the real ones where they are public. The features are random, of the published widths or of `widths`:
+    modality -> sample id -> array.
+    """
+    writers = {
+        "fs1000": write_fs1000,
+        "fisv": write_fisv,
+        "rhythmic_gymnastics": write_rhythmic_gymnastics,
+        "finediving": write_finediving,
+        "folder": write_own_folder,
+    }
+    return lambda name, folder, widths=None: writers[name](Path(folder), widths or {}, shared / "data")

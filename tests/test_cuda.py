@@ -10,18 +10,17 @@ from transformers.utils import is_bitsandbytes_available, is_schedulefree_availa
 
 from limssr import LimssrForScoreRegression, LimssrProcessor
 from limssr.training.data import load
-from limssr.training.evaluation import evaluate_subsets
-from limssr.training.loading_options import loading_options
-from limssr.training.prediction import load_members, predict
-from limssr.training.training_run import run_training
+from limssr.training.evaluation.evaluator import evaluate_subsets
+from limssr.training.fitting.run import run_training
+from limssr.training.prediction.predictor import load_members, predict
+from limssr.training.utils.loading import loading_options
 
+from .fitting import test_trainer as trainers
 from .modeling import test_golden_numbers as golden_numbers
 from .modeling import test_quantization as quantization
 from .modeling import test_score_promises as score_promises
 from .modeling import test_transformers_habits as transformers_habits
-from .training import conftest as training_fixtures
-from .training import test_eval_and_predict_scripts as scripts
-from .training import test_trainer as trainers
+from .prediction import test_eval_and_predict_scripts as scripts
 
 DEVICE = "cuda"
 
@@ -31,7 +30,6 @@ needs_bitsandbytes = pytest.mark.skipif(not is_bitsandbytes_available(), reason=
 needs_schedulefree = pytest.mark.skipif(not is_schedulefree_available(), reason="needs the package schedulefree")
 
 golden, converted = golden_numbers.golden, golden_numbers.converted
-quick_config, quick_arguments = training_fixtures.quick_config, training_fixtures.quick_arguments
 data, make_trainer = trainers.data, trainers.make_trainer
 checkpoint, clips = scripts.checkpoint, scripts.clips
 
@@ -87,7 +85,7 @@ def test_all_masks_in_one_batch_give_the_published_numbers(converted, golden, fo
         for name, entries in golden_numbers.features_of(golden, mask).items():
             features[name] += entries
     outputs = model.to(DEVICE)(**moved(processor(features=features)))
-    for name in ("score", "score_main", "score_aux"):
+    for name in ("score", "reasoning_scores", "cross_modal_scores"):
         expected = torch.cat([golden["expected"][f"{mask}.{name}"] for mask in golden_numbers.MASKS])
         assert_near(outputs[name][:, 0], expected, 1e-4)
     expected = torch.cat([golden["expected"][f"{mask}.fusion_hidden"] for mask in golden_numbers.MASKS])
@@ -97,7 +95,7 @@ def test_all_masks_in_one_batch_give_the_published_numbers(converted, golden, fo
 @torch.no_grad()
 def test_batch_mates_and_padding_never_change_a_score(tiny_model, processor_to_device, tiny_features):
     model = tiny_model.to(DEVICE)
-    together = model(**processor_to_device(features=tiny_features)).judged_scores
+    together = model(**processor_to_device(features=tiny_features)).scores
     alone = score_promises.one_by_one(model, processor_to_device, tiny_features)
     assert_near(together / 100, alone / 100, 1e-4)
     sizes = model.config.modalities.items()
@@ -113,7 +111,7 @@ def test_hidden_and_padded_values_never_change_a_score(tiny_model, batch, value)
     for name in model.config.modalities:
         batch[f"{name}_features"][~batch[f"{name}_clip_mask"]] = value
     found = model(**batch)
-    assert torch.equal(found.judged_scores, expected.judged_scores)
+    assert torch.equal(found.scores, expected.scores)
     assert torch.equal(found.fusion_hidden_state, expected.fusion_hidden_state)
 
 
@@ -123,9 +121,9 @@ def test_a_checkpoint_placed_by_a_device_map_scores_as_on_the_cpu(tiny_model, ba
     tiny_model.save_pretrained(tmp_path)
     model = AutoModel.from_pretrained(tmp_path, device_map=device_map)
     assert_all_on_device(model)
-    scores = model(**moved(batch)).judged_scores
+    scores = model(**moved(batch)).scores
     assert scores.device.type == DEVICE
-    assert_near(scores, tiny_model(**batch).judged_scores, 1e-3)
+    assert_near(scores, tiny_model(**batch).scores, 1e-3)
 
 
 @torch.no_grad()
@@ -134,13 +132,13 @@ def test_half_precision_scores_nearly_as_the_cpu_and_survives_saving(tiny_model,
     tiny_model.save_pretrained(tmp_path / "float32")
     half = AutoModel.from_pretrained(tmp_path / "float32", device_map=DEVICE, dtype=dtype)
     assert {value.dtype for value in half.model.language_model.parameters()} == {dtype}
-    scores = half(**moved(batch)).judged_scores
+    scores = half(**moved(batch)).scores
     assert scores.dtype == torch.float32
-    assert_near(scores, tiny_model(**batch).judged_scores, tolerance)
+    assert_near(scores, tiny_model(**batch).scores, tolerance)
     half.save_pretrained(tmp_path / "half")
     again = AutoModel.from_pretrained(tmp_path / "half", device_map=DEVICE)
     assert again.dtype == dtype
-    assert torch.equal(again(**moved(batch)).judged_scores, scores)
+    assert torch.equal(again(**moved(batch)).scores, scores)
 
 
 @pytest.mark.parametrize("checkpointing", [None, True, False], ids=["kept", "reentrant", "not reentrant"])
@@ -150,7 +148,7 @@ def test_gradients_are_those_of_the_cpu(tiny_config, tiny_processor, tiny_featur
     features = {name: [None if name in hidden else clips for clips in tiny_features[name]] for name in tiny_features}
     features["video"][1] = torch.randn(4, tiny_config.modalities["video"])
     batch = tiny_processor(features=features, labels=[10.0, 50.0, 90.0])
-    tiny_config.backbone_training = "full"
+    tiny_config.language_model_training = "full"
     tiny_config.projector_dropout = tiny_config.head_dropout = 0.0
     torch.manual_seed(0)
     model = LimssrForScoreRegression(tiny_config).train()
@@ -188,8 +186,8 @@ def test_a_run_leaves_a_checkpoint_that_scores_on_the_cpu_as_reported(quick_argu
     test = load("synthetic", samples_train=48, samples_test=21).splits["test"]
     on_cpu = evaluate_subsets(model, processor, test, progress=False)
     for first, second in zip(reported.masks, on_cpu.masks, strict=True):
-        assert np.isfinite(first.predictions.score).all()
-        np.testing.assert_allclose(first.predictions.score, second.predictions.score, rtol=0, atol=tolerance)
+        assert np.isfinite(first.predictions.scores).all()
+        np.testing.assert_allclose(first.predictions.scores, second.predictions.scores, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize(
@@ -235,50 +233,52 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_never_stopped(make_
 @quantization.both
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_lora_trains_beside_a_quantised_backbone_and_its_adapter_loads_again(
-    tiny_text_model, batch, tmp_path, bits, dtype
+    tiny_language_model, batch, tmp_path, bits, dtype
 ):
-    model = quantization.new_model(tiny_text_model, quantization_config=bits(), dtype=dtype)
+    model = quantization.new_model(tiny_language_model, quantization_config=bits(), dtype=dtype)
     assert len(quantization.quantised_layers(model)) == quantization.LINEAR_LAYERS
     assert_all_on_device(model)  # quantised weights are made where there is a GPU, and take the others along
     batch = moved(batch)
     losses = quantization.train(model, batch, steps=15)
     assert losses[-1] < losses[0]
     model.eval().save_pretrained(tmp_path, form="adapter")
-    place = {"text_model": tiny_text_model, "quantization_config": bits()}
+    place = {"language_model": tiny_language_model, "quantization_config": bits()}
     with torch.no_grad():
-        expected = model(**batch).judged_scores
+        expected = model(**batch).scores
         for options in ({}, {"device_map": DEVICE}):
             again = AutoModel.from_pretrained(tmp_path, **place, **options)
             assert len(quantization.quantised_layers(again)) == quantization.LINEAR_LAYERS
             assert_all_on_device(again)
-            assert_near(again(**batch).judged_scores, expected, 1e-3)
-        in_floating_point = AutoModel.from_pretrained(tmp_path, text_model=tiny_text_model, device_map=DEVICE)
-        assert_near(in_floating_point(**batch).judged_scores, expected, 5.0)
+            assert_near(again(**batch).scores, expected, 1e-3)
+        in_floating_point = AutoModel.from_pretrained(tmp_path, language_model=tiny_language_model, device_map=DEVICE)
+        assert_near(in_floating_point(**batch).scores, expected, 5.0)
 
 
 @needs_bitsandbytes
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
-def test_a_quantised_run_leaves_an_adapter_that_scores_as_reported(quick_arguments, tiny_text_model, tmp_path, bits):
-    settings = {"text_config": None, "text_model": str(tiny_text_model), "lora_rank": 2, "quantization": bits}
+def test_a_quantised_run_leaves_an_adapter_that_scores_as_reported(
+    quick_arguments, tiny_language_model, tmp_path, bits
+):
+    settings = {"text_config": None, "language_model": str(tiny_language_model), "lora_rank": 2, "quantization": bits}
     reported = run_training(*quick_arguments(**settings))
     options = loading_options(quantization=bits)
-    ((model, processor),) = load_members([tmp_path / "run"], str(tiny_text_model), **options)
+    ((model, processor),) = load_members([tmp_path / "run"], str(tiny_language_model), **options)
     assert_all_on_device(model)
     test = load("synthetic", samples_train=48, samples_test=21).splits["test"]
     evaluated = evaluate_subsets(model, processor, test, progress=False)
     for first, second in zip(reported.masks, evaluated.masks, strict=True):
         # Which inputs are too large for eight bits is found batch by batch.
-        np.testing.assert_allclose(first.predictions.score, second.predictions.score, rtol=0, atol=0.5)
+        np.testing.assert_allclose(first.predictions.scores, second.predictions.scores, rtol=0, atol=0.5)
 
 
 @torch.no_grad()
 def test_a_compiled_backbone_gives_the_same_scores(tiny_model, batch):
     model, batch = tiny_model.to(DEVICE), moved(batch)
-    expected = model(**batch).judged_scores
+    expected = model(**batch).scores
     torch._dynamo.reset()
     model.model.shares_prefix = False  # one pass a batch
     model.model.language_model.compile(fullgraph=True)  # a graph break is an error
-    assert_near(model(**batch).judged_scores, expected, 1e-2)
+    assert_near(model(**batch).scores, expected, 1e-2)
 
 
 def test_members_lie_on_the_gpu_unless_told_otherwise(checkpoint, clips):

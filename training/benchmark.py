@@ -1,4 +1,4 @@
-"""Measures LIMSSR beside the bare backbone and beside the naive way: time, memory, data path, start-up.
+"""Measures LIMSSR beside the bare language model and beside the naive way: time, memory, data path, start-up.
 
 python training/benchmark.py [--quick] [--device cuda] [--output benchmark.json]
 

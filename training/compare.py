@@ -8,10 +8,10 @@ import argparse
 import json
 from pathlib import Path
 
-from limssr.training.comparison import RIDGE, compare_runs, read_run_scores
-from limssr.training.launching import mistakes_in_one_line
-from limssr.training.reports.comparison_table import comparison_table
-from limssr.training.reports.run_record import without_paths
+from limssr.training.evaluation.compare import RIDGE, compare_runs, read_run_scores
+from limssr.training.evaluation.comparison_table import comparison_table
+from limssr.training.utils.launching import exit_on_error
+from limssr.training.utils.records import without_paths
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="every metric, interval and test, as JSON")
     arguments = parser.parse_args()
     against_ridge = arguments.run_b == RIDGE and not Path(RIDGE).exists()
-    with mistakes_in_one_line("cannot compare"):
+    with exit_on_error("cannot compare"):
         first = read_run_scores(arguments.run_a)
         second = read_run_scores(arguments.run_a if against_ridge else arguments.run_b, ridge=against_ridge)
         comparison = compare_runs(first, second)

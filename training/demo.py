@@ -15,7 +15,7 @@ import torch
 
 from limssr.training.arguments import parse_training_arguments
 from limssr.training.data import load
-from limssr.training.training_run import run_training
+from limssr.training.fitting.run import run_training
 
 CONFIG = Path(__file__).parent / "configs" / "synthetic.yaml"
 QUICK = ["--num_train_epochs", "2", "--data_options", "samples_train=300", "samples_test=100"]
@@ -30,7 +30,7 @@ processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 features = {name: [np.load(f"{folder}/example/{name}.npy")] for name in model.config.modalities}
 for left_out in (None, without):
     shown = {name: [None] if name == left_out else clips for name, clips in features.items()}
-    score = model(**processor(features=shown)).judged_scores.item()
+    score = model(**processor(features=shown)).scores.item()
     print(f"  {'without ' + left_out if left_out else 'complete':15}{score:7.2f}")
 """
 

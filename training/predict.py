@@ -18,12 +18,12 @@ from contextlib import nullcontext
 
 from tqdm.auto import tqdm
 
-from limssr.training.launching import join_processes, mistakes_in_one_line, start_all_processes
-from limssr.training.loading_options import loading_options
-from limssr.training.prediction import Member, load_members, predict_stream
-from limssr.training.prediction_arguments import find_samples, parse_prediction_arguments
-from limssr.training.reports.prediction_files import write_stream
-from limssr.training.sharded_prediction import predict_in_shards
+from limssr.training.prediction.arguments import find_samples, parse_prediction_arguments
+from limssr.training.prediction.cluster import predict_in_shards
+from limssr.training.prediction.predictor import Member, load_members, predict_stream
+from limssr.training.prediction.writers import write_stream
+from limssr.training.utils.launching import exit_on_error, join_processes, start_all_processes
+from limssr.training.utils.loading import loading_options
 
 LISTED_FAILURES = 20
 
@@ -35,9 +35,9 @@ def main() -> int:
     if state.num_processes > 1 and not arguments.output_dir:
         raise SystemExit("predict.py: several processes write together only into a folder; give --output_dir")
     samples = None if arguments.output_dir else find_samples(arguments, modalities)
-    with mistakes_in_one_line(f"cannot load {' and '.join(arguments.models)}"):
+    with exit_on_error(f"cannot load {' and '.join(arguments.models)}"):
         options = loading_options(arguments.dtype, arguments.attention, arguments.quantization)
-        members = load_members(arguments.models, arguments.text_model, state.device, **options)
+        members = load_members(arguments.models, arguments.language_model, state.device, **options)
     if samples is None:
         return into_folder(members, arguments, modalities, is_first=state.is_main_process)
     return into_stream(members, arguments, samples)
@@ -58,7 +58,7 @@ def into_stream(members: list[Member], arguments: argparse.Namespace, samples: l
 
 
 def into_folder(members: list[Member], arguments: argparse.Namespace, modalities: dict, is_first: bool) -> int:
-    with mistakes_in_one_line("predict.py"):
+    with exit_on_error("predict.py"):
         failed = predict_in_shards(
             members,
             lambda: find_samples(arguments, modalities),

@@ -10,9 +10,9 @@ trains on them: `train.py ... --dataset prepared --data_options folder=OUT`.
 
 import argparse
 
-from limssr.training.arguments import read_pairs
-from limssr.training.data_preparation import prepare_data
-from limssr.training.launching import mistakes_in_one_line, start_all_processes
+from limssr.training.data.prepare_data_run import prepare_data
+from limssr.training.utils.launching import exit_on_error, start_all_processes
+from limssr.training.utils.settings import read_pairs
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--list_missing", action="store_true", help="print each missing feature with its cause")
     parser.add_argument("--require_complete", action="store_true", help="anything missing is an error")
     arguments = parser.parse_args()
-    with mistakes_in_one_line("prepare_data.py"):
+    with exit_on_error("prepare_data.py"):
         arguments.data_options = read_pairs(arguments.data_options, "data_options")
         prepare_data(
             arguments.dataset,

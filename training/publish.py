@@ -1,14 +1,14 @@
 """Publish a trained model on the Hub: model, processor, code, card, metrics and pictures, in one commit.
 
-python training/publish.py FOLDER USER/NAME [--private] [--adapter] [--text_model FOLDER_OR_FILE]
+python training/publish.py FOLDER USER/NAME [--private] [--adapter] [--language_model FOLDER_OR_FILE]
 
 Log in with `hf auth login` first, or set HF_TOKEN.
 """
 
 import argparse
 
-from limssr.training.launching import mistakes_in_one_line
-from limssr.training.publication import publish
+from limssr.training.hub.publish import publish
+from limssr.training.utils.launching import exit_on_error
 
 
 def main() -> None:
@@ -17,15 +17,15 @@ def main() -> None:
     parser.add_argument("repository", help="USER/NAME on the Hub, made where it is missing")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--adapter", action="store_true", help="push only what was trained, not the language model")
-    parser.add_argument("--text_model", help="where an adapter's language model lies, if it is not on the Hub")
+    parser.add_argument("--language_model", help="where an adapter's language model lies, if it is not on the Hub")
     arguments = parser.parse_args()
-    with mistakes_in_one_line("publish.py"):
+    with exit_on_error("publish.py"):
         place = publish(
             arguments.folder,
             arguments.repository,
             private=arguments.private or None,
             adapter=arguments.adapter,
-            text_model=arguments.text_model,
+            language_model=arguments.language_model,
         )
     print(f"{arguments.folder} is published: {place}")
 

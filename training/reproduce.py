@@ -14,12 +14,12 @@ import signal
 import sys
 from pathlib import Path
 
-from limssr.training.arguments import read_pairs
-from limssr.training.launching import mistakes_in_one_line
 from limssr.training.reproduction.plan import PUBLISHED_DATASETS, plan_runs
 from limssr.training.reproduction.report import write_report
 from limssr.training.reproduction.runner import FAILED, check_settings_of_earlier_runs, find_state, run_all
 from limssr.training.reproduction.tables import TABLES
+from limssr.training.utils.launching import exit_on_error
+from limssr.training.utils.settings import read_pairs
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -45,7 +45,7 @@ def main() -> None:
     arguments = parse_arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the run in progress is stopped too
     table = TABLES[arguments.table]
-    with mistakes_in_one_line("reproduce.py"):
+    with exit_on_error("reproduce.py"):
         changes = read_pairs(arguments.changes, "--set")
         runs = plan_runs(
             table,

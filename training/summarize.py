@@ -10,10 +10,10 @@ import argparse
 import json
 from pathlib import Path
 
-from limssr.training.launching import mistakes_in_one_line
-from limssr.training.reports.run_record import without_paths
-from limssr.training.reports.table import summary_table
-from limssr.training.run_summary import read_task_runs, summarize_runs
+from limssr.training.evaluation.seeds import read_task_runs, summarize_runs
+from limssr.training.evaluation.tables import summary_table
+from limssr.training.utils.launching import exit_on_error
+from limssr.training.utils.records import without_paths
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every metric with its mean and s.d., as JSON")
     arguments = parser.parse_args()
-    with mistakes_in_one_line("cannot summarize"):
+    with exit_on_error("cannot summarize"):
         summaries = summarize_runs([run for folder in arguments.runs for run in read_task_runs(folder)])
         print("\n\n".join(summary_table(summary) for summary in summaries))
         if arguments.json is not None:

@@ -9,17 +9,17 @@ Flags win over the file; `--help` lists them. Files of this kind are in `trainin
 import sys
 
 from limssr.training.arguments import parse_training_arguments
-from limssr.training.launching import mistakes_in_one_line, start_all_processes
-from limssr.training.training_run import finish_run, prepare_run, push_run
+from limssr.training.fitting.run import finish_run, prepare_run, push_run
+from limssr.training.utils.launching import exit_on_error, start_all_processes
 
 
 def main() -> None:
     start_all_processes()
     arguments = parse_training_arguments(sys.argv[1:])
-    with mistakes_in_one_line("train.py"):
+    with exit_on_error("train.py"):
         run = prepare_run(*arguments)
     finish_run(run)
-    with mistakes_in_one_line("train.py"):
+    with exit_on_error("train.py"):
         push_run(run)
 
 

@@ -27,7 +27,7 @@ def test_defaults_are_the_published_ones():
         "tokens",
         "dual",
     )
-    assert config.backbone_training == "lora"
+    assert config.language_model_training == "lora"
     assert config.score_names == ["score"]
     assert config.text_config.model_type == "qwen3"
 
@@ -58,7 +58,7 @@ def test_every_field_survives_the_json_round_trip(tmp_path, tiny_text_config):
         "use_prompt": False,
         "aggregation": "reasoning",
         "fusion": "mean",
-        "backbone_training": "frozen",
+        "language_model_training": "frozen",
         "lora_rank": 8,
         "lora_alpha": 8,
         "lora_dropout": 0.0,
@@ -157,7 +157,7 @@ IMPOSSIBLE = [
     ("imputation", "mean", "mean"),
     ("fusion", "attention", "attention"),
     ("aggregation", "both", "both"),
-    ("backbone_training", "qlora", "qlora"),
+    ("language_model_training", "qlora", "qlora"),
     ("lora_rank", 0, "is 0.*1 and more"),
     ("lora_alpha", 0, "is 0.*above 0"),
     ("lora_dropout", 1.0, "is 1.0.*from 0 to below 1"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .loopback_hub import LoopbackHub
+from tests.helpers.loopback_hub import LoopbackHub
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -55,7 +55,7 @@ class Caller:
     """A client process (`calls.py`) that makes one call after the other."""
 
     def __init__(self, client: Client):
-        self.process = client.start(Path(__file__).parent / "calls.py")
+        self.process = client.start(REPOSITORY / "tests" / "helpers" / "hub_calls.py")
 
     def __call__(self, function: str, **arguments) -> str:
         """What it returned, or `ErrorType: message`."""

@@ -11,25 +11,27 @@ import pytest
 import torch
 
 from limssr import LimssrForScoreRegression, LimssrProcessor
+from tests.helpers.loopback_hub import Fault
 
 from .conftest import REPOSITORY
-from .loopback_hub import Fault
 
 NAME = "user/limssr-diving"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, save_text_model, tiny_tokenizer, hub) -> Path:
+def folder(tmp_path_factory, save_language_model, tiny_tokenizer, hub) -> Path:
     """An adapter of a language model on the Hub, as `save_pretrained` leaves it, beside files that stay here."""
-    folder, text_model = tmp_path_factory.mktemp("runs") / "diving", tmp_path_factory.mktemp("text_model")
-    hub.add_repository("someone/tiny-lm", save_text_model(text_model))
+    folder, language_model = tmp_path_factory.mktemp("runs") / "diving", tmp_path_factory.mktemp("language_model")
+    hub.add_repository("someone/tiny-lm", save_language_model(language_model))
     torch.manual_seed(0)
-    model = LimssrForScoreRegression.from_text_model(text_model, modalities={"video": 16, "flow": 8}, lora_rank=2)
+    model = LimssrForScoreRegression.from_language_model(
+        language_model, modalities={"video": 16, "flow": 8}, lora_rank=2
+    )
     revision = hub.repositories["someone/tiny-lm"].find("main").oid
-    model.config.backbone_source = {
+    model.config.language_model_source = {
         "repository": "someone/tiny-lm",
         "revision": revision,
-    } | model.config.backbone_source
+    } | model.config.language_model_source
     model.save_pretrained(folder, form="adapter")
     LimssrProcessor.from_config(model.config, tiny_tokenizer).save_pretrained(folder)
     for name in ("training_args.bin", "optimizer.pt", "predictions.parquet", "notes.txt"):
@@ -134,21 +136,21 @@ class TestPublishing:
         assert published == text.replace(f'"{NAME}"', '"user/limssr-edited"')
 
 
-def test_an_adapter_may_carry_its_language_model(call, hub, folder, tmp_path, save_text_model):
+def test_an_adapter_may_carry_its_language_model(call, hub, folder, tmp_path, save_language_model):
     carried = tmp_path / "carried"
     shutil.copytree(folder, carried)
-    save_text_model(carried / "backbone")
+    save_language_model(carried / "backbone")
     config = json.loads((carried / "config.json").read_text())
-    digests = config["backbone_source"]["sha256"]
+    digests = config["language_model_source"]["sha256"]
     (carried / "config.json").write_text(
-        json.dumps({**config, "backbone_source": {"subfolder": "backbone", "sha256": digests}})
+        json.dumps({**config, "language_model_source": {"subfolder": "backbone", "sha256": digests}})
     )
     name, again = "user/limssr-carried", tmp_path / "again"
     call("publish", folder=carried, repo_id=name, adapter=True)
-    assert "backbone/model.safetensors" in files_on(hub, name)
+    assert "language model/model.safetensors" in files_on(hub, name)
     call("save_and_push", folder=name, again=again, repo_id="user/limssr-again")  # which loads it from the Hub
     call("publish", folder=carried, repo_id=name)
-    assert not [path for path in files_on(hub, name) if path.startswith("backbone/")]
+    assert not [path for path in files_on(hub, name) if path.startswith("language model/")]
     assert hub.content(name, "model.safetensors") == (again / "model.safetensors").read_bytes()
 
 
@@ -209,10 +211,10 @@ def test_a_wrong_token_ends_a_run_before_it_begins(call, settings):
     assert mistake.startswith("HubError: cannot push to user/whole: the Hub does not know the token")
 
 
-def test_checkpoints_that_nobody_could_load_are_refused_before_training(call, settings, tmp_path, save_text_model):
-    save_text_model(tmp_path / "local")
+def test_checkpoints_that_nobody_could_load_are_refused_before_training(call, settings, tmp_path, save_language_model):
+    save_language_model(tmp_path / "local")
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "text_config": None}))
-    mistake = call("prepare", words=[str(settings), "--text_model", str(tmp_path / "local")])
+    mistake = call("prepare", words=[str(settings), "--language_model", str(tmp_path / "local")])
     assert mistake.startswith("ValueError: `hub_strategy` is 'every_save', but checkpoints are adapters of a language")
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
+from tests.helpers.loopback_hub import Fault, LoopbackHub
+
 from .conftest import Client
-from .loopback_hub import Fault, LoopbackHub
 
 PROGRAM = """
 import pathlib, random

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from limssr import LimssrForScoreRegression, LimssrProcessor
 from limssr.training.data import load
+from tests.helpers.loopback_hub import Commit, LoopbackHub
 
 from .conftest import Client
-from .loopback_hub import Commit, LoopbackHub
 
 ADAPTER, FULL = "user/limssr-synthetic", "user/limssr-synthetic-full"
 STATE = {"optimizer.safetensors", "optimizer.json", "rng_state.json", "trainer_state.json"}
@@ -27,14 +27,14 @@ class Published:
 
     Attributes:
         folder: of the run.
-        text_model: the language model's files.
+        language_model: the language model's files.
         said: what `publish.py` printed.
     """
 
     hub: LoopbackHub
     client: Client
     folder: Path
-    text_model: Path
+    language_model: Path
     said: str
 
     @property
@@ -49,14 +49,14 @@ class Published:
 
 
 @pytest.fixture(scope="module")
-def published(hub, client, save_text_model, quick_run, tmp_path_factory) -> Published:
-    folder, text_model = tmp_path_factory.mktemp("runs") / "synthetic", tmp_path_factory.mktemp("text_model")
-    save_text_model(text_model)
-    hub.add_repository("someone/tiny-lm", text_model)
+def published(hub, client, save_language_model, quick_run, tmp_path_factory) -> Published:
+    folder, language_model = tmp_path_factory.mktemp("runs") / "synthetic", tmp_path_factory.mktemp("language_model")
+    save_language_model(language_model)
+    hub.add_repository("someone/tiny-lm", language_model)
     settings = {
         **quick_run,
         "text_config": None,
-        "text_model": "someone/tiny-lm",
+        "language_model": "someone/tiny-lm",
         "lora_rank": 2,
         "num_train_epochs": 3,
         "learning_rate": 0.02,
@@ -71,7 +71,7 @@ def published(hub, client, save_text_model, quick_run, tmp_path_factory) -> Publ
     (client.home / "run.yaml").write_text(json.dumps(settings))
     client.script("train.py", "run.yaml")
     said = client.script("publish.py", folder, "limssr-synthetic-full", "--private")
-    return Published(hub, client, folder, text_model, said)
+    return Published(hub, client, folder, language_model, said)
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +85,10 @@ def features() -> dict[str, list]:
     }
 
 
-def scores_here(folder: Path, text_model: Path, features: dict[str, list]) -> torch.Tensor:
-    model = LimssrForScoreRegression.from_pretrained(folder, text_model=text_model)
+def scores_here(folder: Path, language_model: Path, features: dict[str, list]) -> torch.Tensor:
+    model = LimssrForScoreRegression.from_pretrained(folder, language_model=language_model)
     with torch.no_grad():
-        return model(**LimssrProcessor.from_pretrained(folder)(features=features)).judged_scores
+        return model(**LimssrProcessor.from_pretrained(folder)(features=features)).scores
 
 
 def test_every_revision_loads_without_this_package_and_scores_the_same_and_then_the_snippet_of_the_card_offline(
@@ -103,7 +103,7 @@ def test_every_revision_loads_without_this_package_and_scores_the_same_and_then_
     entries += [{"name": ADAPTER}, {"name": ADAPTER, "load": {"cache_dir": str(tmp_path / "cache")}}, {"name": FULL}]
     scores = score_as_a_stranger(entries, features, **published.variables)
     folders = [published.folder / f"checkpoint-{step}" for step in (5, 10, 15)] + [published.folder] * 3
-    expected = [scores_here(folder, published.text_model, features) for folder in folders]
+    expected = [scores_here(folder, published.language_model, features) for folder in folders]
     for index, values in enumerate(expected):
         torch.testing.assert_close(scores[str(index)], values, atol=1e-4, rtol=0, msg=str(entries[index]))
     assert len({tuple(values.flatten().tolist()) for values in expected}) == 3  # the best checkpoint, and two others
@@ -113,7 +113,7 @@ def test_every_revision_loads_without_this_package_and_scores_the_same_and_then_
     snippets = [card(published, name).text.split("```python\n")[1].split("```")[0] for name in (ADAPTER, FULL)]
     printed = run_as_a_stranger("-c", "\n".join(snippets), HF_HUB_OFFLINE="1", **published.variables)
     zeros = {"video": [torch.zeros(40, features["video"][0].shape[1])], "audio": [None], "flow": [None]}
-    expected = f"{scores_here(published.folder, published.text_model, zeros).item():.2f}"
+    expected = f"{scores_here(published.folder, published.language_model, zeros).item():.2f}"
     assert [f"{float(score):.2f}" for score in re.findall(r"tensor\(\[\[([\d.]+)\]\]", printed)] == [expected] * 2
     assert len(published.hub.requests) == asked
 

@@ -11,16 +11,16 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, GPT2Config, Qwen3Config
 
 from limssr import LimssrConfig, LimssrForScoreRegression, LimssrModel, LimssrProcessor
-from limssr.modeling_limssr.lora import add_lora
+from limssr.modeling_limssr.language_model_limssr import add_lora
 
 SIZES = {"video": 16, "audio": 12, "flow": 8}
 
 
-def trained(text_model, **options) -> LimssrForScoreRegression:
-    """A model around the text model, with everything trainable and all statistics moved away from their start."""
+def trained(language_model, **options) -> LimssrForScoreRegression:
+    """A model around the language model, with everything trainable and all statistics moved away from their start."""
     torch.manual_seed(5)
     options = {"modalities": SIZES, "score_ranges": [100], "lora_rank": 2, "lora_alpha": 6, **options}
-    model = LimssrForScoreRegression.from_text_model(text_model, **options)
+    model = LimssrForScoreRegression.from_language_model(language_model, **options)
     with torch.no_grad():
         for value in model.parameters():
             if value.requires_grad:
@@ -37,9 +37,9 @@ def batch(tiny_processor, tiny_features):
 
 
 @pytest.fixture
-def saved(tiny_text_model, tmp_path):
+def saved(tiny_language_model, tmp_path):
     """The model and its two checkpoint folders."""
-    model = trained(tiny_text_model)
+    model = trained(tiny_language_model)
     for form in ("full", "adapter"):
         model.save_pretrained(tmp_path / form, form=form)
     return model, tmp_path / "full", tmp_path / "adapter"
@@ -52,21 +52,21 @@ def edit_weights(folder, change) -> None:
 
 
 @torch.no_grad()
-def test_both_forms_score_the_same_through_the_same_line(saved, batch, tiny_text_model):
+def test_both_forms_score_the_same_through_the_same_line(saved, batch, tiny_language_model):
     model, full, adapter = saved
-    expected = model(**batch).judged_scores
-    for folder, options in ((full, {}), (adapter, {"text_model": tiny_text_model})):
+    expected = model(**batch).scores
+    for folder, options in ((full, {}), (adapter, {"language_model": tiny_language_model})):
         loaded = AutoModel.from_pretrained(folder, **options)
         assert type(loaded) is LimssrForScoreRegression
         assert not loaded.training
         assert not any("lora" in name or "base_layer" in name for name in loaded.state_dict())
-        torch.testing.assert_close(loaded(**batch).judged_scores, expected, atol=1e-4, rtol=0)
-    kept_apart = AutoModel.from_pretrained(adapter, text_model=tiny_text_model, trainable=True)
-    assert torch.equal(kept_apart(**batch).judged_scores, expected)
+        torch.testing.assert_close(loaded(**batch).scores, expected, atol=1e-4, rtol=0)
+    kept_apart = AutoModel.from_pretrained(adapter, language_model=tiny_language_model, trainable=True)
+    assert torch.equal(kept_apart(**batch).scores, expected)
 
 
 def test_neither_form_has_files_that_lead_the_hub_astray_or_paths_of_this_machine(
-    saved, tiny_text_model, tiny_processor
+    saved, tiny_language_model, tiny_processor
 ):
     _, full, adapter = saved
     for folder in (full, adapter):
@@ -74,7 +74,7 @@ def test_neither_form_has_files_that_lead_the_hub_astray_or_paths_of_this_machin
         assert not (folder / "adapter_config.json").exists()
         for file in folder.rglob("*"):
             content = file.read_bytes()
-            for path in (str(tiny_text_model), str(folder), str(Path.home()), os.getcwd(), "site-packages"):
+            for path in (str(tiny_language_model), str(folder), str(Path.home()), os.getcwd(), "site-packages"):
                 assert path.encode() not in content, (file.name, path)
 
 
@@ -103,19 +103,19 @@ def test_the_adapter_of_qwen3_of_600_million_stays_under_100_megabytes(tmp_path)
     with torch.device("meta"):
         model = LimssrForScoreRegression(LimssrConfig(text_config=text_config))
         add_lora(model)
-    backbone = sum(value.numel() for name, value in model.state_dict().items() if "lora" not in name)
-    assert backbone > 590_000_000
+    language_model = sum(value.numel() for name, value in model.state_dict().items() if "lora" not in name)
+    assert language_model > 590_000_000
     adapter = [value for name, value in model.state_dict().items() if "lora" in name or "language_model" not in name]
     assert sum(value.numel() * value.element_size() for value in adapter) < 100e6
 
 
-def test_an_adapter_is_always_one_file(tiny_text_model, tmp_path):
-    trained(tiny_text_model).save_pretrained(tmp_path / "one", form="adapter", max_shard_size="10KB")
+def test_an_adapter_is_always_one_file(tiny_language_model, tmp_path):
+    trained(tiny_language_model).save_pretrained(tmp_path / "one", form="adapter", max_shard_size="10KB")
     assert [file.name for file in (tmp_path / "one").glob("*.safetensors")] == ["model.safetensors"]
 
 
-def test_lora_factors_are_trained_and_the_backbone_is_not(tiny_text_model, batch):
-    model = trained(tiny_text_model).train()
+def test_lora_factors_are_trained_and_the_backbone_is_not(tiny_language_model, batch):
+    model = trained(tiny_language_model).train()
     model(**batch).loss.backward()
     for name, value in model.named_parameters():
         if "language_model" in name and "lora" not in name:
@@ -127,8 +127,8 @@ def test_lora_factors_are_trained_and_the_backbone_is_not(tiny_text_model, batch
 
 
 @pytest.mark.parametrize("training", ["full", "frozen"])
-def test_a_full_or_frozen_backbone_is_what_it_says(tiny_text_model, batch, training):
-    model = trained(tiny_text_model, backbone_training=training).train()
+def test_a_full_or_frozen_backbone_is_what_it_says(tiny_language_model, batch, training):
+    model = trained(tiny_language_model, language_model_training=training).train()
     model(**batch).loss.backward()
     for name, value in model.named_parameters():
         if "language_model" in name:
@@ -138,23 +138,25 @@ def test_a_full_or_frozen_backbone_is_what_it_says(tiny_text_model, batch, train
             assert value.grad is not None, name
 
 
-def test_on_a_bfloat16_backbone_all_that_is_trained_is_float32(tiny_text_model, batch, tmp_path):
-    AutoModelForCausalLM.from_pretrained(tiny_text_model, dtype=torch.bfloat16).save_pretrained(tmp_path / "half")
+def test_on_a_bfloat16_backbone_all_that_is_trained_is_float32(tiny_language_model, batch, tmp_path):
+    AutoModelForCausalLM.from_pretrained(tiny_language_model, dtype=torch.bfloat16).save_pretrained(tmp_path / "half")
     model = trained(tmp_path / "half")
     model(**batch).loss.backward()
-    for form, options in (("full", {}), ("adapter", {"text_model": tmp_path / "half"})):
+    for form, options in (("full", {}), ("adapter", {"language_model": tmp_path / "half"})):
         model.save_pretrained(tmp_path / form, form=form)
         loaded = AutoModel.from_pretrained(tmp_path / form, **options)
         torch.testing.assert_close(loaded(**batch).score, model(**batch).score, atol=5e-3, rtol=0)
         for name, value in [*model.state_dict().items(), *loaded.state_dict().items()]:
             if value.is_floating_point():
-                backbone = "language_model" in name and "lora" not in name
-                assert value.dtype == (torch.bfloat16 if backbone else torch.float32), name
+                language_model = "language_model" in name and "lora" not in name
+                assert value.dtype == (torch.bfloat16 if language_model else torch.float32), name
 
 
-def test_training_continues_from_an_adapter_and_saves_one_again(saved, batch, tiny_text_model, tmp_path):
+def test_training_continues_from_an_adapter_and_saves_one_again(saved, batch, tiny_language_model, tmp_path):
     _, _, adapter = saved
-    model = LimssrForScoreRegression.from_pretrained(adapter, text_model=tiny_text_model, trainable=True).train()
+    model = LimssrForScoreRegression.from_pretrained(
+        adapter, language_model=tiny_language_model, trainable=True
+    ).train()
     trainable = {name: value for name, value in model.named_parameters() if value.requires_grad}
     assert all("lora" in name for name in trainable if "language_model" in name)
     assert any("lora" in name for name in trainable)
@@ -162,7 +164,7 @@ def test_training_continues_from_an_adapter_and_saves_one_again(saved, batch, ti
     model(**batch).loss.backward()
     optimizer.step()
     model.eval().save_pretrained(tmp_path / "again", form="adapter")
-    reloaded = LimssrForScoreRegression.from_pretrained(tmp_path / "again", text_model=tiny_text_model)
+    reloaded = LimssrForScoreRegression.from_pretrained(tmp_path / "again", language_model=tiny_language_model)
     with torch.no_grad():
         torch.testing.assert_close(reloaded(**batch).score, model(**batch).score, atol=1e-6, rtol=0)
 
@@ -175,41 +177,43 @@ def test_saving_leaves_the_model_as_it_is(saved, batch):
 
 def test_the_backbone_is_known_by_file_name_and_digest_only(saved):
     for folder in saved[1:]:
-        source = json.loads((folder / "config.json").read_text())["backbone_source"]
+        source = json.loads((folder / "config.json").read_text())["language_model_source"]
         assert list(source) == ["sha256"]
         assert list(source["sha256"]) == ["model.safetensors"]
         assert len(source["sha256"]["model.safetensors"]) == 64
 
 
-def test_an_adapter_without_its_text_model_says_what_to_pass(saved):
-    with pytest.raises(ValueError, match=r"pass text_model=FOLDER_OR_FILE, the place of model.safetensors"):
+def test_an_adapter_without_its_language_model_says_what_to_pass(saved):
+    with pytest.raises(ValueError, match=r"pass language_model=FOLDER_OR_FILE, the place of model.safetensors"):
         AutoModel.from_pretrained(saved[2])
 
 
-def test_another_backbone_is_refused_by_its_digest(saved, tiny_text_model):
-    edit_weights(tiny_text_model, lambda weights: weights["model.norm.weight"].add_(1e-3))
+def test_another_backbone_is_refused_by_its_digest(saved, tiny_language_model):
+    edit_weights(tiny_language_model, lambda weights: weights["model.norm.weight"].add_(1e-3))
     with pytest.raises(ValueError, match=r"not the language model this adapter was trained on: model.safetensors has"):
-        AutoModel.from_pretrained(saved[2], text_model=tiny_text_model)
+        AutoModel.from_pretrained(saved[2], language_model=tiny_language_model)
 
 
 @torch.no_grad()
-def test_the_first_layers_of_a_language_model_are_enough(tiny_text_model, batch, tmp_path):
-    model = trained(tiny_text_model, num_hidden_layers=1)
+def test_the_first_layers_of_a_language_model_are_enough(tiny_language_model, batch, tmp_path):
+    model = trained(tiny_language_model, num_hidden_layers=1)
     assert model.config.text_config.num_hidden_layers == len(model.model.language_model.layers) == 1
     assert len(model.config.text_config.layer_types) == 1
-    for form, options in (("full", {}), ("adapter", {"text_model": tiny_text_model})):
+    for form, options in (("full", {}), ("adapter", {"language_model": tiny_language_model})):
         model.save_pretrained(tmp_path / form, form=form)
         loaded = AutoModel.from_pretrained(tmp_path / form, **options)
         assert len(loaded.model.language_model.layers) == 1
         torch.testing.assert_close(loaded(**batch).score, model(**batch).score, atol=1e-6, rtol=0)
     for count in (0, 3):
         with pytest.raises(ValueError, match=f"num_hidden_layers is {count}, but the language model has 2 layers"):
-            LimssrForScoreRegression.from_text_model(tiny_text_model, num_hidden_layers=count)
+            LimssrForScoreRegression.from_language_model(tiny_language_model, num_hidden_layers=count)
 
 
-def test_a_pretrained_text_model_keeps_its_weights(tiny_text_model):
-    pretrained = load_file(tiny_text_model / "model.safetensors")
-    model = LimssrForScoreRegression.from_text_model(tiny_text_model, modalities=SIZES, backbone_training="frozen")
+def test_a_pretrained_language_model_keeps_its_weights(tiny_language_model):
+    pretrained = load_file(tiny_language_model / "model.safetensors")
+    model = LimssrForScoreRegression.from_language_model(
+        tiny_language_model, modalities=SIZES, language_model_training="frozen"
+    )
     for name, value in model.model.language_model.state_dict().items():
         assert torch.equal(value, pretrained[f"model.{name}"])
     table, added = pretrained["model.embed_tokens.weight"], model.model.token_embeddings.detach()
@@ -220,9 +224,9 @@ def test_a_pretrained_text_model_keeps_its_weights(tiny_text_model):
 def test_a_backbone_that_keeps_its_layers_elsewhere_works_as_a_whole(tiny_tokenizer, tiny_features, tmp_path):
     text_config = GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=264, bos_token_id=0, eos_token_id=0)
     AutoModelForCausalLM.from_config(text_config).save_pretrained(tmp_path / "gpt2")
-    model = trained(tmp_path / "gpt2", backbone_training="frozen")
+    model = trained(tmp_path / "gpt2", language_model_training="frozen")
     model.save_pretrained(tmp_path / "adapter", form="adapter")
-    loaded = AutoModel.from_pretrained(tmp_path / "adapter", text_model=tmp_path / "gpt2")
+    loaded = AutoModel.from_pretrained(tmp_path / "adapter", language_model=tmp_path / "gpt2")
     inputs = LimssrProcessor.from_config(model.config, tiny_tokenizer)(features=tiny_features)
     assert torch.equal(loaded(**inputs).score, model(**inputs).score)
 
@@ -237,11 +241,11 @@ def test_a_backbone_that_keeps_its_layers_elsewhere_works_as_a_whole(tiny_tokeni
     ],
     ids=["row table left out", "statistic left out", "surplus"],
 )
-def test_a_missing_or_unexpected_weight_is_an_error(saved, tiny_text_model, form, change, message):
+def test_a_missing_or_unexpected_weight_is_an_error(saved, tiny_language_model, form, change, message):
     folder = saved[1] if form == "full" else saved[2]
     edit_weights(folder, change)
     with pytest.raises(ValueError, match=message):
-        AutoModel.from_pretrained(folder, **({} if form == "full" else {"text_model": tiny_text_model}))
+        AutoModel.from_pretrained(folder, **({} if form == "full" else {"language_model": tiny_language_model}))
 
 
 def test_a_weight_of_another_shape_is_an_error(saved):
@@ -252,22 +256,22 @@ def test_a_weight_of_another_shape_is_an_error(saved):
 
 @pytest.mark.parametrize("trainable", [False, True])
 @pytest.mark.parametrize("factors", [["lora_A"], ["lora_B"], ["lora_A", "lora_B"]], ids=str)
-def test_a_missing_lora_factor_is_an_error(saved, tiny_text_model, trainable, factors):
+def test_a_missing_lora_factor_is_an_error(saved, tiny_language_model, trainable, factors):
     layer = "model.language_model.layers.1.self_attn.v_proj"
     edit_weights(saved[2], lambda weights: [weights.pop(f"{layer}.{factor}.weight") for factor in factors])
     with pytest.raises(ValueError, match=f"{len(factors)} are missing or unexpected, first {layer}"):
-        AutoModel.from_pretrained(saved[2], text_model=tiny_text_model, trainable=trainable)
+        AutoModel.from_pretrained(saved[2], language_model=tiny_language_model, trainable=trainable)
 
 
-def test_forms_that_cannot_be_written_are_refused(saved, tiny_text_model, tiny_config, tmp_path):
+def test_forms_that_cannot_be_written_are_refused(saved, tiny_language_model, tiny_config, tmp_path):
     model, full, _ = saved
     with pytest.raises(ValueError, match="form is 'lora'; allowed are 'full' and 'adapter'"):
         model.save_pretrained(tmp_path / "no", form="lora")
     with pytest.raises(ValueError, match="it was trained as a whole: save form='full'"):
-        trained(tiny_text_model, backbone_training="full").save_pretrained(tmp_path / "no", form="adapter")
+        trained(tiny_language_model, language_model_training="full").save_pretrained(tmp_path / "no", form="adapter")
     with pytest.raises(ValueError, match="needs the LoRA factors, and this model has none"):
         AutoModel.from_pretrained(full).save_pretrained(tmp_path / "no", form="adapter")
-    tiny_config.backbone_training = "frozen"
+    tiny_config.language_model_training = "frozen"
     with pytest.raises(ValueError, match="nothing says where to find it again"):
         LimssrForScoreRegression(tiny_config).save_pretrained(tmp_path / "no", form="adapter")
 
@@ -277,14 +281,16 @@ def test_lora_cannot_be_taken_out_of_a_full_checkpoint_again(saved):
         AutoModel.from_pretrained(saved[1], trainable=True)
 
 
-def test_an_unknown_lora_target_is_refused_with_the_known_ones(tiny_text_model):
-    with pytest.raises(ValueError, match=r"names 'c_attn'; the backbone's linear layers are .*'q_proj'"):
-        LimssrForScoreRegression.from_text_model(tiny_text_model, modalities=SIZES, lora_target_modules=["c_attn"])
+def test_an_unknown_lora_target_is_refused_with_the_known_ones(tiny_language_model):
+    with pytest.raises(ValueError, match=r"names 'c_attn'; the language model's linear layers are .*'q_proj'"):
+        LimssrForScoreRegression.from_language_model(
+            tiny_language_model, modalities=SIZES, lora_target_modules=["c_attn"]
+        )
 
 
-def test_a_file_that_is_no_gguf_is_refused(tiny_text_model):
-    with pytest.raises(ValueError, match=r"text model 'model.safetensors' is a file but no .gguf"):
-        LimssrForScoreRegression.from_text_model(tiny_text_model / "model.safetensors")
+def test_a_file_that_is_no_gguf_is_refused(tiny_language_model):
+    with pytest.raises(ValueError, match=r"language model 'model.safetensors' is a file but no .gguf"):
+        LimssrForScoreRegression.from_language_model(tiny_language_model / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -309,21 +315,21 @@ def test_a_gguf_language_model_serves_as_backbone(gguf_file, tmp_path):
     model.save_pretrained(tmp_path, form="adapter")
     processor.save_pretrained(tmp_path)
     assert "quantization_config" not in (tmp_path / "config.json").read_text()
-    assert AutoConfig.from_pretrained(tmp_path).backbone_source["gguf_file"] == gguf_file.name
+    assert AutoConfig.from_pretrained(tmp_path).language_model_source["gguf_file"] == gguf_file.name
     assert (tmp_path / "model.safetensors").stat().st_size < 100e6
     for file in tmp_path.rglob("*"):
         assert str(gguf_file.parent).encode() not in file.read_bytes(), file.name
-    loaded = AutoModel.from_pretrained(tmp_path, text_model=gguf_file.parent)
+    loaded = AutoModel.from_pretrained(tmp_path, language_model=gguf_file.parent)
     torch.testing.assert_close(loaded(**inputs).score, model(**inputs).score, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
-def test_an_adapter_trained_in_float32_on_a_bfloat16_backbone_loads_in_float32(tiny_text_model, batch, tmp_path):
-    backbone = AutoModel.from_pretrained(tiny_text_model, dtype=torch.bfloat16)
-    backbone.save_pretrained(tmp_path / "coarse")
+def test_an_adapter_trained_in_float32_on_a_bfloat16_backbone_loads_in_float32(tiny_language_model, batch, tmp_path):
+    language_model = AutoModel.from_pretrained(tiny_language_model, dtype=torch.bfloat16)
+    language_model.save_pretrained(tmp_path / "coarse")
     model = trained(tmp_path / "coarse", dtype=torch.float32)
     model.save_pretrained(tmp_path / "adapter", form="adapter")
-    again = LimssrForScoreRegression.from_pretrained(tmp_path / "adapter", text_model=tmp_path / "coarse")
+    again = LimssrForScoreRegression.from_pretrained(tmp_path / "adapter", language_model=tmp_path / "coarse")
     labels = {name: value for name, value in batch.items() if name != "labels"}
     torch.testing.assert_close(
         again(**labels).fusion_hidden_state, model(**labels).fusion_hidden_state, atol=1e-5, rtol=0
@@ -331,19 +337,19 @@ def test_an_adapter_trained_in_float32_on_a_bfloat16_backbone_loads_in_float32(t
 
 
 @torch.no_grad()
-def test_the_part_below_the_heads_loads_from_either_form(saved, tiny_text_model, batch):
+def test_the_part_below_the_heads_loads_from_either_form(saved, tiny_language_model, batch):
     model, full, adapter = saved
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     expected = model.model(**inputs).modality_hidden_state
     for below in (
         LimssrModel.from_pretrained(full),
-        LimssrModel.from_pretrained(adapter, text_model=tiny_text_model),
+        LimssrModel.from_pretrained(adapter, language_model=tiny_language_model),
     ):
         torch.testing.assert_close(below.eval()(**inputs).modality_hidden_state, expected, atol=1e-5, rtol=0)
 
 
-def test_an_argument_that_is_no_field_never_reaches_the_configuration(tiny_text_model):
-    with pytest.raises(TypeError, match="from_text_model has no argument `secret`"):
-        LimssrForScoreRegression.from_text_model(tiny_text_model, secret="of mine")
-    model = LimssrForScoreRegression.from_text_model(tiny_text_model, token="of-mine", modalities={"video": 4})
+def test_an_argument_that_is_no_field_never_reaches_the_configuration(tiny_language_model):
+    with pytest.raises(TypeError, match="from_language_model has no argument `secret`"):
+        LimssrForScoreRegression.from_language_model(tiny_language_model, secret="of mine")
+    model = LimssrForScoreRegression.from_language_model(tiny_language_model, token="of-mine", modalities={"video": 4})
     assert "of-mine" not in model.config.to_json_string()

@@ -1,4 +1,4 @@
-"""The converter reads every size off the tensors, whatever the backbone, and takes nothing on trust."""
+"""The converter reads every size off the tensors, whatever the language model, and takes nothing on trust."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
 from limssr.modeling_limssr.convert_limssr_original_to_hf import ConversionArguments, convert
-from limssr.modeling_limssr.lora import add_lora
+from limssr.modeling_limssr.language_model_limssr import add_lora
 
 SHORT = {"video": "v", "audio": "a", "flow": "f"}
 # our name -> published name, the inverse of what the converter does
@@ -76,7 +76,7 @@ def make_text_config(family="qwen3", hidden_size=32, vocab_size=264):
 
 def make_model(text_config, modalities, num_fusion_tokens=4, lora_rank=None):
     """All weights and statistics random, so that no mix-up goes unseen."""
-    fields = {"backbone_training": "full"} if lora_rank is None else {"lora_rank": lora_rank, "lora_alpha": 12}
+    fields = {"language_model_training": "full"} if lora_rank is None else {"lora_rank": lora_rank, "lora_alpha": 12}
     torch.manual_seed(3)
     config = LimssrConfig(
         text_config=text_config, modalities=modalities, num_fusion_tokens=num_fusion_tokens, score_ranges=[7], **fields
@@ -95,12 +95,12 @@ def make_model(text_config, modalities, num_fusion_tokens=4, lora_rank=None):
 
 def write_and_convert(tmp_path, tokenizer, state_dict, text_config, **options):
     torch.save(state_dict, tmp_path / "published.pkl")
-    text_config.save_pretrained(tmp_path / "text_model")
-    tokenizer.save_pretrained(tmp_path / "text_model")
+    text_config.save_pretrained(tmp_path / "language_model")
+    tokenizer.save_pretrained(tmp_path / "language_model")
     (tmp_path / "prompt.json").write_text(json.dumps(PROMPT))
     arguments = ConversionArguments(
         checkpoint=str(tmp_path / "published.pkl"),
-        text_model=str(tmp_path / "text_model"),
+        language_model=str(tmp_path / "language_model"),
         prompt=str(tmp_path / "prompt.json"),
         output_dir=str(tmp_path / "converted"),
         max_clips=5,
@@ -120,7 +120,7 @@ def assert_scores_survive(model, tokenizer, folder, **loading):
     expected = model(**ours(features=features))
     batch = AutoProcessor.from_pretrained(folder)(features=features)
     found = AutoModel.from_pretrained(folder, **loading)(**batch)
-    for name in ("judged_scores", "score_main", "score_aux", "fusion_hidden_state"):
+    for name in ("scores", "reasoning_scores", "cross_modal_scores", "fusion_hidden_state"):
         torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-5)
 
 
@@ -156,7 +156,7 @@ def test_sizes_are_read_off_the_tensors(
 
 
 @pytest.mark.parametrize("keep_lora", [False, True])
-def test_a_float32_checkpoint_stays_float32_where_the_text_model_is_bfloat16(keep_lora, tiny_tokenizer, tmp_path):
+def test_a_float32_checkpoint_stays_float32_where_the_language_model_is_bfloat16(keep_lora, tiny_tokenizer, tmp_path):
     model = make_model(make_text_config(), {"video": 9, "audio": 5}, lora_rank=2)
     text_config = make_text_config()
     text_config.dtype = "bfloat16"
@@ -208,7 +208,7 @@ def test_a_missing_key_fails_by_name(left_out, ours, tiny_tokenizer, tmp_path):
         write_and_convert(tmp_path, tiny_tokenizer, published, make_text_config())
 
 
-def test_a_backbone_layer_more_than_the_text_model_has_fails_by_name(tiny_tokenizer, tmp_path):
+def test_a_backbone_layer_more_than_the_language_model_has_fails_by_name(tiny_tokenizer, tmp_path):
     published = as_published(make_model(make_text_config(), {"video": 4}))
     published["language_model.model.layers.2.mlp.up_proj.weight"] = torch.ones(48, 32)
     with pytest.raises(ValueError, match=r"1 unexpected, first .*layers.2.mlp.up_proj.weight"):
@@ -240,7 +240,7 @@ def test_a_hostile_pickle_executes_nothing(tiny_tokenizer, tmp_path):
         convert(
             ConversionArguments(
                 checkpoint=str(tmp_path / "published.pkl"),
-                text_model=str(tmp_path / "text_model"),
+                language_model=str(tmp_path / "language_model"),
                 prompt=str(tmp_path / "prompt.json"),
                 output_dir=str(tmp_path / "converted"),
             )

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
 from limssr.modeling_limssr.convert_limssr_original_to_hf import ConversionArguments, convert, rename_keys
-from limssr.modeling_limssr.lora import strip_peft_names
+from limssr.modeling_limssr.language_model_limssr import strip_peft_names
 
 MASKS = ["111", "110", "101", "011", "100", "010", "001"]
 TOLERANCE = 1e-5
@@ -39,7 +39,7 @@ def converted(golden, tmp_path_factory):
     folders = {"merged": tmp_path_factory.mktemp("merged"), "adapter": tmp_path_factory.mktemp("adapter")}
     options = {
         "checkpoint": str(golden["folder"] / "original_checkpoint.pkl"),
-        "text_model": str(golden["folder"] / "llm"),
+        "language_model": str(golden["folder"] / "llm"),
         "prompt": str(golden["folder"] / "prompt.json"),
         "max_clips": golden["meta"]["clip_num"],
         "lora_alpha": golden["meta"]["lora_alpha"],
@@ -88,7 +88,7 @@ def test_every_number_of_every_mask_is_reproduced(converted, golden, form):
         }
         model.zero_grad()
         outputs = model(**processor(features=features_of(golden, mask), labels=golden["inputs"]["labels"]))
-        for name in ("score", "score_main", "score_aux"):
+        for name in ("score", "reasoning_scores", "cross_modal_scores"):
             assert_same(outputs[name][:, 0], expected[name], f"{mask} {name}")
         assert_same(outputs.fusion_hidden_state, expected["fusion_hidden"], f"{mask} fusion states")
         availability = torch.tensor([[float(there) for there in mask]] * 3)
@@ -119,7 +119,7 @@ def test_all_masks_in_one_batch_give_the_same_numbers(converted, golden, form):
             features[name] += entries
     outputs = model(**processor(features=features))
     assert len(outputs.score) == 21
-    for name in ("score", "score_main", "score_aux"):
+    for name in ("score", "reasoning_scores", "cross_modal_scores"):
         expected = torch.cat([golden["expected"][f"{mask}.{name}"] for mask in MASKS])
         assert_same(outputs[name][:, 0], expected, name)
     expected = torch.cat([golden["expected"][f"{mask}.fusion_hidden"] for mask in MASKS])
@@ -144,7 +144,7 @@ def test_the_added_tokens_keep_their_published_ids(converted, golden):
         assert processor.tokenizer.convert_tokens_to_ids(ours) == token_id
 
 
-def test_the_adapter_carries_its_backbone_in_a_subfolder_and_needs_no_text_model(converted):
+def test_the_adapter_carries_its_backbone_in_a_subfolder_and_needs_no_language_model(converted):
     folder = converted["adapter"]
     assert (folder / "backbone" / "model.safetensors").is_file()
     assert not any("embed_tokens" in name for name in load_file(folder / "model.safetensors"))

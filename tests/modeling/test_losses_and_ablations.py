@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
-from limssr.modeling_limssr.losses import token_separation_loss
+from limssr.modeling_limssr.losses_limssr import token_separation_loss
 
 SIZES = {"video": 16, "audio": 12, "flow": 8}
 ABLATIONS = [
@@ -27,7 +27,7 @@ ABLATIONS = [
 
 def make(text_config, tokenizer, **fields):
     torch.manual_seed(0)
-    fields = {"modalities": SIZES, "score_ranges": [100], "backbone_training": "full", **fields}
+    fields = {"modalities": SIZES, "score_ranges": [100], "language_model_training": "full", **fields}
     config = LimssrConfig(text_config=text_config, **fields)
     return LimssrForScoreRegression(config), LimssrProcessor.from_config(config, tokenizer, max_clips=12)
 
@@ -77,8 +77,8 @@ def test_what_an_ablation_does_not_use_is_not_there(fields, absent, tiny_text_co
         assert any(part in name for name in names) == (part not in absent)
     outputs = model(**processor(features=tiny_features, labels=[1, 2, 3]))
     assert (outputs.path_disagreement is None) == ("aggregation" in fields)
-    assert (outputs.score_aux is None) == ("cross_modal_path" in absent)
-    assert (outputs.score_main is None) == ("reasoning_path" in absent)
+    assert (outputs.cross_modal_scores is None) == ("cross_modal_path" in absent)
+    assert (outputs.reasoning_scores is None) == ("reasoning_path" in absent)
     assert (outputs.fusion_hidden_state is None) == (fields.get("fusion") == "mean")
 
 
@@ -101,7 +101,9 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(tiny_text_config, tiny_tokeni
     outputs = model.eval()(**processor(features=tiny_features, labels=[10, 50, 90]))
     regression = F.mse_loss(outputs.score, torch.tensor([[0.1], [0.5], [0.9]]))
     torch.testing.assert_close(outputs.regression_loss, regression)
-    torch.testing.assert_close(outputs.consistency_loss, F.mse_loss(outputs.score_main, outputs.score_aux))
+    torch.testing.assert_close(
+        outputs.consistency_loss, F.mse_loss(outputs.reasoning_scores, outputs.cross_modal_scores)
+    )
     torch.testing.assert_close(outputs.separation_loss, token_separation_loss(outputs.fusion_hidden_state, 1.0))
     expected = 3 * regression + 5 * outputs.consistency_loss + 7 * outputs.separation_loss
     torch.testing.assert_close(outputs.loss, expected)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from limssr import LimssrForScoreRegression
-from limssr.modeling_limssr.projector import ClipBatchNorm, LimssrProjector
+from limssr.modeling_limssr.projector_limssr import ClipBatchNorm, LimssrProjector
 
 
 def pair(size=6):
@@ -66,7 +66,7 @@ def test_a_projector_of_no_clips_has_zero_gradients():
 def test_a_modality_that_nobody_has_gets_zero_gradients_and_keeps_its_statistics(
     tiny_config, tiny_processor, tiny_features
 ):
-    tiny_config.backbone_training = "full"
+    tiny_config.language_model_training = "full"
     model = LimssrForScoreRegression(tiny_config).train()
     projector = model.model.projectors["flow"]
     before = {name: value.clone() for name, value in projector.named_buffers()}

@@ -26,9 +26,11 @@ def four_bits() -> BitsAndBytesConfig:
 both = pytest.mark.parametrize("bits", [eight_bits, four_bits])
 
 
-def new_model(text_model, **options) -> LimssrForScoreRegression:
+def new_model(language_model, **options) -> LimssrForScoreRegression:
     torch.manual_seed(0)
-    return LimssrForScoreRegression.from_text_model(text_model, modalities=SIZES, score_ranges=[100], **options)
+    return LimssrForScoreRegression.from_language_model(
+        language_model, modalities=SIZES, score_ranges=[100], **options
+    )
 
 
 def quantised_layers(model) -> dict[str, nn.Module]:
@@ -59,8 +61,8 @@ def batch(tiny_processor, tiny_features):
 
 
 @both
-def test_lora_trains_beside_a_quantised_backbone_which_stays_as_it_is(tiny_text_model, batch, bits):
-    model = new_model(tiny_text_model, quantization_config=bits())
+def test_lora_trains_beside_a_quantised_backbone_which_stays_as_it_is(tiny_language_model, batch, bits):
+    model = new_model(tiny_language_model, quantization_config=bits())
     assert len(quantised_layers(model.model.language_model)) == len(quantised_layers(model)) == LINEAR_LAYERS
     before = {name: value.clone() for name, value in model.state_dict().items()}
     losses = train(model, batch, steps=15)
@@ -74,8 +76,8 @@ def test_lora_trains_beside_a_quantised_backbone_which_stays_as_it_is(tiny_text_
 
 
 @both
-def test_scoring_in_between_changes_no_gradient(tiny_text_model, batch, bits):
-    model = new_model(tiny_text_model, quantization_config=bits())
+def test_scoring_in_between_changes_no_gradient(tiny_language_model, batch, bits):
+    model = new_model(tiny_language_model, quantization_config=bits())
 
     def gradients() -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
@@ -96,19 +98,19 @@ def test_scoring_in_between_changes_no_gradient(tiny_text_model, batch, bits):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
 def test_an_adapter_loads_onto_the_backbone_as_it_was_trained_or_in_floating_point(
-    tiny_text_model, batch, tmp_path, bits, dtype
+    tiny_language_model, batch, tmp_path, bits, dtype
 ):
-    model = new_model(tiny_text_model, quantization_config=bits(), dtype=dtype)
+    model = new_model(tiny_language_model, quantization_config=bits(), dtype=dtype)
     with torch.enable_grad():
         train(model, batch, steps=3)
-    expected = model.eval()(**batch).judged_scores
+    expected = model.eval()(**batch).scores
     model.save_pretrained(tmp_path, form="adapter")
     assert "quantization" not in (tmp_path / "config.json").read_text()
     assert all("lora" in name for name in load_file(tmp_path / "model.safetensors") if "language_model" in name)
-    place = {"text_model": tiny_text_model}
+    place = {"language_model": tiny_language_model}
     again = AutoModel.from_pretrained(tmp_path, **place, quantization_config=bits())
     assert len(quantised_layers(again)) == LINEAR_LAYERS
-    assert torch.equal(again(**batch).judged_scores, expected)
+    assert torch.equal(again(**batch).scores, expected)
     again.save_pretrained(tmp_path / "again", form="adapter")
     first, second = (load_file(folder / "model.safetensors") for folder in (tmp_path, tmp_path / "again"))
     assert first.keys() == second.keys()
@@ -116,7 +118,7 @@ def test_an_adapter_loads_onto_the_backbone_as_it_was_trained_or_in_floating_poi
     in_floating_point = AutoModel.from_pretrained(tmp_path, **place)
     assert not quantised_layers(in_floating_point)
     # Judges' units, of 100.
-    torch.testing.assert_close(in_floating_point(**batch).judged_scores, expected, rtol=0, atol=3.0)
+    torch.testing.assert_close(in_floating_point(**batch).scores, expected, rtol=0, atol=3.0)
     in_floating_point.save_pretrained(tmp_path / "full")
     assert torch.equal(AutoModel.from_pretrained(tmp_path / "full")(**batch).score, in_floating_point(**batch).score)
 
@@ -131,8 +133,8 @@ def test_a_full_checkpoint_loads_quantised_but_for_projectors_and_heads(tiny_mod
     outside = {name: value for name, value in tiny_model.state_dict().items() if "language_model" not in name}
     kept = loaded.state_dict()
     assert all(torch.equal(kept[name], value) for name, value in outside.items())
-    expected = tiny_model(**batch).judged_scores
-    scores = loaded(**batch).judged_scores
+    expected = tiny_model(**batch).scores
+    scores = loaded(**batch).scores
     assert not torch.equal(scores, expected)
     torch.testing.assert_close(scores, expected, rtol=0, atol=tolerance)
     below = LimssrModel.from_pretrained(tmp_path, quantization_config=bits())
@@ -148,22 +150,26 @@ def test_modules_the_user_names_are_left_out_too(tiny_model, tmp_path):
 
 
 @both
-def test_the_heads_alone_train_before_a_frozen_quantised_backbone(tiny_text_model, batch, tmp_path, bits):
-    model = new_model(tiny_text_model, quantization_config=bits(), backbone_training="frozen", num_hidden_layers=1)
+def test_the_heads_alone_train_before_a_frozen_quantised_backbone(tiny_language_model, batch, tmp_path, bits):
+    model = new_model(
+        tiny_language_model, quantization_config=bits(), language_model_training="frozen", num_hidden_layers=1
+    )
     assert len(quantised_layers(model)) == LINEAR_LAYERS / 2
     losses = train(model, batch, steps=10)
     assert losses[-1] < losses[0]
     model.eval().save_pretrained(tmp_path, form="adapter")
-    loaded = AutoModel.from_pretrained(tmp_path, text_model=tiny_text_model, quantization_config=bits())
+    loaded = AutoModel.from_pretrained(tmp_path, language_model=tiny_language_model, quantization_config=bits())
     with torch.no_grad():
         assert torch.equal(loaded(**batch).score, model(**batch).score)
 
 
 @both
-def test_what_a_quantised_backbone_cannot_do_is_refused(tiny_text_model, tiny_model, tmp_path, bits):
-    with pytest.raises(ValueError, match=r"backbone_training='full' trains every weight.*give 'lora' or 'frozen'"):
-        new_model(tiny_text_model, quantization_config=bits(), backbone_training="full")
-    model = new_model(tiny_text_model, quantization_config=bits())
+def test_what_a_quantised_backbone_cannot_do_is_refused(tiny_language_model, tiny_model, tmp_path, bits):
+    with pytest.raises(
+        ValueError, match=r"language_model_training='full' trains every weight.*give 'lora' or 'frozen'"
+    ):
+        new_model(tiny_language_model, quantization_config=bits(), language_model_training="full")
+    model = new_model(tiny_language_model, quantization_config=bits())
     tiny_model.save_pretrained(tmp_path / "full")
     loaded = AutoModel.from_pretrained(tmp_path / "full", quantization_config=bits())
     for quantised in (model, model.model, loaded, loaded.model):
@@ -173,15 +179,17 @@ def test_what_a_quantised_backbone_cannot_do_is_refused(tiny_text_model, tiny_mo
 
 
 def test_a_backbone_trained_as_a_whole_is_not_trained_any_further_in_eight_bits(tiny_config, tmp_path):
-    tiny_config.backbone_training = "full"
+    tiny_config.language_model_training = "full"
     LimssrForScoreRegression(tiny_config).save_pretrained(tmp_path)
     loaded = AutoModel.from_pretrained(tmp_path, quantization_config=eight_bits())
     with pytest.raises(ValueError, match="cannot perform fine-tuning on purely quantized models"):
         Trainer(loaded, TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none"))
 
 
-def test_a_text_model_stored_quantised_is_refused(tiny_text_model, tmp_path):
-    AutoModel.from_pretrained(tiny_text_model, quantization_config=eight_bits()).save_pretrained(tmp_path / "stored")
+def test_a_language_model_stored_quantised_is_refused(tiny_language_model, tmp_path):
+    AutoModel.from_pretrained(tiny_language_model, quantization_config=eight_bits()).save_pretrained(
+        tmp_path / "stored"
+    )
     with pytest.raises(ValueError, match="is stored quantised; give the one in floating point"):
         new_model(tmp_path / "stored")
 
@@ -194,6 +202,6 @@ def test_transposed_layers_get_no_lora_where_they_are_quantised_either(tmp_path)
 
 
 @pytest.mark.usefixtures("without_bitsandbytes")
-def test_its_absence_is_said(tiny_text_model):
+def test_its_absence_is_said(tiny_language_model):
     with pytest.raises(ImportError, match=r"requires bitsandbytes: `pip install"):
-        new_model(tiny_text_model, quantization_config=eight_bits())
+        new_model(tiny_language_model, quantization_config=eight_bits())

@@ -29,20 +29,22 @@ def as_hub_cache(folder: Path, cache: Path) -> Path:
 
 @pytest.mark.parametrize("form", ["full", "adapter"])
 def test_a_stranger_gets_bit_identical_scores(
-    form, score_as_a_stranger, tiny_text_model, tiny_tokenizer, tiny_features, tmp_path
+    form, score_as_a_stranger, tiny_language_model, tiny_tokenizer, tiny_features, tmp_path
 ):
     torch.manual_seed(0)
-    model = LimssrForScoreRegression.from_text_model(tiny_text_model, modalities={"video": 16, "audio": 12, "flow": 8})
+    model = LimssrForScoreRegression.from_language_model(
+        tiny_language_model, modalities={"video": 16, "audio": 12, "flow": 8}
+    )
     model.save_pretrained(tmp_path / "saved", form=form)
     LimssrProcessor.from_config(model.config, tiny_tokenizer).save_pretrained(tmp_path / "saved")
     folder = as_hub_cache(tmp_path / "saved", tmp_path / "cache")
-    loading = {"text_model": str(tiny_text_model)} if form == "adapter" else {}
+    loading = {"language_model": str(tiny_language_model)} if form == "adapter" else {}
 
     entry = {"name": str(folder), "model": loading, "again": str(tmp_path / "again")}
     scores = score_as_a_stranger([entry], tiny_features, HF_HUB_OFFLINE="1")
     processor = AutoProcessor.from_pretrained(folder)
     with torch.no_grad():
-        expected = AutoModel.from_pretrained(folder, **loading)(**processor(features=tiny_features)).judged_scores
+        expected = AutoModel.from_pretrained(folder, **loading)(**processor(features=tiny_features)).scores
     assert torch.equal(scores["0"], expected)
     assert torch.equal(scores["0.again"], expected)
     written = {file.name for file in (tmp_path / "again").iterdir()}

@@ -15,12 +15,12 @@ def one_by_one(model, processor, features) -> torch.Tensor:
     """The score of each sample scored alone."""
     count = len(next(iter(features.values())))
     alone = [{name: [entries[index]] for name, entries in features.items()} for index in range(count)]
-    return torch.cat([model(**processor(features=sample)).judged_scores for sample in alone])
+    return torch.cat([model(**processor(features=sample)).scores for sample in alone])
 
 
 @torch.no_grad()
 def test_batch_mates_and_padding_never_change_a_score(tiny_model, tiny_processor, tiny_features):
-    together = tiny_model(**tiny_processor(features=tiny_features)).judged_scores
+    together = tiny_model(**tiny_processor(features=tiny_features)).scores
     torch.testing.assert_close(
         one_by_one(tiny_model, tiny_processor, tiny_features), together, atol=TOLERANCE * 100, rtol=0
     )
@@ -59,7 +59,7 @@ def test_hidden_and_padded_values_never_change_a_score(tiny_model, tiny_processo
     for name in SIZES:
         batch[f"{name}_features"][~batch[f"{name}_clip_mask"]] = value
     found = tiny_model(**batch)
-    assert torch.equal(found.judged_scores, expected.judged_scores)
+    assert torch.equal(found.scores, expected.scores)
     assert torch.equal(found.fusion_hidden_state, expected.fusion_hidden_state)
 
 
@@ -83,7 +83,7 @@ def test_a_visible_clip_and_the_mask_do_change_the_score(tiny_model, tiny_proces
 
 
 @torch.no_grad()
-def test_judged_scores_are_the_blend_in_the_judges_units(tiny_text_config, tiny_tokenizer, tiny_features):
+def test_scores_are_the_blend_in_the_judges_units(tiny_text_config, tiny_tokenizer, tiny_features):
     from limssr import LimssrProcessor
 
     config = LimssrConfig(
@@ -95,12 +95,14 @@ def test_judged_scores_are_the_blend_in_the_judges_units(tiny_text_config, tiny_
     )
     model = LimssrForScoreRegression(config).eval()
     outputs = model(**LimssrProcessor.from_config(config, tiny_tokenizer)(features=tiny_features))
-    assert outputs.judged_scores.shape == outputs.score_main.shape == outputs.path_disagreement.shape == (3, 2)
+    assert outputs.scores.shape == outputs.reasoning_scores.shape == outputs.path_disagreement.shape == (3, 2)
     assert outputs.loss is None
-    blend = 0.7 * outputs.score_main + 0.3 * outputs.score_aux
+    blend = 0.7 * outputs.reasoning_scores + 0.3 * outputs.cross_modal_scores
     torch.testing.assert_close(outputs.score, blend)
-    torch.testing.assert_close(outputs.judged_scores, blend * torch.tensor([50.0, 20]) + torch.tensor([10.0, -5]))
-    torch.testing.assert_close(outputs.path_disagreement, (outputs.score_main - outputs.score_aux).abs())
+    torch.testing.assert_close(outputs.scores, blend * torch.tensor([50.0, 20]) + torch.tensor([10.0, -5]))
+    torch.testing.assert_close(
+        outputs.path_disagreement, (outputs.reasoning_scores - outputs.cross_modal_scores).abs()
+    )
     assert ((outputs.score > 0) & (outputs.score < 1)).all()
 
 
@@ -176,7 +178,7 @@ def test_a_misspelt_argument_is_refused(tiny_model, tiny_processor, tiny_feature
 def test_a_model_that_is_cast_as_a_whole_still_scores(tiny_model, tiny_processor, tiny_features):
     batch = tiny_processor(features=tiny_features)
     with torch.no_grad():
-        expected = tiny_model(**batch).judged_scores
-        actual = tiny_model.to(torch.bfloat16)(**batch).judged_scores
+        expected = tiny_model(**batch).scores
+        actual = tiny_model.to(torch.bfloat16)(**batch).scores
     assert actual.dtype == torch.float32
     torch.testing.assert_close(actual, expected, atol=2.0, rtol=0)  # of 100; bfloat16 is that coarse

@@ -69,7 +69,7 @@ def batch(tiny_processor, tiny_features):
 
 @contextmanager
 def positions_read(model):
-    """Counts the positions (of all samples) that run through the backbone."""
+    """Counts the positions (of all samples) that run through the language model."""
     counted = []
     hook = model.model.language_model.register_forward_pre_hook(
         lambda module, args, kwargs: counted.append(kwargs["inputs_embeds"].shape[:2].numel()), with_kwargs=True
@@ -98,7 +98,7 @@ def test_scores_and_hidden_states_are_those_of_the_plain_path(family, batch):
         prefix = length - counted[-1] // samples
         assert prefix > 100  # most of the prompt: one token a letter
         assert counted == ([prefix] if first else []) + [samples * (length - prefix)]
-        torch.testing.assert_close(found.score, expected.score, atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(found.scores, expected.scores, atol=TOLERANCE, rtol=0)
         torch.testing.assert_close(found.loss, expected.loss, atol=TOLERANCE, rtol=0)
     del batch["labels"]
     states = model.model(**batch).last_hidden_state
@@ -107,7 +107,7 @@ def test_scores_and_hidden_states_are_those_of_the_plain_path(family, batch):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gradients_flow_through_the_prefix(family, batch):
-    model = build(FAMILIES[family], backbone_training="full").train()
+    model = build(FAMILIES[family], language_model_training="full").train()
     plain(model, batch)[1].loss.backward()
     expected = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.requires_grad}
     model.zero_grad()
@@ -127,7 +127,7 @@ def test_gradients_flow_through_the_prefix(family, batch):
 
 @contextmanager
 def masks_read(model):
-    """Collects the shapes of the masks that the backbone gets."""
+    """Collects the shapes of the masks that the language model gets."""
     shapes = []
     hook = model.model.language_model.register_forward_pre_hook(
         lambda module, args, kwargs: shapes.append(getattr(kwargs.get("attention_mask"), "shape", None)),
@@ -173,7 +173,7 @@ def test_a_language_model_that_does_not_allow_it_takes_the_plain_path(reason, ba
 
 
 def test_gradient_checkpointing_switches_it_off(batch):
-    model = build(FAMILIES["qwen3"], backbone_training="full").train()
+    model = build(FAMILIES["qwen3"], language_model_training="full").train()
     model(**batch).loss.backward()
     expected = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.requires_grad}
     model.zero_grad()
@@ -194,7 +194,7 @@ def test_sharded_weights_are_read_in_one_pass_a_step(batch, tmp_path):
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
-        model = build(FAMILIES["qwen3"], backbone_training="full").train()
+        model = build(FAMILIES["qwen3"], language_model_training="full").train()
         mesh = torch.distributed.init_device_mesh("cpu", (1,))
         for layer in model.model.language_model.layers:
             torch.distributed.fsdp.fully_shard(layer, mesh=mesh)
@@ -260,7 +260,7 @@ def test_what_was_kept_in_half_precision_is_not_used_in_full(batch):
 
 
 def test_what_was_kept_without_gradients_does_not_cut_them(batch):
-    model = build(FAMILIES["qwen3"], backbone_training="full")
+    model = build(FAMILIES["qwen3"], language_model_training="full")
     with torch.inference_mode():
         model(**batch)
     plain(model, batch)[1].loss.backward()

@@ -56,7 +56,7 @@ def test_return_dict_false_gives_a_tuple_with_the_loss_first(tiny_model, batch):
     outputs = tiny_model(**batch, return_dict=False)
     assert type(outputs) is tuple
     assert torch.equal(outputs[0], tiny_model(**batch).loss)
-    assert torch.equal(outputs[1], tiny_model(**batch).judged_scores)
+    assert torch.equal(outputs[1], tiny_model(**batch).scores)
 
 
 @torch.no_grad()
@@ -78,7 +78,7 @@ def test_input_embeddings_can_be_read_and_replaced(tiny_model):
 
 @torch.no_grad()
 def test_bfloat16_is_the_backbone_alone_and_survives_saving(folder, batch, tmp_path):
-    expected = LimssrForScoreRegression.from_pretrained(folder)(**batch).judged_scores
+    expected = LimssrForScoreRegression.from_pretrained(folder)(**batch).scores
     half = LimssrForScoreRegression.from_pretrained(folder, dtype=torch.bfloat16)
     half.save_pretrained(tmp_path / "half")
     for model in (half, LimssrForScoreRegression.from_pretrained(tmp_path / "half")):
@@ -86,8 +86,8 @@ def test_bfloat16_is_the_backbone_alone_and_survives_saving(folder, batch, tmp_p
             if value.is_floating_point():
                 assert value.dtype == (torch.bfloat16 if "language_model" in name else torch.float32), name
         outputs = model(**batch)
-        assert outputs.judged_scores.dtype == outputs.loss.dtype == torch.float32
-        torch.testing.assert_close(outputs.judged_scores, expected, atol=0.5, rtol=0)
+        assert outputs.scores.dtype == outputs.loss.dtype == torch.float32
+        torch.testing.assert_close(outputs.scores, expected, atol=0.5, rtol=0)
 
 
 def test_dtype_can_be_named_on_loading(folder):
@@ -96,18 +96,18 @@ def test_dtype_can_be_named_on_loading(folder):
 
 
 def test_autocast_trains_with_scores_in_float32(tiny_model, batch):
-    expected = tiny_model(**batch).judged_scores
+    expected = tiny_model(**batch).scores
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outputs = tiny_model(**batch)
         tiny_model.train()(**batch).loss.backward()
-    assert outputs.judged_scores.dtype == outputs.loss.dtype == torch.float32
-    torch.testing.assert_close(outputs.judged_scores, expected, atol=0.5, rtol=0)
+    assert outputs.scores.dtype == outputs.loss.dtype == torch.float32
+    torch.testing.assert_close(outputs.scores, expected, atol=0.5, rtol=0)
     assert all(value.grad.isfinite().all() for value in tiny_model.parameters() if value.grad is not None)
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
 def test_gradient_checkpointing_gives_the_same_gradients(tiny_config, batch, use_reentrant):
-    tiny_config.backbone_training = "full"
+    tiny_config.language_model_training = "full"
     tiny_config.projector_dropout = tiny_config.head_dropout = 0.0
     torch.manual_seed(0)
     model = LimssrForScoreRegression(tiny_config).train()
@@ -144,7 +144,7 @@ def test_only_safetensors_are_written(folder):
 
 def test_what_is_trained_follows_the_configuration(tiny_config, tmp_path):
     for training in ("frozen", "full"):
-        tiny_config.backbone_training = training
+        tiny_config.language_model_training = training
         built = LimssrForScoreRegression(tiny_config)
         built.save_pretrained(tmp_path / training)
         for model in (built, LimssrForScoreRegression.from_pretrained(tmp_path / training)):
@@ -182,7 +182,7 @@ def test_any_decoder_family_scores_and_round_trips(family, tiny_tokenizer, tiny_
 
 def test_the_stock_trainer_trains_and_predicts(tiny_config, tiny_processor, tmp_path):
     torch.manual_seed(0)
-    tiny_config.backbone_training = "full"
+    tiny_config.language_model_training = "full"
     quality = torch.linspace(0, 1, 16)
     rows = [{"video": value + 0.05 * torch.randn(4, 16), "label": 100 * value} for value in quality]
 
@@ -219,4 +219,4 @@ def test_the_stock_trainer_trains_and_predicts(tiny_config, tiny_processor, tmp_
     trainer.save_model(tmp_path / "trained")
     reloaded = AutoModel.from_pretrained(tmp_path / "trained")
     with torch.no_grad():
-        np.testing.assert_allclose(reloaded(**collate(rows)).judged_scores, predicted, atol=1e-3)
+        np.testing.assert_allclose(reloaded(**collate(rows)).scores, predicted, atol=1e-3)

@@ -26,7 +26,7 @@ def text_processor(text_config, tiny_tokenizer) -> LimssrProcessor:
 
 
 @pytest.fixture
-def text_model(text_config) -> LimssrForScoreRegression:
+def language_model(text_config) -> LimssrForScoreRegression:
     torch.manual_seed(0)
     return LimssrForScoreRegression(text_config).eval()
 
@@ -121,45 +121,45 @@ def test_the_processor_comes_back_as_it_was_saved(text_processor, tmp_path):
 
 
 @torch.no_grad()
-def test_scores_depend_on_the_words_and_on_nothing_else_in_the_batch(text_model, text_processor):
+def test_scores_depend_on_the_words_and_on_nothing_else_in_the_batch(language_model, text_processor):
     features = {
         "commentary": ["a clean entry", None, "over on the entry, and wide"],
         "dive": [torch.ones(1, 8), torch.zeros(4, 8), None],
     }
-    together = text_model(**text_processor(features=features)).score
+    together = language_model(**text_processor(features=features)).score
     for index in range(3):
         alone = {name: [entries[index]] for name, entries in features.items()}
-        score = text_model(**text_processor(features=alone)).score[0]
+        score = language_model(**text_processor(features=alone)).score[0]
         torch.testing.assert_close(score, together[index], atol=1e-5, rtol=0)
     other = features | {"commentary": ["a poor entry", None, "over on the entry, and wide"]}
-    changed = text_model(**text_processor(features=other)).score
+    changed = language_model(**text_processor(features=other)).score
     assert (changed[0] - together[0]).abs() > 1e-6
     torch.testing.assert_close(changed[1:], together[1:], atol=1e-6, rtol=0)
 
 
-def test_words_have_the_embeddings_of_the_language_model_and_no_projector(text_model, text_processor):
-    assert list(text_model.model.projectors) == ["dive"]
+def test_words_have_the_embeddings_of_the_language_model_and_no_projector(language_model, text_processor):
+    assert list(language_model.model.projectors) == ["dive"]
     batch = text_processor(features={"commentary": ["clean"], "dive": [torch.ones(1, 8)]})
     embedded = []
-    handle = text_model.model.language_model.register_forward_pre_hook(
+    handle = language_model.model.language_model.register_forward_pre_hook(
         lambda module, args, kwargs: embedded.append(kwargs["inputs_embeds"]), with_kwargs=True
     )
-    text_model(**batch)
+    language_model(**batch)
     handle.remove()
     start = batch.input_ids[0].tolist().index(text_processor._ids["<|commentary_start|>"]) + 1
     ids = batch.input_ids[0, start : start + 5]
-    expected = text_model.get_input_embeddings()(ids)
+    expected = language_model.get_input_embeddings()(ids)
     torch.testing.assert_close(embedded[0][0, start : start + 5], expected)
 
 
-def test_both_checkpoint_forms_keep_a_text_modality(tiny_text_model, tiny_tokenizer, tmp_path):
+def test_both_checkpoint_forms_keep_a_text_modality(tiny_language_model, tiny_tokenizer, tmp_path):
     torch.manual_seed(0)
-    model = LimssrForScoreRegression.from_text_model(tiny_text_model, modalities=dict(MODALITIES)).eval()
+    model = LimssrForScoreRegression.from_language_model(tiny_language_model, modalities=dict(MODALITIES)).eval()
     processor = LimssrProcessor.from_config(model.config, tiny_tokenizer)
     inputs = processor(features={"commentary": ["a clean entry", None], "dive": [None, torch.ones(1, 8)]})
     for form in ("full", "adapter"):
         model.save_pretrained(tmp_path / form, form=form)
-        loaded = LimssrForScoreRegression.from_pretrained(tmp_path / form, text_model=tiny_text_model)
+        loaded = LimssrForScoreRegression.from_pretrained(tmp_path / form, language_model=tiny_language_model)
         assert list(loaded.config.modalities.items()) == list(MODALITIES.items())
         with torch.no_grad():
             torch.testing.assert_close(loaded(**inputs).score, model(**inputs).score, atol=1e-6, rtol=0)

@@ -1,4 +1,4 @@
-"""Who is compared: this model, the bare backbone on the same tokens, and LIMSSR written the naive way."""
+"""Who is compared: this model, the bare language model on the same tokens, and LIMSSR written the naive way."""
 
 import torch
 from torch import nn
@@ -28,7 +28,7 @@ class Limssr:
         self.optimizer.zero_grad()
 
 
-class BareBackbone:
+class BareLanguageModel:
     """The language model with its LoRA, without its vocabulary head: forward, and backward from a mean of squares."""
 
     def __init__(self, model: LimssrForScoreRegression):
@@ -79,10 +79,10 @@ class NaiveLimssr:
         return outputs, functional.linear(outputs.hidden_states[-1], self.head.weight)  # (batch, length, vocabulary)
 
 
-def make_contestant(name: str, model: LimssrForScoreRegression) -> Limssr | BareBackbone | NaiveLimssr:
+def make_contestant(name: str, model: LimssrForScoreRegression) -> Limssr | BareLanguageModel | NaiveLimssr:
     """The contestant `bare`, `limssr`, `shared` or `naive`; the last one changes what of the model is trained."""
     if name == "bare":
-        return BareBackbone(model)
+        return BareLanguageModel(model)
     return NaiveLimssr(model) if name == "naive" else Limssr(model, shares_prefix=name == "shared")
 
 

@@ -1,11 +1,16 @@
-"""The picture of a benchmark: everybody beside the bare backbone, and what longer samples cost."""
+"""The picture of a benchmark: everybody beside the bare language model, and what longer samples cost."""
 
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-LABELS = {"bare": "bare backbone", "limssr": "LIMSSR", "shared": "LIMSSR, prefix shared", "naive": "the naive way"}
+LABELS = {
+    "bare": "bare language model",
+    "limssr": "LIMSSR",
+    "shared": "LIMSSR, prefix shared",
+    "naive": "the naive way",
+}
 COLORS = {"bare": "#b9c4cc", "limssr": "#2f6f9f", "shared": "#1f9e77", "naive": "#d9822b"}
 
 

@@ -44,9 +44,9 @@ def measure_all(settings: Settings, say: Callable[[str], None] = print) -> dict:
         work = Path(place)
         folder = work / "language_model"
         tell("preparing the language model")
-        results["language_model"] = save_language_model(folder, settings.text_model)
+        results["language_model"] = save_language_model(folder, settings.language_model)
         for action, key in KEYS.items():
-            tell(f"{key}: this model, the bare backbone and the naive way")
+            tell(f"{key}: this model, the bare language model and the naive way")
             results[key] = measure_action(action, folder, settings).to_dict()
         tell("missing modalities")
         with_missing = measure_training_with_missing(folder, settings)

@@ -1,4 +1,4 @@
-"""Time and memory of inference and of a training step, beside the bare backbone and the naive way."""
+"""Time and memory of inference and of a training step, beside the bare language model and the naive way."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

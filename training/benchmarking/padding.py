@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..sequence_lengths import length_groups, longest_first
+from ..data.masked_dataset import longest_first
+from ..fitting.sampler import length_groups
 from .workload import MODALITIES, build_processor, make_config
 
 PERFORMANCES, BATCH_SIZE, MISSING_RATE = 1000, 8, 0.3

@@ -8,10 +8,11 @@ import numpy as np
 from datasets import Dataset, load_from_disk
 from torch.utils.data import DataLoader
 
-from ..collator import EpochRows, EpochSampler, LimssrCollator
 from ..data.aqa_data import build_split, feature_column
-from ..data.restricted_pickle import load_restricted
-from ..missingness import MaskedDataset
+from ..data.masked_dataset import MaskedDataset
+from ..data.sources.tables import load_restricted
+from ..fitting.collator import LimssrCollator
+from ..fitting.sampler import EpochRows, EpochSampler
 from .workload import MODALITIES
 
 WORKERS = 2

@@ -35,15 +35,15 @@ def requirements(results: dict) -> list[Requirement]:
     inference, training, data = results["inference"], results["training"], results["data_path"]
     saved = 1 - inference["shared_prefix_token_ratio"]
     return [
-        Requirement("inference, time over the bare backbone", inference["ratio"], 1.03),
-        Requirement("inference, peak memory over the bare backbone", inference["memory_ratio"], 1.1),
+        Requirement("inference, time over the bare language model", inference["ratio"], 1.03),
+        Requirement("inference, peak memory over the bare language model", inference["memory_ratio"], 1.1),
         Requirement(
-            f"inference, prefix shared ({saved:.0%} of the tokens saved), time over the bare backbone",
+            f"inference, prefix shared ({saved:.0%} of the tokens saved), time over the bare language model",
             inference["shared_prefix_ratio"],
             1 - 0.9 * saved,
         ),
-        Requirement("training step, time over the bare backbone with LoRA", training["ratio"], 1.05),
-        Requirement("training step, peak memory over the bare backbone", training["memory_ratio"], 1.1),
+        Requirement("training step, time over the bare language model with LoRA", training["ratio"], 1.05),
+        Requirement("training step, peak memory over the bare language model", training["memory_ratio"], 1.1),
         Requirement("training step, speed-up over the naive way", training["speedup_over_naive"], 1.4, True),
         Requirement(
             "training step with 30 % missing, speed-up over the naive way",

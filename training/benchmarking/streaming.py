@@ -10,9 +10,9 @@ from transformers import LlamaConfig
 from ...configuration.configuration_limssr import LimssrConfig
 from ...modeling_limssr.modeling_limssr import LimssrForScoreRegression
 from ...processing.processing_limssr import LimssrProcessor
-from ..byte_tokenizer import make_byte_tokenizer
-from ..feature_files import FileSample
-from ..prediction import predict_stream
+from ..fitting.model import make_byte_tokenizer
+from ..prediction.files import FileSample
+from ..prediction.predictor import predict_stream
 
 SIZES = {"video": 16, "audio": 12}
 FILES, POINTS = 50, 20
@@ -33,7 +33,9 @@ def measure_streaming(work: Path, samples: int) -> dict:
     ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 16}
     text_config = LlamaConfig(**shape, vocab_size=len(tokenizer), **ids)
-    config = LimssrConfig(text_config=text_config, modalities=SIZES, use_prompt=False, backbone_training="frozen")
+    config = LimssrConfig(
+        text_config=text_config, modalities=SIZES, use_prompt=False, language_model_training="frozen"
+    )
     model = LimssrForScoreRegression(config).eval()
     processor = LimssrProcessor.from_config(config, tokenizer, missing_length=1)
     process, resident = psutil.Process(), []

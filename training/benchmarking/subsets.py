@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..missingness import all_subsets
-from ..prediction import predict
-from ..subset_prediction import predict_masks
+from ..data.masks import all_subsets
+from ..prediction.predictor import predict
+from ..prediction.subset_prediction import predict_masks
 from .prepared_data import make_dataset
 from .timing import take_turns
 from .tokens import positions_read

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from ..arguments import LimssrTrainingArguments
-from ..trainer import LimssrTrainer
+from ..fitting.trainer import LimssrTrainer
 from .prepared_data import make_dataset
 from .timing import synchronize
 from .workload import Settings, build_model, build_processor

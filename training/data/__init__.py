@@ -3,12 +3,11 @@
 import inspect
 from typing import Any
 
-from .aqa_data import AqaData
+from .aqa_data import AqaData, report_missing
 from .finediving import FineDiving
 from .fisv import FisV
 from .folder import Folder
 from .fs1000 import Fs1000
-from .missing_report import report_missing
 from .mtl_aqa import MtlAqa
 from .prepared import Prepared
 from .rhythmic_gymnastics import RhythmicGymnastics

@@ -1,6 +1,7 @@
 """What every dataset gives, and the arrow columns that hold its features."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +9,10 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, Features, List, Value
 
-from ..missingness import Mask
-from .missing import MissingSummary
+from .masks import Mask
+from .missing import MissingSummary, nulls
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -98,3 +101,60 @@ def build_split(
         features[name] = Value(str(columns[name].type))
     features = Features(features)
     return Dataset(pa.table(columns).cast(features.arrow_schema))
+
+
+def row_targets(row: dict, score_names: Sequence[str]) -> list[float]:
+    """Targets of a row in judges' units, NaN = not given; a dataset of one score keeps it in the column `score`."""
+    columns = target_columns(row, score_names)
+    return [float("nan") if row[column] is None else float(row[column]) for column in columns]
+
+
+def target_columns(columns: Sequence[str], score_names: Sequence[str]) -> list[str]:
+    """The column of each score.
+
+    Raises:
+        ValueError: neither the named columns nor, for one score, the column `score` is there.
+    """
+    if all(name in columns for name in score_names):
+        return list(score_names)
+    if len(score_names) == 1 and "score" in columns:
+        return ["score"]
+    absent = [name for name in score_names if name not in columns]
+    raise ValueError(f"the dataset has no column for the scores {absent}; its columns: {list(columns)}")
+
+
+def read_targets(rows: Sequence[dict] | Iterable[dict], score_names: Sequence[str]) -> np.ndarray:
+    """Judged scores `(rows, scores)`, NaN = not given."""
+    if hasattr(rows, "select_columns"):  # without reading a single feature
+        rows = rows.select_columns(target_columns(rows.column_names, score_names))
+    targets = [row_targets(rows[index], score_names) for index in range(len(rows))]
+    return np.array(targets, dtype=np.float64).reshape(len(rows), len(score_names))
+
+
+def report_missing(data: AqaData, list_missing: bool = False, require_complete: bool = False) -> None:
+    """Says what is missing in one warning.
+
+    Args:
+        data: the dataset.
+        list_missing: print a line for each missing feature as well.
+        require_complete: anything missing is an error.
+
+    Raises:
+        ValueError: something is missing, and `require_complete`.
+    """
+    summary = missing_summary(data)
+    if not summary.features:
+        return
+    if list_missing:
+        print(summary.listing(), flush=True)
+    if require_complete:
+        raise ValueError(f"`require_complete` is given, but {summary}")
+    logger.warning("%s", summary)
+
+
+def missing_summary(data: AqaData) -> MissingSummary:
+    """What the dataset says is missing, or else what is null in its columns."""
+    if data.missing is not None:
+        return data.missing
+    samples = sum(len(split) for split in data.splits.values())
+    return MissingSummary(samples, [each for split in data.splits.values() for each in nulls(split, data.modalities)])

@@ -6,7 +6,7 @@ from datasets import DatasetInfo, Features, SplitDict, SplitInfo
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from ..atomic_files import write_text_whole
+from ..utils.files import atomic_write_text
 from .aqa_data import AqaData
 from .missing import MissingSummary
 
@@ -76,7 +76,7 @@ def write_dataset_card(
         columns=_table(["column", "type"], [(name, f"`{kind}`") for name, kind in features.items()]),
         missing=_missing(missing),
     )
-    write_text_whole(out / "README.md", str(DatasetCard(f"---\n{card_data.to_yaml()}\n---\n{text}")))
+    atomic_write_text(out / "README.md", str(DatasetCard(f"---\n{card_data.to_yaml()}\n---\n{text}")))
 
 
 def _modalities(data: AqaData, missing: MissingSummary) -> str:

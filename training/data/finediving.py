@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from .aqa_data import AqaData
-from .feature_sources import FeatureSource
 from .file_dataset import FileDataset, all_sample_ids, build_index, choose_scores
-from .label_files import LabelError, Labels, check_range, check_repeated, compare_counts
-from .modality_folders import folder_sources, modalities_in
-from .restricted_pickle import load_restricted
+from .sources.files import FeatureSource
+from .sources.folders import folder_sources, modalities_in
+from .sources.labels import LabelError, Labels, check_range, check_repeated, compare_counts
+from .sources.tables import load_restricted
 
 OFFICIAL_COUNTS = {"train": 2251, "test": 749}
 ANNOTATIONS = "fine-grained_annotation_aqa.pkl"

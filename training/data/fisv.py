@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .published_dataset import PublishedDataset
+from .file_dataset import PublishedDataset
 
 
 @dataclass

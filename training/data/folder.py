@@ -8,10 +8,10 @@ import numpy as np
 
 from ...configuration.configuration_limssr import TEXT
 from .aqa_data import AqaData
-from .feature_sources import FeatureSource
 from .file_dataset import FileDataset, all_sample_ids, build_index
-from .label_files import LabelError, Labels, check_range, csv_rows, read_label_csv
-from .modality_folders import folder_sources, modalities_in
+from .sources.files import FeatureSource
+from .sources.folders import folder_sources, modalities_in
+from .sources.labels import LabelError, Labels, check_range, csv_rows, read_label_csv
 
 logger = logging.getLogger(__name__)
 

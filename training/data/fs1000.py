@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from .label_files import LabelError, Labels
-from .published_dataset import PublishedDataset
+from .file_dataset import PublishedDataset
+from .sources.labels import LabelError, Labels
 
 
 @dataclass

@@ -1,8 +1,12 @@
 """What a dataset lacks: counted by cause, listed, or fatal."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+
+from datasets import Dataset
+
+from .masks import available_masks
 
 NAMED_SAMPLES = 20
 
@@ -66,3 +70,22 @@ def named(sample_ids: Sequence[str]) -> str:
     """The first few ids, and how many more there are."""
     more = len(sample_ids) - NAMED_SAMPLES
     return ", ".join(sample_ids[:NAMED_SAMPLES]) + (f" and {more} more" if more > 0 else "")
+
+
+def nulls(split: Dataset, modalities: Iterable[str]) -> list[MissingFeature]:
+    """What is null in the columns of these modalities."""
+    names = list(modalities)
+    if not names:
+        return []
+    sample_ids = split.select_columns(["sample_id"])["sample_id"]
+    return [
+        not_given(sample_id, name)
+        for sample_id, mask in zip(sample_ids, available_masks(split, names), strict=True)
+        for name, present in zip(names, mask, strict=True)
+        if not present
+    ]
+
+
+def not_given(sample_id: str, modality: str) -> MissingFeature:
+    """A modality that the labels themselves lack."""
+    return MissingFeature(sample_id, modality, "not given", "the dataset has none")

@@ -13,8 +13,8 @@ from sklearn.model_selection import GroupKFold
 
 from ...configuration.configuration_limssr import TEXT
 from .aqa_data import AqaData, build_split, feature_column, text_column
-from .restricted_pickle import load_restricted
-from .text_features import embed_texts
+from .sources.tables import load_restricted
+from .sources.text import embed_texts
 
 TRAIN_DIVES, TEST_DIVES = 1059, 353
 CLONE_FOLDER = Path("Ready_2_Use/MTL-AQA_split_0_data")
@@ -45,7 +45,7 @@ DIVE_ATTRIBUTES = {"position": 3, "armstand": 2, "rotation_type": 4, "ss_no": 10
 DIFFICULTY_GRID = np.arange(1.5, 5.0, 0.5)
 
 # Highest value of each score, the lowest being 0. `score`: the highest ever observed here. `execution` is what the
-# counted judges' marks add up to, three marks of at most 10 (highest observed: 29).
+# counted judges' marks add up to, three marks of at most 10 (highest available: 29).
 SCORE_RANGES = {"score": 104.5, "execution": 30.0}
 
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from huggingface_hub import snapshot_download
 
-from ..atomic_files import write_text_whole, written_whole
-from ..missingness import Mask
+from ..utils.files import atomic_write, atomic_write_text
 from .aqa_data import AqaData
+from .masks import Mask
 from .missing import MissingFeature, MissingSummary
 
 DESCRIPTION_FILE, MISSING_FILE = "aqa_data.json", "missing.csv"
@@ -83,7 +83,7 @@ def write_description(out: Path, data: AqaData, missing: MissingSummary, **about
         missing: what it lacks.
         **about: further entries of the JSON file.
     """
-    with written_whole(out / MISSING_FILE) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as stream:
+    with atomic_write(out / MISSING_FILE) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, MISSING_COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(vars(each) for each in missing.features)
@@ -95,7 +95,7 @@ def write_description(out: Path, data: AqaData, missing: MissingSummary, **about
         "dropped": missing.dropped,
         **about,
     }
-    write_text_whole(out / DESCRIPTION_FILE, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+    atomic_write_text(out / DESCRIPTION_FILE, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
 
 
 def _read_description(path: Path) -> dict[str, Any]:

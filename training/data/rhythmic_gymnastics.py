@@ -4,10 +4,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from .aqa_data import AqaData
-from .feature_sources import FeatureSource
-from .file_dataset import all_sample_ids
-from .label_files import LabelError, Labels
-from .published_dataset import PublishedDataset
+from .file_dataset import PublishedDataset, all_sample_ids
+from .sources.files import FeatureSource
+from .sources.labels import LabelError, Labels
 
 APPARATUS = ("Ball", "Clubs", "Hoop", "Ribbon")
 
@@ -38,7 +37,7 @@ class RhythmicGymnastics(PublishedDataset):
 
     name: ClassVar = "rhythmic_gymnastics"
     title: ClassVar = "Rhythmic Gymnastics"
-    # Published for the total alone. Execution is marked out of 10, which leaves 15 of 25 (highest observed: 14.8).
+    # Published for the total alone. Execution is marked out of 10, which leaves 15 of 25 (highest available: 14.8).
     score_ranges: ClassVar = {"difficulty": 15, "execution": 10, "total": 25}
     label_columns: ClassVar = tuple(score_ranges)
     feature_sizes: ClassVar = {"video": 1024, "audio": 768, "flow": 1024}

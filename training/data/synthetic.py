@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from datasets import Dataset, DatasetDict
 
-from ..missingness import Mask, all_subsets
 from .aqa_data import AqaData, build_split, feature_column
+from .masks import Mask, all_subsets
 
 SCORE_MIDDLE, SCORE_DEVIATION, SCORE_RANGE = 50.0, 10.0, 100.0
 LARGEST_LATENT = SCORE_RANGE / 2 / SCORE_DEVIATION

@@ -10,7 +10,7 @@ REPRODUCED, WITHIN_TWO, BETTER, WORSE = "reproduced", "within two s.d.", "outsid
 NO_DEVIATION, UNDEFINED, NOT_RUN, NOT_PUBLISHED = "no s.d.", "undefined", "not run", "not published"
 
 MEANING = """
-*Here* is the mean over the seeds, ± their s.d. (n - 1); checkpoints were selected on validation, unless the marks
+*Here* is the mean over the seeds, ± their s.d. (n - 1); checkpoints were selected on validation, unless the caveats
 above say otherwise. *Published* is the paper's; its checkpoints were selected on the test split. *Against as
 configured* is the difference from the same configuration without the change, mean ± s.d. over the seeds that both
 have. *Ridge* is ridge regression on the same visible features, *training mean* predicts that for everyone; a `*`
@@ -49,7 +49,7 @@ class Cell:
     published_deviation: float | None
     values: tuple[float | None, ...]
     ridge: tuple[float | None, ...] = ()
-    floor: tuple[float | None, ...] = ()
+    mean_baseline: tuple[float | None, ...] = ()
     differences: tuple[float, ...] = ()
 
     @property
@@ -61,12 +61,12 @@ class Cell:
         return stdev(self.values) if self.here is not None and len(self.values) > 1 else None
 
     @property
-    def beats_floor(self) -> bool:
+    def beats_mean(self) -> bool:
         """Whether the mean is better than predicting the training mean: a smaller error, a positive correlation."""
         if self.here is None or self.metric == "spearman":
             return self.here is None or self.here > 0
-        floor = mean_of(self.floor)
-        return floor is None or self.here < floor
+        mean_baseline = mean_of(self.mean_baseline)
+        return mean_baseline is None or self.here < mean_baseline
 
     @property
     def mark(self) -> str:
@@ -89,7 +89,7 @@ class Cell:
         return BETTER if (self.here > self.published) == (self.metric == "spearman") else WORSE
 
     def to_dict(self) -> dict:
-        computed = {"here": self.here, "deviation": self.deviation, "beats_floor": self.beats_floor, "mark": self.mark}
+        computed = {"here": self.here, "deviation": self.deviation, "beats_floor": self.beats_mean, "mark": self.mark}
         return vars(self) | computed
 
 

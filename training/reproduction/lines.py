@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..metrics.aqa_metrics import average_metrics
-from ..published_results import (
+from ..evaluation.metrics.aqa_metrics import average_metrics
+from .cells import METRICS, Cell
+from .plan import Run
+from .published_results import (
     AVERAGE,
     COMPLETE,
     ablation_row,
@@ -15,8 +17,6 @@ from ..published_results import (
     seed_deviations,
     task_row,
 )
-from .cells import METRICS, Cell
-from .plan import Run
 from .runner import FINISHED, State
 from .tables import AS_CONFIGURED, Table, Variant
 
@@ -152,7 +152,7 @@ def _cells(
                     deviations.get(column, {}).get(metric),
                     tuple(values.values()),
                     tuple(of_seeds(variant.name, "ridge", column, metric).values()),
-                    tuple(of_seeds(variant.name, "floor", column, metric).values()),
+                    tuple(of_seeds(variant.name, "mean_baseline", column, metric).values()),
                     tuple(values[seed] - base[seed] for seed in both),
                 )
             )

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..arguments import check_settings, merge, read_pairs, read_yaml, training_parser
+from ..arguments import training_parser
 from ..data import REGISTRY
-from .random_text_model import RandomTextModel
+from ..utils.settings import check_settings, merge, read_pairs, read_yaml
+from .random_language_model import RandomLanguageModel
 from .tables import Table, Variant
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -29,7 +30,7 @@ class Run:
         repetition: counts the seeds from 0.
         settings: of `train.py`, all of them.
         problem: why it cannot be run; empty where it can.
-        random_text_model: to be written first, where the variant asks for one.
+        random_language_model: to be written first, where the variant asks for one.
     """
 
     dataset: str
@@ -38,7 +39,7 @@ class Run:
     repetition: int
     settings: dict[str, Any]
     problem: str = ""
-    random_text_model: RandomTextModel | None = None
+    random_language_model: RandomLanguageModel | None = None
 
     @property
     def folder(self) -> Path:
@@ -143,11 +144,11 @@ def _run(
     if settings["dataset"] in folders:
         settings["data_options"] = {**settings.get("data_options", {}), "folder": folders[settings["dataset"]]}
     problem = problem or missing_options(settings)
-    random_text_model = None
-    if variant.random_backbone and not problem:
-        random_text_model = RandomTextModel(settings, Path(settings["output_dir"] + "_text_model"))
-        settings |= random_text_model.settings
-    return Run(dataset, configuration, variant, repetition, settings, problem, random_text_model)
+    random_language_model = None
+    if variant.random_language_model and not problem:
+        random_language_model = RandomLanguageModel(settings, Path(settings["output_dir"] + "_language_model"))
+        settings |= random_language_model.settings
+    return Run(dataset, configuration, variant, repetition, settings, problem, random_language_model)
 
 
 def _combine(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,8 +158,8 @@ def _combine(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
 
 def why_pointless(variant: Variant, settings: Mapping[str, Any]) -> str:
     """Why a variant says nothing about this configuration; empty where it does."""
-    changes_backbone = variant.random_backbone or any(
-        name.startswith(("lora_", "backbone_", "text_model")) for name in variant.settings
+    changes_backbone = variant.random_language_model or any(
+        name.startswith(("lora_", "backbone_", "language_model")) for name in variant.settings
     )
     if settings.get("text_config") and changes_backbone:
         return "the language model of this configuration is a random one, trained as a whole"

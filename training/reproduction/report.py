@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from ..published_results import published_results
-from ..reports.run_record import without_paths
-from ..reports.table import aligned
+from ..evaluation.tables import aligned
+from ..utils.records import without_paths
 from .cells import MEANING, METRICS, NOT_RUN, UNDEFINED, Cell, mean_of
 from .lines import Line, table_lines
 from .plan import Run
+from .published_results import published_results
 from .runner import FINISHED, State
 from .tables import AS_CONFIGURED, Table
 
@@ -30,13 +30,13 @@ def write_report(
         states: how far each is.
         changes: settings that differ from the configurations in all runs, for the head of the report.
     """
-    lines, marks = table_lines(table, runs, states), _marks(runs, states)
+    lines, caveats = table_lines(table, runs, states), _caveats(runs, states)
     document = {
         "title": table.title,
         "table": table.number,
         "source": published_results()["source"],
         "changes": dict(changes),
-        "marks": marks,
+        "caveats": caveats,
         "meaning": MEANING.strip(),
         "lines": [
             {"dataset": line.dataset, "task": line.task or None, "variant": line.variant}
@@ -51,7 +51,7 @@ def write_report(
     }
     text = json.dumps(without_paths(document), indent=2, allow_nan=False, ensure_ascii=False)
     Path(path).with_suffix(".json").write_text(text + "\n", encoding="utf-8")
-    Path(path).with_suffix(".md").write_text(markdown(table, lines, runs, states, changes, marks), encoding="utf-8")
+    Path(path).with_suffix(".md").write_text(markdown(table, lines, runs, states, changes, caveats), encoding="utf-8")
 
 
 def markdown(
@@ -60,15 +60,15 @@ def markdown(
     runs: Sequence[Run],
     states: Sequence[State],
     changes: Mapping[str, object],
-    marks: Sequence[str],
+    caveats: Sequence[str],
 ) -> str:
     """The report as a person reads it."""
     parts = [f"# {table.title}", f"{table.number} of {published_results()['source']}, and the runs here."]
     if changes:
         changed = ", ".join(f"`{name}={value}`" for name, value in without_paths(dict(changes)).items())
         parts.append(f"**Other than published, in all runs:** {changed}.")
-    if marks:
-        parts.append("**Marks of the runs:** " + "; ".join(marks) + ".")
+    if caveats:
+        parts.append("**Caveats:** " + "; ".join(caveats) + ".")
     for dataset in dict.fromkeys(line.dataset for line in lines):
         for metric in METRICS:
             own = [line for line in lines if line.dataset == dataset]
@@ -100,7 +100,7 @@ def _rows(cells: Sequence[Cell]) -> list[tuple[str, list[str]]]:
     ]
     if not any(cell.differences for cell in cells):  # a variant is scored on the same rows
         rows.append(("ridge", [_number(mean_of(cell.ridge), cell.metric) for cell in cells]))
-        rows.append(("training mean", [_number(mean_of(cell.floor), cell.metric) for cell in cells]))
+        rows.append(("training mean", [_number(mean_of(cell.mean_baseline), cell.metric) for cell in cells]))
     return [(name, values) for name, values in rows if name == here or any(value not in ("", "-") for value in values)]
 
 
@@ -108,7 +108,7 @@ def _here(cell: Cell) -> str:
     if cell.here is None:
         return UNDEFINED if cell.values else NOT_RUN
     spread = "" if cell.deviation is None else f" ± {_number(cell.deviation, cell.metric)}"
-    return _number(cell.here, cell.metric) + spread + ("" if cell.beats_floor else "*")
+    return _number(cell.here, cell.metric) + spread + ("" if cell.beats_mean else "*")
 
 
 def _difference(cell: Cell) -> str:
@@ -127,11 +127,11 @@ def _run_list(runs: Sequence[Run], states: Sequence[State]) -> str:
     return "\n".join(counts + [""] + [f"- {run.name}: {state}" for run, state in zip(runs, states, strict=True)])
 
 
-def _marks(runs: Sequence[Run], states: Sequence[State]) -> list[str]:
+def _caveats(runs: Sequence[Run], states: Sequence[State]) -> list[str]:
     """What keeps the results of the runs from being honest measures, each said once."""
     found = {}
     for run, state in zip(runs, states, strict=True):
         if state.kind == FINISHED:
             metrics = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
-            found |= dict.fromkeys(metrics.get("marks", []))
+            found |= dict.fromkeys(metrics.get("caveats", []))
     return list(found)

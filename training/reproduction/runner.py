@@ -101,8 +101,8 @@ def _run_one(run: Run) -> State:
             return State(FINISHED)
         _remove_incomplete_checkpoints(run.folder)
         try:
-            if run.random_text_model is not None:
-                run.random_text_model.write()
+            if run.random_language_model is not None:
+                run.random_language_model.write()
         except (OSError, ValueError) as error:
             return State(FAILED, f"no random language model, {error}")
         settings.write_text(yaml.safe_dump(run.settings, sort_keys=False, allow_unicode=True), encoding="utf-8")

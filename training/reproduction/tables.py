@@ -16,14 +16,14 @@ class Variant:
         settings: of `train.py`, in place of the configuration's.
         published: table and line of `published_results.ablation_row` to lay beside it; None where there is none.
         impossible: why this package cannot run it; empty where it can.
-        random_backbone: whether the language model is replaced by one of the same architecture with random weights.
+        random_language_model: whether the language model is replaced by one of the same architecture with random weights.
     """
 
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
     published: tuple[str, str] | None = None
     impossible: str = ""
-    random_backbone: bool = False
+    random_language_model: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def _lora(rank: int, alpha: int) -> Variant:
     return Variant(f"lora_rank_{rank}_alpha_{alpha}", settings, ("lora_rank", f"{rank}/{alpha}"))
 
 
-def _backbone(text_model: str, line: str) -> Variant:
-    return Variant(text_model.split("/")[1].lower(), {"text_model": text_model}, ("backbone", line))
+def _backbone(language_model: str, line: str) -> Variant:
+    return Variant(language_model.split("/")[1].lower(), {"language_model": language_model}, ("backbone", line))
 
 
 TABLES = {
@@ -169,8 +169,8 @@ TABLES = {
             _backbone("openbmb/MiniCPM-1B-sft-bf16", "MiniCPM-1B"),
             _backbone("meta-llama/Llama-3.2-1B", "Llama3.2-1B"),
             _backbone("google/gemma-3-1b-pt", "Gemma3-1B"),
-            Variant("frozen", {"backbone_training": "frozen"}),
-            Variant("random", random_backbone=True),
+            Variant("frozen", {"language_model_training": "frozen"}),
+            Variant("random", random_language_model=True),
         ),
     ),
 }

@@ -1,0 +1,46 @@
+"""The three terms of the LIMSSR loss (paper, section 3.6). All scores are normalised to 0..1."""
+
+import torch
+import torch.nn.functional as F
+
+LOSS_TERMS = ("regression_loss", "consistency_loss", "separation_loss")  # as the model returns them
+
+
+def regression_loss(score: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of `(batch, scores)` over the given targets; NaN targets are left out, 0 if none is given."""
+    given = ~target.isnan()
+    squared_error = (score - target.nan_to_num()).square() * given
+    return squared_error.sum() / given.sum().clamp(min=1)
+
+
+def consistency_loss(reasoning_scores: torch.Tensor, cross_modal_scores: torch.Tensor) -> torch.Tensor:
+    """Mean squared difference of the two paths, both `(batch, scores)`."""
+    return F.mse_loss(reasoning_scores, cross_modal_scores)
+
+
+def token_separation_loss(fusion_states: torch.Tensor, margin: float) -> torch.Tensor:
+    """
+    Keeps the fusion tokens apart: a triplet loss over all batch * K states with their slot as label.
+
+    For each anchor the hardest positive is the farthest state of the same slot (distance 0 when the batch has one
+    sample), the hardest negative the nearest state of another slot, by cosine distance: mean of
+    relu(d_positive - d_negative + margin).
+
+    Args:
+        fusion_states (`(batch, K, hidden)`): h_k of every sample.
+        margin (`float`): how much nearer the positive must be, 0 or more.
+
+    Returns:
+        Scalar loss; 0 when there is a single slot, which has nothing to be kept apart from.
+    """
+    batch_size, num_slots, _ = fusion_states.shape
+    if num_slots == 1:
+        return fusion_states.sum() * 0
+    states = F.normalize(fusion_states.flatten(0, 1), dim=-1)  # (batch * K, hidden)
+    distance = 1 - states @ states.T  # (batch * K, batch * K)
+    slots = torch.arange(num_slots, device=states.device).repeat(batch_size)
+    same_slot = slots[:, None] == slots[None, :]
+    other_sample = ~torch.eye(len(slots), dtype=torch.bool, device=states.device)
+    positive = distance.masked_fill(~(same_slot & other_sample), 0).amax(1)
+    negative = distance.masked_fill(same_slot, torch.inf).amin(1)
+    return F.relu(positive - negative + margin).mean()

@@ -1,0 +1,193 @@
+"""Feature arrays of one sample: checked at the door, cropped, padded."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from transformers.utils import logging
+
+
+def as_clips(array, feature_size: int, where: str) -> torch.Tensor:
+    """
+    Any array-like (numpy, torch, nested lists) -> float32 tensor `(clips, feature_size)`.
+
+    Args:
+        array: the features of one modality of one sample.
+        feature_size (`int`): the width the model was made for.
+        where (`str`): sample and modality, for the error message.
+
+    Raises:
+        TypeError: not an array of real numbers.
+        ValueError: wrong rank or width, no clips, NaN or infinite values.
+    """
+    try:
+        clips = (
+            array.detach().cpu()
+            if isinstance(array, torch.Tensor)
+            else torch.from_numpy(np.require(array, requirements=["C", "W"]))  # copied only where torch needs it
+        )
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{where}: expected an array of numbers [clips, {feature_size}], got {_describe(array)}."
+        ) from error
+    if clips.dtype == torch.bool or clips.is_complex():
+        raise TypeError(f"{where}: expected real numbers, got dtype {clips.dtype}.")
+    if clips.dim() != 2 or clips.shape[1] != feature_size:
+        raise ValueError(f"{where}: expected shape [clips, {feature_size}], got {list(clips.shape)}.")
+    if len(clips) == 0:
+        raise ValueError(f"{where}: has no clips. Pass None for a modality that is missing.")
+    clips = clips.to(torch.float32)
+    # A finite sum has no other terms, and is found ten times as fast; where it overflows, each number is looked at.
+    if not clips.sum().isfinite() and not clips.isfinite().all():
+        bad = int((~clips.isfinite()).any(1).sum())
+        raise ValueError(
+            f"{where}: {bad} of {len(clips)} clips hold NaN or infinite values. Pass None for a missing modality."
+        )
+    return clips
+
+
+def crop_clips(clips: torch.Tensor, max_clips: int, position: float) -> torch.Tensor:
+    """At most `max_clips` consecutive clips; `position` 0..1 says where, 0.5 is the centre."""
+    excess = len(clips) - max_clips
+    if excess <= 0:
+        return clips
+    start = min(int(position * (excess + 1)), excess) if position != 0.5 else excess // 2
+    return clips[start : start + max_clips]
+
+
+def pad_clips(clips: torch.Tensor, length: int) -> torch.Tensor:
+    """Zero clips at the end, up to `length`."""
+    return torch.nn.functional.pad(clips, (0, 0, 0, max(length - len(clips), 0)))
+
+
+def crop_position(crop: Literal["center", "random"], generator: torch.Generator | None) -> float:
+    """One position for all modalities of a sample, so that they stay aligned in time."""
+    if crop not in ("center", "random"):
+        raise ValueError(f"crop is {crop!r}; allowed are 'center' and 'random'.")
+    return 0.5 if crop == "center" else torch.rand((), generator=generator).item()
+
+
+def _describe(array) -> str:
+    dtype = getattr(array, "dtype", None)
+    return (
+        f"{type(array).__name__} of dtype {dtype}"
+        if dtype is not None
+        else f"{type(array).__name__} {str(array)[:60]!r}"
+    )
+
+
+logger = logging.get_logger(__name__)
+
+
+class PlainTextTokenizer:
+    """
+    Words -> ids of the tokenizer's ordinary vocabulary.
+
+    A text is data: a string in it that looks like a special or added token (`<|im_end|>`, `<|video_end|>`, ...) is
+    spelt out in ordinary tokens and means nothing.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): of the language model, with the added tokens.
+        max_tokens (`int`): longer texts keep their first tokens.
+
+    Raises:
+        ValueError: the tokenizer is none of the `tokenizers` library.
+    """
+
+    def __init__(self, tokenizer, max_tokens: int):
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise ValueError(
+                f"a modality of text needs a tokenizer of the library `tokenizers`, got {type(tokenizer).__name__}."
+            )
+        without_added = json.loads(backend.to_str()) | {"added_tokens": [], "truncation": None, "padding": None}
+        self.encoder = type(backend).from_str(json.dumps(without_added))
+        self.max_tokens = max_tokens
+        self.texts = self.cut_texts = self.cut_tokens = 0
+
+    def encode(self, text: str, where: str) -> list[int]:
+        """
+        Args:
+            text (`str`): the words of one modality of one sample.
+            where (`str`): sample and modality, for the error message.
+
+        Raises:
+            TypeError: not a string.
+            ValueError: a text without words.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"{where}: expected a text, got {type(text).__name__} {str(text)[:60]!r}.")
+        if not text.strip():
+            raise ValueError(f"{where}: the text is empty. Pass None for a modality that is missing.")
+        ids = self.tokenize(text)
+        self._count(len(ids))
+        return ids[: self.max_tokens]
+
+    def tokenize(self, text: str) -> list[int]:
+        """All its ids, neither checked nor cut."""
+        return self.encoder.encode(text, add_special_tokens=False).ids
+
+    def _count(self, length: int) -> None:
+        """Warns at the first text that is cut, then each time their number has doubled: not once for each."""
+        self.texts += 1
+        if length <= self.max_tokens:
+            return
+        self.cut_texts += 1
+        self.cut_tokens += length - self.max_tokens
+        if self.cut_texts & (self.cut_texts - 1) == 0:
+            logger.warning(
+                "%d of %d texts so far had more than max_text_tokens=%d tokens and were cut, by %d tokens in all.",
+                self.cut_texts,
+                self.texts,
+                self.max_tokens,
+                self.cut_tokens,
+            )
+
+
+@dataclass
+class Prompt:
+    """
+    Args:
+        template (`str`): the prompt, with `{available}` and `{missing}` where the modalities are named. What does not
+            depend on them comes first, so that all samples share it. With neither, all samples have the same prompt.
+        modality_names (`dict[str, str]`): what a modality is called in the prompt; its own name where it is not
+            listed.
+        separator (`str`): between two names.
+        none (`str`): stands where no modality is to be named.
+
+    Raises:
+        ValueError: the template names the available modalities but not the missing ones, or the other way round, or
+            has other words in braces.
+    """
+
+    template: str = (
+        "Judge how well this performance is executed. Infer what is missing from what is available, and gather all "
+        "that matters for the score at the end. Available: {available}. Missing: {missing}."
+    )
+    modality_names: dict[str, str] = field(default_factory=dict)
+    separator: str = ", "
+    none: str = "none"
+
+    def __post_init__(self):
+        named = set(re.findall(r"{\w*}", self.template))
+        if named not in (set(), {"{available}", "{missing}"}):
+            raise ValueError(
+                f"prompt template must contain {{available}} and {{missing}}, both or neither, and no other word in "
+                f"braces; got {self.template!r}."
+            )
+
+    def write(self, modalities, mask: tuple[bool, ...]) -> str:
+        """The prompt of a sample whose `mask` says of each modality whether it is there."""
+
+        def name_all(wanted: bool) -> str:
+            names = [
+                self.modality_names.get(name, name)
+                for name, there in zip(modalities, mask, strict=True)
+                if there == wanted
+            ]
+            return self.separator.join(names) or self.none
+
+        return self.template.replace("{available}", name_all(True)).replace("{missing}", name_all(False))

@@ -1,0 +1,171 @@
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from limssr.training.data.sources.files import FeatureFileError, read_features
+from limssr.training.prediction.files import samples_from_csv, samples_from_folder
+
+CLIPS = np.arange(12, dtype=np.float32).reshape(3, 4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int64", ">f4"])
+def test_npy_of_any_real_type_is_read_as_float32(tmp_path, dtype):
+    np.save(tmp_path / "a.npy", CLIPS.astype(dtype))
+    clips = read_features(tmp_path / "a.npy")
+    assert clips.dtype == np.float32
+    assert clips.flags.writeable
+    np.testing.assert_array_equal(clips, CLIPS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int32])
+def test_safetensors_with_one_tensor_is_read_as_float32(tmp_path, dtype):
+    save_file({"anything": torch.from_numpy(CLIPS).to(dtype)}, tmp_path / "a.safetensors")
+    clips = read_features(tmp_path / "a.safetensors")
+    assert clips.dtype == np.float32
+    np.testing.assert_array_equal(clips, CLIPS)
+
+
+def test_one_of_several_tensors_has_to_be_named(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file({"one": torch.zeros(1, 4), "two": torch.from_numpy(CLIPS)}, path)
+    np.testing.assert_array_equal(read_features(path, tensor_name="two"), CLIPS)
+    with pytest.raises(FeatureFileError, match=r"a\.safetensors.*'one', 'two'.*exactly one"):
+        read_features(path)
+    with pytest.raises(FeatureFileError, match="one named 'three'"):
+        read_features(path, tensor_name="three")
+
+
+class RunsOnLoad:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+def test_a_pickle_in_a_npy_is_refused_and_not_run(tmp_path):
+    np.save(tmp_path / "object.npy", np.array([RunsOnLoad(tmp_path / "ran")], dtype=object))
+    (tmp_path / "bare.npy").write_bytes(pickle.dumps(RunsOnLoad(tmp_path / "ran")))
+    for name in ("object.npy", "bare.npy"):
+        with pytest.raises(FeatureFileError, match=name):
+            read_features(tmp_path / name)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros(4), r"shape \[4\], expected \[clips, dim\]"),
+        (np.zeros((2, 3, 4)), r"shape \[2, 3, 4\]"),
+        (np.zeros((0, 4)), r"empty\.npy|wrong\.npy"),
+        (np.array([["a"]]), "dtype <U1, expected real numbers"),
+        (np.zeros((2, 2), dtype=complex), "dtype complex128"),
+        (np.zeros((2, 2), dtype=bool), "dtype bool"),
+        (np.array([[0.0, 1.0], [0.0, np.nan]]), "clip 1, column 1 is nan"),
+        (np.array([[1e300]]), "clip 0, column 0 is inf"),
+        (np.append(np.zeros((1100, 1000), np.float32), [[-np.inf] * 1000], axis=0), "clip 1100, column 0 is -inf"),
+    ],
+)
+def test_arrays_that_are_no_clips_are_refused_by_name(tmp_path, array, message):
+    np.save(tmp_path / "wrong.npy", array)
+    with pytest.raises(FeatureFileError, match=message) as caught:
+        read_features(tmp_path / "wrong.npy")
+    assert str(tmp_path / "wrong.npy") in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"not an array at all", b"\x93NUMPY\x01\x00\x02\x00{}"])
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
+def test_damaged_files_are_named(tmp_path, suffix, content):
+    path = tmp_path / f"damaged{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(FeatureFileError, match="damaged"):
+        read_features(path)
+
+
+def test_a_header_that_promises_more_than_the_file_holds_is_refused(tmp_path):
+    np.save(tmp_path / "cut.npy", np.zeros((1000, 100)))
+    content = (tmp_path / "cut.npy").read_bytes().replace(b"(1000, 100)", b"(10**9, 9)")
+    (tmp_path / "cut.npy").write_bytes(content)
+    with pytest.raises(FeatureFileError, match=r"cut\.npy"):
+        read_features(tmp_path / "cut.npy")
+    np.save(tmp_path / "short.npy", np.zeros((1000, 100)))
+    with (tmp_path / "short.npy").open("r+b") as stream:
+        stream.truncate(5000)
+    with pytest.raises(FeatureFileError, match=r"short\.npy"):
+        read_features(tmp_path / "short.npy")
+
+
+def test_missing_files_and_other_suffixes_are_named(tmp_path):
+    with pytest.raises(FeatureFileError, match=r"nowhere\.npy: no such file"):
+        read_features(tmp_path / "nowhere.npy")
+    (tmp_path / "a.pkl").write_bytes(b"")
+    with pytest.raises(FeatureFileError, match=r"suffix is '\.pkl'"):
+        read_features(tmp_path / "a.pkl")
+
+
+def test_a_folder_gives_every_id_with_what_it_has(tmp_path):
+    for name in ("video/a.npy", "video/meet/1.npy", "audio/a.safetensors", "video/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    samples = samples_from_folder(tmp_path, ["video", "audio", "flow"])
+    assert [(sample.sample_id, sorted(sample.paths)) for sample in samples] == [
+        ("a", ["audio", "video"]),
+        ("meet/1", ["video"]),
+    ]
+
+
+def test_two_files_for_one_modality_are_an_error_of_that_sample_alone(tmp_path):
+    (tmp_path / "video").mkdir()
+    np.save(tmp_path / "video" / "b.npy", CLIPS)
+    for name in ("a.npy", "a.safetensors"):
+        (tmp_path / "video" / name).touch()
+    first, second = samples_from_folder(tmp_path, ["video"])
+    with pytest.raises(FeatureFileError, match="two files for one modality"):
+        first.read()
+    np.testing.assert_array_equal(second.read()["video"], CLIPS)
+
+
+def test_a_folder_without_features_is_refused(tmp_path):
+    with pytest.raises(FeatureFileError, match="at least one subfolder"):
+        samples_from_folder(tmp_path, ["video"])
+    (tmp_path / "video").mkdir()
+    with pytest.raises(FeatureFileError, match=r"no \.npy or \.safetensors file"):
+        samples_from_folder(tmp_path, ["video"])
+
+
+def test_csv_paths_are_relative_to_it_and_empty_cells_are_missing(tmp_path):
+    np.save(tmp_path / "v.npy", CLIPS)
+    table = "﻿sample_id,video,audio\r\none,v.npy,\r\ntwo,,\r\n"
+    (tmp_path / "list.csv").write_text(table, encoding="utf-8", newline="")
+    one, two = samples_from_csv(tmp_path / "list.csv", ["video", "audio"])
+    np.testing.assert_array_equal(one.read()["video"], CLIPS)
+    with pytest.raises(FeatureFileError, match="sample two: no modality is given"):
+        two.read()
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("sample_id,vidoe\na,v.npy\n", r"\['sample_id', 'vidoe'\], expected sample_id and one or more of \['video'\]"),
+        ("video\nv.npy\n", "expected sample_id"),
+        ("", "expected sample_id"),
+        ("sample_id,video\na,v.npy\na,w.npy\n", "line 3: sample_id 'a' is already on line 2"),
+        ("sample_id,video\n,v.npy\n", "line 2: sample_id is empty"),
+        ("sample_id,video\na,v.npy,w.npy\n", "line 2: expected 2 cells"),
+        ("sample_id,video\na\n", "line 2: expected 2 cells"),
+    ],
+)
+def test_csv_mistakes_are_named_with_their_line(tmp_path, table, message):
+    (tmp_path / "list.csv").write_text(table)
+    with pytest.raises(FeatureFileError, match=message):
+        samples_from_csv(tmp_path / "list.csv", ["video"])
+
+
+def test_a_csv_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "list.csv").write_bytes(b"sample_id,video\n\xff\xfe,a\n")
+    with pytest.raises(FeatureFileError, match="UTF-8"):
+        samples_from_csv(tmp_path / "list.csv", ["video"])

@@ -1,0 +1,378 @@
+"""The trainer repeats, resumes exactly, refuses weights that do not fit and logs what it did."""
+
+import json
+import math
+import shutil
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, TrainerCallback, set_seed
+from transformers.utils import is_bitsandbytes_available
+
+from limssr import LimssrCollator, LimssrForScoreRegression, LimssrProcessor, LimssrTrainer, LimssrTrainingArguments
+from limssr.training.data import load
+from limssr.training.data.aqa_data import read_targets
+from limssr.training.data.masked_dataset import MaskedDataset
+from limssr.training.data.masks import DynamicMask, draw_static_masks
+from limssr.training.evaluation.metrics.aqa_metrics import score_metrics
+from limssr.training.fitting.checkpoints import load_trained_weights
+from limssr.training.prediction.predictor import predict
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load("synthetic", samples_train=20, samples_test=13)
+
+
+@pytest.fixture
+def make_trainer(data, tiny_language_model, tmp_path):
+    """`make_trainer(folder, dynamic=False, config={}, **arguments)`: LoRA on the tiny language model."""
+
+    def make(folder="run", dynamic=False, config=None, eval_dataset=None, **arguments) -> LimssrTrainer:
+        set_seed(0)
+        bounds = {"score_minimums": data.score_minimums, "score_ranges": data.score_ranges, "lora_rank": 2}
+        model = LimssrForScoreRegression.from_language_model(
+            tiny_language_model, modalities=data.modalities, **{**bounds, **(config or {})}
+        )
+        tokenizer = AutoTokenizer.from_pretrained(tiny_language_model)
+        processor = LimssrProcessor.from_config(model.config, tokenizer, max_clips=4, missing_length=1)
+        modalities = list(data.modalities)
+        mask = DynamicMask(modalities) if dynamic else None
+        settings = {"num_train_epochs": 2, "warmup_epochs": 1, "per_device_train_batch_size": 4, "learning_rate": 0.01}
+        settings |= {"logging_strategy": "steps", "logging_steps": 1, "disable_tqdm": True, "use_cpu": True}
+        return LimssrTrainer(
+            model,
+            LimssrTrainingArguments(output_dir=str(tmp_path / folder), **{**settings, **arguments}),
+            train_dataset=data.splits["train"],
+            eval_dataset=data.splits["test"] if eval_dataset is None else eval_dataset,
+            processing_class=processor,
+            data_collator=LimssrCollator(processor, modalities, ["score"], mask),
+        )
+
+    return make
+
+
+def weights(trainer) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+def assert_same_weights(first: dict, second: dict) -> None:
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def history(trainer, *names) -> list[dict]:
+    return [{name: entry[name] for name in names} for entry in trainer.state.log_history if names[0] in entry]
+
+
+EIGHT_BITS = pytest.param(
+    5,
+    "adamw_bnb_8bit",
+    id="with an optimizer of eight bits",
+    marks=pytest.mark.skipif(not is_bitsandbytes_available(), reason="needs the package bitsandbytes"),
+)
+
+
+@pytest.mark.parametrize(
+    ("stop", "optim"),
+    [
+        pytest.param(5, "adamw_torch", id="at the end of an epoch"),
+        pytest.param(3, "adamw_torch", id="within an epoch"),
+        EIGHT_BITS,
+        pytest.param(3, "schedule_free_adamw", id="with a schedule-free optimizer"),
+    ],
+)
+def test_a_resumed_run_equals_one_that_was_never_stopped(make_trainer, tmp_path, stop, optim):
+    steps = {"dynamic": True, "optim": optim, "save_strategy": "steps", "save_steps": stop}
+    steps |= {"lr_scheduler_type": "constant_with_warmup"} if "schedule_free" in optim else {}
+    steps |= {"eval_strategy": "steps", "eval_steps": stop}
+    straight = make_trainer("straight", **steps, save_total_limit=5, load_best_model_at_end=False)
+    straight.train()
+    resumed = make_trainer("resumed", **steps, load_best_model_at_end=False)
+    set_seed(123)  # what the process drew before must not matter
+    resumed.train(resume_from_checkpoint=str(tmp_path / "straight" / f"checkpoint-{stop}"))
+    assert_same_weights(weights(straight), weights(resumed))
+    terms = ("loss", "grad_norm", "learning_rate", "regression_loss", "consistency_loss", "separation_loss")
+    assert history(straight, *terms) == history(resumed, *terms)
+    assert len(history(resumed, *terms)) == 10
+    assert history(straight, "eval_loss", "eval_spearman") == history(resumed, "eval_loss", "eval_spearman")
+
+
+def test_batches_of_about_equal_length_resume_too(make_trainer, tmp_path):
+    steps = {"train_sampling_strategy": "group_by_length", "load_best_model_at_end": False, "eval_strategy": "no"}
+    steps |= {"save_strategy": "steps", "save_steps": 3, "save_total_limit": 5}
+    straight = make_trainer("straight", **steps)
+    assert straight.train_sampler.lengths is not None
+    straight.train()
+    resumed = make_trainer("resumed", **steps)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "straight" / "checkpoint-3"))
+    assert_same_weights(weights(straight), weights(resumed))
+
+
+def test_workers_change_nothing(make_trainer):
+    runs = []
+    for workers in (0, 2):
+        trainer = make_trainer(f"workers{workers}", dynamic=True, max_steps=6, dataloader_num_workers=workers)
+        trainer.train()
+        runs.append((weights(trainer), history(trainer, "loss")))
+    assert_same_weights(runs[0][0], runs[1][0])
+    assert runs[0][1] == runs[1][1]
+
+
+def test_another_seed_is_another_run(make_trainer):
+    losses = []
+    for seed in (1, 2):
+        trainer = make_trainer(f"seed{seed}", seed=seed, max_steps=2)
+        trainer.train()
+        losses.append(history(trainer, "loss"))
+    assert losses[0] != losses[1]
+
+
+def test_of_a_schedule_free_optimizer_the_mean_of_its_steps_is_validated_and_saved(make_trainer, tmp_path):
+    free = {"optim": "schedule_free_adamw", "lr_scheduler_type": "constant", "load_best_model_at_end": False}
+    trainer = make_trainer(**free, warmup_epochs=0, num_train_epochs=1)
+    taken = defaultdict(list)
+
+    class Steps(TrainerCallback):
+        def on_optimizer_step(self, *_, **__):
+            for name, weight in trainer.model.named_parameters():
+                if weight.requires_grad:
+                    taken[name].append(trainer.optimizer.state[weight]["z"].clone())
+
+    trainer.add_callback(Steps())
+    trainer.train()
+    assert {len(steps) for steps in taken.values()} == {5}
+    expected = {name: torch.stack(steps).mean(0) for name, steps in taken.items()}
+    own = weights(trainer)
+    torch.testing.assert_close({name: own[name] for name in expected}, expected, rtol=0, atol=1e-5)
+    logged = [entry["eval_mse"] for entry in trainer.state.log_history if "eval_mse" in entry]
+    load_trained_weights(trainer.model, tmp_path / "run" / "checkpoint-5")
+    assert_same_weights(weights(trainer), own)
+    assert [trainer.evaluate()["eval_mse"]] == logged
+
+
+def test_without_validation_a_schedule_free_optimizer_ends_with_its_mean_too(make_trainer, tmp_path):
+    free = {"optim": "schedule_free_adamw", "lr_scheduler_type": "constant_with_warmup", "eval_strategy": "no"}
+    trainer = make_trainer(**free, load_best_model_at_end=False)
+    trainer.train()
+    ended = weights(trainer)
+    load_trained_weights(trainer.model, tmp_path / "run" / "checkpoint-10")
+    assert_same_weights(weights(trainer), ended)
+    trainer.optimizer.train()  # to where the next step would be taken
+    assert not all(torch.equal(tensor, ended[name]) for name, tensor in weights(trainer).items())
+
+
+def test_the_best_checkpoint_is_kept_and_loaded(make_trainer):
+    trainer = make_trainer(metric_for_best_model="mse", num_train_epochs=4)
+    trainer.train()
+    values = [entry["eval_mse"] for entry in trainer.state.log_history if "eval_mse" in entry]
+    assert trainer.state.best_metric == min(values)
+    assert trainer.evaluate()["eval_mse"] == pytest.approx(min(values), rel=1e-6)
+    saved = load_file(f"{trainer.state.best_model_checkpoint}/model.safetensors")
+    own = trainer.model.state_dict()
+    assert all(torch.equal(own[name], tensor) for name, tensor in saved.items() if "lora" not in name)
+
+
+def test_predict_of_the_trainer_draws_nothing(make_trainer, data):
+    trainer = make_trainer(dynamic=True, train_sampling_strategy="group_by_length")
+    rows = data.splits["test"]
+    expected = predict(trainer.model, trainer.processing_class, rows).score  # center crops, everything shown
+    collator = trainer.data_collator
+    np.testing.assert_allclose(trainer.predict(rows).predictions, expected, atol=1e-3)
+    assert trainer.data_collator is collator
+
+
+def test_terms_of_the_loss_are_logged(make_trainer):
+    trainer = make_trainer(max_steps=3)
+    trainer.train()
+    for entry in history(trainer, "loss", "regression_loss", "consistency_loss", "separation_loss"):
+        weighted = 10 * entry["regression_loss"] + entry["consistency_loss"] + entry["separation_loss"]
+        assert entry["loss"] == pytest.approx(weighted, rel=1e-4)
+    assert list(Path(trainer.args.output_dir, "logs").glob("events*"))
+
+
+def test_checkpoints_hold_what_was_trained_and_no_pickle(make_trainer, tmp_path, tiny_language_model, data):
+    trainer = make_trainer(max_steps=2)
+    trainer.train()
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    assert {path.suffix for path in checkpoint.iterdir()} == {".safetensors", ".json", ".py"}
+    assert {"optimizer.safetensors", "optimizer.json", "rng_state.json"} <= {
+        path.name for path in checkpoint.iterdir()
+    }
+    saved = load_file(checkpoint / "model.safetensors")
+    assert not [name for name in saved if "language_model" in name and "lora" not in name]
+    arguments = (checkpoint / "training_args.json").read_text()
+    assert json.loads(arguments)["learning_rate"] == 0.01
+    assert str(tmp_path) not in arguments + (checkpoint / "config.json").read_text()
+    model = LimssrForScoreRegression.from_pretrained(checkpoint, language_model=tiny_language_model).eval()
+    rows = data.splits["test"]
+    reloaded = predict(model, LimssrProcessor.from_pretrained(checkpoint), rows)
+    np.testing.assert_allclose(reloaded.score, predict(trainer.model, trainer.processing_class, rows).score, atol=1e-3)
+
+
+def test_a_language_model_trained_as_a_whole_is_in_its_checkpoints(make_trainer, tmp_path):
+    trainer = make_trainer(config={"language_model_training": "full"}, max_steps=2)
+    trainer.train()
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    assert_same_weights(weights(trainer), load_file(checkpoint / "model.safetensors"))
+    other = make_trainer("other", config={"language_model_training": "full"}, max_steps=2)
+    load_trained_weights(other.model, checkpoint)
+    assert_same_weights(weights(trainer), weights(other))
+
+
+def test_frozen_weights_never_change(make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=4)
+    before = weights(trainer)
+    trainer.train()
+    load_trained_weights(trainer.model, tmp_path / "run" / "checkpoint-4")
+    changed = {name for name in before if not torch.equal(before[name], trainer.model.state_dict()[name])}
+    assert not [name for name in changed if "language_model" in name and "lora" not in name]
+    assert [name for name in changed if "lora_B" in name]
+    assert "model.token_embeddings" in changed
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda saved: saved.pop("reasoning_weight"), "1 missing, first reasoning_weight"),
+        (lambda saved: saved.update(extra=torch.zeros(1)), "1 unexpected, first extra"),
+        (lambda saved: saved.update(reasoning_weight=torch.zeros(2)), "1 misshapen, first reasoning_weight"),
+        (
+            lambda saved: [saved.pop(name) for name in list(saved) if name.endswith("lora_A.weight")],
+            r"8 missing, first .*lora_A\.weight",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(make_trainer, tmp_path, change, named):
+    trainer = make_trainer(max_steps=2)
+    trainer.train()
+    broken = tmp_path / "broken"
+    shutil.copytree(tmp_path / "run" / "checkpoint-2", broken)
+    saved = load_file(broken / "model.safetensors")
+    change(saved)
+    save_file(saved, broken / "model.safetensors", metadata={"format": "pt"})
+    before = weights(trainer)
+    with pytest.raises(ValueError, match=named):
+        make_trainer("other", max_steps=4).train(resume_from_checkpoint=str(broken))
+    trainer.state.best_model_checkpoint = str(broken)
+    with pytest.raises(ValueError, match=named):
+        trainer._load_best_model()
+    assert_same_weights(before, weights(trainer))
+
+
+def test_a_checkpoint_of_another_language_model_is_refused(make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=2)
+    trainer.train()
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["language_model_source"]["sha256"] = {"model.safetensors": "0" * 64}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="was trained on the language model"):
+        load_trained_weights(trainer.model, checkpoint)
+    with pytest.raises(FileNotFoundError, match="holds no model"):
+        load_trained_weights(trainer.model, tmp_path)
+
+
+def test_parameter_groups_hold_every_trained_weight_once(make_trainer):
+    trainer = make_trainer(head_learning_rate=0.5, decay_all=False)
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    groups = trainer.create_optimizer().param_groups
+    assert sorted(id(value) for group in groups for value in group["params"]) == sorted(names)
+    for group in groups:
+        for value in group["params"]:
+            name = names[id(value)]
+            assert group["lr"] == (0.01 if "language_model" in name else 0.5)
+            assert (group["weight_decay"] == 0) == (value.dim() < 2 or "token_embeddings" in name)
+
+
+def test_published_optimizer_decays_everything_at_one_rate(make_trainer):
+    groups = make_trainer().create_optimizer().param_groups
+    assert {(group["lr"], group["weight_decay"]) for group in groups} == {(0.01, 1e-4)}
+
+
+def test_validation_scores_each_sample_once(make_trainer, data):
+    trainer = make_trainer(per_device_eval_batch_size=4)
+    metrics = trainer.evaluate()
+    rows = data.splits["test"]
+    predictions, targets = predict(trainer.model, trainer.processing_class, rows), read_targets(rows, ["score"])
+    expected = score_metrics(predictions.scores[:, 0], targets[:, 0])
+    assert metrics["eval_spearman"] == pytest.approx(expected["spearman"])
+    assert metrics["eval_mse"] == pytest.approx(expected["mse"], rel=1e-5)
+    consistency = np.mean((predictions.path_disagreement / 100) ** 2)
+    assert metrics["eval_loss"] == pytest.approx(10 * expected["mse"] / 100**2 + consistency, rel=1e-5)
+
+
+def test_validation_averages_its_views_in_fishers_z(make_trainer, data):
+    rows = data.splits["test"]
+    masks = {"video": (1, 0, 0), "flow": (0, 0, 1)}
+    views = {name: MaskedDataset(rows, list(data.modalities), [mask] * len(rows)) for name, mask in masks.items()}
+    trainer = make_trainer(eval_dataset=views)
+    metrics = trainer.evaluate()
+    z = [math.atanh(metrics[f"eval_{name}_spearman"]) for name in masks]
+    assert metrics["eval_spearman"] == pytest.approx(math.tanh(sum(z) / 2))
+
+
+def test_an_undefined_metric_is_nan_and_never_the_best(make_trainer, data):
+    trainer = make_trainer(eval_dataset=data.splits["test"].select([0]), max_steps=2)
+    trainer.train()
+    assert math.isnan(trainer.evaluate()["eval_spearman"])
+    assert trainer.state.best_model_checkpoint is None
+
+
+def test_several_scores_train_together(make_trainer, data):
+    def add_score(row):
+        return {"artistry": None if row["sample_id"].endswith("3") else row["score"] / 10}
+
+    rows = data.splits["train"].map(add_score)
+    names = {"score_names": ["score", "artistry"], "score_minimums": [0, 0], "score_ranges": [100, 10]}
+    trainer = make_trainer(config=names, eval_dataset=rows, max_steps=2)
+    trainer.train_dataset.rows = rows.with_format("numpy")
+    trainer.data_collator.score_names = names["score_names"]
+    trainer.train()
+    assert all(math.isfinite(entry["loss"]) for entry in history(trainer, "loss"))
+    assert math.isfinite(trainer.evaluate()["eval_mse"])
+
+
+def test_masked_rows_train(make_trainer, data):
+    train = data.splits["train"]
+    modalities = list(data.modalities)
+    masks = draw_static_masks(train["sample_id"][:], modalities, 0.5, 0)
+    trainer = make_trainer(max_steps=3)
+    trainer.train_dataset.rows = MaskedDataset(train, modalities, masks)
+    trainer.train()
+    assert trainer.state.global_step == 3
+
+
+def test_activation_checkpointing_changes_nothing(make_trainer):
+    results = []
+    for switched in (False, True):
+        trainer = make_trainer(f"checkpointing{switched}", max_steps=2, activation_checkpointing=switched)
+        trainer.model.model.shares_prefix = False  # checkpointing does so too, and dropout must be drawn alike
+        trainer.train()
+        results.append(weights(trainer))
+    for name, expected in results[0].items():
+        torch.testing.assert_close(results[1][name], expected, rtol=0, atol=1e-6, msg=name)
+
+
+def test_bf16_trains_with_weights_in_float32(make_trainer):
+    trainer = make_trainer(max_steps=2, bf16=True)
+    trainer.train()
+    assert all(math.isfinite(entry["loss"]) for entry in history(trainer, "loss"))
+    assert {parameter.dtype for parameter in trainer.model.parameters() if parameter.requires_grad} == {torch.float32}
+
+
+def test_accumulated_batches_weigh_alike(make_trainer):
+    trainer = make_trainer(max_steps=1, gradient_accumulation_steps=3)
+    losses = []
+    step = trainer.training_step
+    trainer.training_step = lambda *args, **kwargs: losses.append(step(*args, **kwargs)) or losses[-1]
+    trainer.train()
+    terms = history(trainer, "loss", "regression_loss", "consistency_loss", "separation_loss")[0]
+    assert len(losses) == 3
+    assert terms["loss"] == pytest.approx(sum(map(float, losses)), rel=1e-5)
+    weighted = 10 * terms["regression_loss"] + terms["consistency_loss"] + terms["separation_loss"]
+    assert terms["loss"] == pytest.approx(weighted, rel=1e-4)

@@ -1,0 +1,180 @@
+"""The Hub card says what happened and no more, and the Hub's own parser reads its metadata."""
+
+import json
+
+import pytest
+from huggingface_hub import ModelCard
+
+from limssr import LimssrConfig
+from limssr.training.hub.model_card import render_model_card, write_model_card
+
+METRICS = {
+    "spearman": 0.5,
+    "pearson": 0.5,
+    "mse": 20.25,
+    "mae": 3.5,
+    "relative_l2": 1.0,
+    "undefined": {},
+    "not_given": 0,
+}
+RUN = {
+    "dataset": {
+        "name": "mtl_aqa",
+        "description": "MTL-AQA, official split",
+        "options": {"folder": "MTL-AQA"},
+        "leaky": False,
+        **{split: {"samples": samples} for split, samples in (("train", 900), ("validation", 159), ("test", 353))},
+    },
+    "missingness": {
+        "kind": "static",
+        "rates": 0.3,
+        "dropout": {"dive": 0.1},
+        "all_masks": False,
+        "clip_dropout": 0.2,
+        "seed": 0,
+    },
+    "selection": {
+        "on": "validation",
+        "mask_sets": ["available"],
+        "metric": "spearman",
+        "best": 0.6,
+        "step": 40,
+        "steps": 60,
+    },
+    "seeds": {"training": 7, "data": None, "masks": 0},
+    "parameters": {"all": 2, "trained": 1, "outside_language_model": 1},
+    "processes": 2,
+    "device": "cpu",
+    "training_seconds": 61.4,
+    "versions": {"python": "3.11.7", "torch": "2.13.0"},
+    "history": [],
+    "arguments": {
+        "model": {},
+        "data": {},
+        "training": {"learning_rate": 0.001, "num_train_epochs": 20.0, "bf16": False, "max_steps": -1, "seed": 7},
+    },
+}
+
+
+def cell(**changes) -> dict:
+    model = {**METRICS, "intervals": {"spearman": [0.4, 0.6], "mse": [18.0, 140.0]}, **changes}
+    mean_baseline = {**METRICS, "spearman": None, "mse": 20.0}
+    return {
+        "model": model,
+        "ridge": dict(METRICS),
+        "mean_baseline": mean_baseline,
+        "best": None,
+        "not_better_than_mean": ["mse"],
+    }
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_text_config):
+    """The records of a run, without the model itself."""
+    modalities = {"commentary": "text", "dive": 27}
+    LimssrConfig(text_config=tiny_text_config, modalities=modalities, score_ranges=[104.5]).save_pretrained(tmp_path)
+    masks = [
+        {"name": name, "samples": 353, "complete": 353, "scores": {"score": cell(spearman=value)}}
+        for name, value in (("commentary+dive", 0.674), ("commentary", None), ("dive", 0.564))
+    ]
+    averages = {"score": {"model": METRICS, "ridge": METRICS, "mean_baseline": None, "best": None}}
+    metrics = {
+        "title": "MTL-AQA, test split",
+        "caveats": [],
+        "score_names": ["score"],
+        "masks": masks,
+        "averages": averages,
+    }
+    write(tmp_path, "run.json", RUN)
+    write(tmp_path, "metrics.json", metrics)
+    (tmp_path / "curve.png").write_bytes(b"")
+    return tmp_path
+
+
+def write(folder, name: str, content: dict) -> None:
+    (folder / name).write_text(json.dumps(content))
+
+
+def test_the_metadata_is_valid_and_holds_every_mask(folder):
+    write_model_card(folder, "user/limssr-mtl-aqa")
+    data = ModelCard.load(folder / "README.md").data
+    assert (data.license, data.model_name) == ("apache-2.0", "limssr-mtl-aqa")
+    values = {entry.metric_name: (entry.metric_type, entry.metric_value) for entry in data.eval_results}
+    assert values == {
+        "Spearman correlation, score from commentary+dive": ("spearmanr", 0.674),
+        "Spearman correlation, score from dive": ("spearmanr", 0.564),
+        **{
+            f"mean squared error, score from {mask}": ("mse", 20.25)
+            for mask in ("commentary+dive", "commentary", "dive")
+        },
+    }
+    assert {entry.dataset_name for entry in data.eval_results} == {"MTL-AQA, official split"}
+
+
+def test_each_mask_stands_with_its_interval_beside_ridge_and_floor(folder):
+    text = render_model_card(folder, "user/limssr-mtl-aqa")
+    assert r"| commentary+dive | 353 | 0.674 [0.400, 0.600] | 0.500 | 20.25 [18.00, 140.0]\* | 20.25 | 20.00 |" in text
+    assert r"| commentary | 353 | undef." in text
+    assert "| average of the 2 incomplete |  | 0.500 | 0.500 | 20.25 | 20.25 | - | 3.50 | - |" in text
+    assert "brackets are 95 % bootstrap intervals" in text
+    assert r"\* not better than predicting the training mean for everyone." in text
+
+
+def test_it_tells_data_selection_seeds_arguments_and_environment(folder):
+    text = render_model_card(folder, "user/limssr-mtl-aqa")
+    for fact in (
+        "| data | MTL-AQA, official split (`mtl_aqa`: folder MTL-AQA) |",
+        "| split | samples: 900 train, 159 validation, 353 test |",
+        "| missing in training | static, rates 0.3; modality dropout dive 0.1, anew each epoch; clip dropout 0.2, anew each epoch |",  # noqa: E501
+        "| selection | step 40 of 60 by spearman on the validation split |",
+        "| seeds | training 7, masks 0 |",
+        "| `learning_rate` | 0.001 |",
+        "| `separation_weight` | 1.0 |",
+        "Environment: python 3.11.7, torch 2.13.0; 2 processes on cpu, 61 seconds of training.",
+        "](curve.png)",
+    ):
+        assert fact in text
+    assert "bf16" not in text
+    assert "evaluation.png" not in text
+
+
+def test_what_is_not_honest_is_marked(folder):
+    metrics = json.loads((folder / "metrics.json").read_text())
+    write(folder, "metrics.json", {**metrics, "caveats": ["checkpoint selected on the test split"]})
+    text = render_model_card(folder, "user/x")
+    assert "**Checkpoint selected on the test split: these results are no honest measure of skill.**" in text
+
+
+def test_what_is_not_recorded_is_not_told(folder):
+    for file in ("run.json", "metrics.json", "curve.png"):
+        (folder / file).unlink()
+    text = render_model_card(folder, "user/x")
+    assert "No evaluation is recorded." in text
+    for absent in ("Environment:", "training argument", "| data |", "curve.png", "model-index"):
+        assert absent not in text
+    state = {"global_step": 5, "max_steps": 15, "log_history": [{"eval_spearman": 0.25}, {"loss": 1.0}]}
+    write(folder, "trainer_state.json", state)
+    progress = "**Training in progress**: step 5 of 15, Spearman 0.250 on the validation rows. Not evaluated"
+    assert progress in render_model_card(folder, "user/x")
+
+
+@pytest.mark.parametrize(
+    ("form", "source", "argument"),
+    [
+        ("full", {"sha256": {"a.gguf": "0"}}, ""),
+        ("adapter", {"sha256": {"a.gguf": "0"}}, ', language_model="FOLDER_OR_FILE"'),
+        ("adapter", {"repository": "someone/lm", "revision": "0123", "sha256": {}}, ""),
+    ],
+)
+def test_the_snippet_says_how_to_load_this_form(folder, form, source, argument):
+    config = LimssrConfig.from_pretrained(folder)
+    config.checkpoint_form, config.language_model_source = form, source
+    config.save_pretrained(folder)
+    text = render_model_card(folder, "user/x")
+    snippet = text.split("```python\n")[1].split("```")[0]
+    compile(snippet, "snippet", "exec")
+    assert f'AutoModel.from_pretrained("user/x", trust_remote_code=True{argument})' in snippet
+    assert '"commentary": ["The entry is clean."],' in snippet
+    assert '"dive": [None],  # [clips, 27], None = missing' in snippet
+    base = ModelCard(text).data.base_model
+    assert base == source.get("repository")

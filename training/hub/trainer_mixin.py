@@ -1,0 +1,112 @@
+"""The trainer's way to the Hub: whole revisions, in the background while it trains, none of them with a pickle."""
+
+import json
+from concurrent.futures import Future
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from huggingface_hub import run_as_future
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import PushInProgress, logging
+
+from .model_card import write_model_card
+from .repository import BEST_SUBFOLDER, WEIGHTS, copy_files, prepare_repository, published_files, push_files
+
+logger = logging.get_logger(__name__)
+
+
+class HubMixin:
+    """
+    Of a `Trainer`. It differs from the stock one in that
+
+    - a wrong token, a repository one may not write to or one that holds another kind of model ends the run before it
+      begins;
+    - with `hub_strategy="every_save"` each checkpoint is one commit in which model, processor, code, card and all that
+      training needs to go on belong together. It is made in the background; if it fails, training says so and goes on;
+    - the last commit holds the final model and its results and takes the training state away.
+    """
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        if self.is_world_process_zero():
+            args, self.push_in_progress = self.args, None
+            self.hub_model_id = prepare_repository(
+                args.hub_model_id or Path(args.output_dir).absolute().name,
+                args.hub_private_repo if private is None else private,
+                token or args.hub_token,
+                args.hub_revision,
+            )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.args.hub_strategy == HubStrategy.END:
+            return
+        self.accelerator.wait_for_everyone()  # each process writes its random numbers into the checkpoint
+        if not self.is_world_process_zero():
+            return
+        running = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        if running and not self.args.hub_always_push:
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        staged = TemporaryDirectory(dir=self.args.output_dir, prefix="_push-")  # the folder may be rotated away
+        self._stage(Path(checkpoint_folder), Path(staged.name))
+        job = run_as_future(self._push_staged, staged, f"Training in progress, step {self.state.global_step}")
+        if running:
+            self.push_in_progress.jobs.append(job)
+        else:
+            self.push_in_progress = PushInProgress([job])
+
+    def _stage(self, checkpoint: Path, staged: Path) -> None:
+        """What the revision of a checkpoint holds, without the paths of this machine."""
+        copy_files(published_files(checkpoint, with_training_state=True), staged)
+        state_file = staged / "trainer_state.json"
+        state = json.loads(state_file.read_text(encoding="utf-8"))
+        best = state.pop("best_model_checkpoint", None)
+        if best is not None and Path(best).name != checkpoint.name:
+            weights = {file.name: file for pattern in ("config.json", *WEIGHTS) for file in Path(best).glob(pattern)}
+            copy_files({f"{BEST_SUBFOLDER}/{name}": file for name, file in weights.items()}, staged)
+        state_file.write_text(json.dumps(state, indent=2), encoding="utf-8")
+        write_model_card(staged, self.hub_model_id)
+
+    def _push_staged(self, staged: TemporaryDirectory, message: str) -> str:
+        with staged as folder:
+            files = published_files(folder, with_training_state=True)
+            try:
+                return push_files(files, self.hub_model_id, message, self.args.hub_token, self.args.hub_revision)
+            except (OSError, ValueError) as error:
+                logger.warning(f"{message}: {error}. Training goes on; the checkpoint is in {self.args.output_dir}.")
+                raise
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+    ) -> str | Future | None:
+        """
+        Saves the final model and pushes it with its card and results, if they are there.
+
+        Returns:
+            Where the commit can be seen; a future of that with `blocking=False`; None on all processes but the first.
+
+        Raises:
+            HubError: the Hub was not reached, or refuses. The folder is as it was; `publish.py` pushes it again.
+        """
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        if self.hub_model_id is None:
+            self.init_hf_repo(token, private)
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        self.create_model_card()
+        self._finish_current_push()
+        token, revision = token or self.args.hub_token, revision or self.args.hub_revision
+        files = published_files(self.args.output_dir)
+        push = push_files if blocking else lambda *args: run_as_future(push_files, *args)
+        return push(files, self.hub_model_id, commit_message, token, revision)
+
+    def create_model_card(self) -> None:
+        """A card that is there already (`training_run` writes one) stays."""
+        folder = Path(self.args.output_dir)
+        if self.is_world_process_zero() and not (folder / "README.md").exists():
+            write_model_card(folder, self.hub_model_id or folder.absolute().name)
