@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..utils.records import RECORD
-from .results import ScoredRow, average_repetitions, average_rows, read_results
+from ..utils.files import RECORD_FILE
+from .results import ScoredRow, average_rows, read_results
 
 TRAINING_SETTINGS = (  # training arguments that shape the model
     "per_device_train_batch_size",
@@ -84,7 +84,7 @@ def read_task_runs(folder: str | Path) -> list[TaskRun]:
         ValueError: `folder` holds no finished run, or one that was not evaluated on the subsets.
     """
     try:
-        record = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
+        record = json.loads((Path(folder) / RECORD_FILE).read_text(encoding="utf-8"))
         result = read_results(folder)
     except FileNotFoundError as error:
         raise ValueError(f"{error.filename} is not there: give folders of finished train.py runs") from None
@@ -143,7 +143,7 @@ def _check_repetitions(runs: Sequence[TaskRun]) -> None:
 
 
 def _summarize(title: str, runs: Sequence[TaskRun]) -> Summary:
-    rows = {name: average_repetitions([run.rows[name] for run in runs]) for name in runs[0].rows}
+    rows = {name: average_rows([run.rows[name] for run in runs], repeated=True) for name in runs[0].rows}
     return Summary(title, [run.seeds for run in runs], rows, _caveats(runs))
 
 
@@ -160,7 +160,7 @@ def _over_tasks(tasks: Sequence[Sequence[TaskRun]]) -> Summary:
     averages = [
         {name: average_rows([rows[name] for rows in of_tasks]) for name in shared} for of_tasks in by_repetition
     ]
-    rows = {name: average_repetitions([average[name] for average in averages]) for name in shared}
+    rows = {name: average_rows([average[name] for average in averages], repeated=True) for name in shared}
     return Summary(title, [run.seeds for run in by_seeds[0].values()], rows, caveats)
 
 
