@@ -11,7 +11,7 @@ from pathlib import Path
 from limssr.training.evaluation.compare import RIDGE, compare_runs, read_run_scores
 from limssr.training.evaluation.comparison_table import comparison_table
 from limssr.training.utils.launching import exit_on_error
-from limssr.training.utils.records import without_paths
+from limssr.training.utils.files import without_paths
 
 
 def main() -> None:

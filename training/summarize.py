@@ -13,7 +13,7 @@ from pathlib import Path
 from limssr.training.evaluation.seeds import read_task_runs, summarize_runs
 from limssr.training.evaluation.tables import summary_table
 from limssr.training.utils.launching import exit_on_error
-from limssr.training.utils.records import without_paths
+from limssr.training.utils.files import without_paths
 
 
 def main() -> None:

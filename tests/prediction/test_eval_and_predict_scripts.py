@@ -20,11 +20,11 @@ from limssr.training.arguments import DataArguments
 from limssr.training.data import load
 from limssr.training.evaluation.arguments import parse_evaluation_arguments
 from limssr.training.evaluation.baselines import Baselines, pool_rows
+from limssr.training.evaluation.run import selection_split
 from limssr.training.fitting.splits import prepare_training_data
 from limssr.training.prediction.predictor import load_model_and_processor
 from limssr.training.utils.launching import exit_on_error
 from limssr.training.utils.loading import PACKAGED_MODELS
-from limssr.training.utils.records import selection_split
 
 TRAINING = Path(__file__).parents[2] / "training"
 SYNTHETIC = ["synthetic", "--data_options", "samples_train=60", "samples_test=20"]
@@ -221,7 +221,7 @@ def seen_ridge(options: dict, rates: float, seed: int) -> np.ndarray:
     """What ridge says of the complete test samples when it is fitted on the rows that training saw."""
     arguments = DataArguments(dataset="synthetic", missingness="static", missing_rates=rates, mask_seed=seed)
     data = load("synthetic", **options)
-    seen = prepare_training_data(data, arguments, seed=0).seen
+    seen = prepare_training_data(data, arguments, seed=0).baseline
     modalities = list(data.modalities)
     test = pool_rows(data.splits["test"], modalities, ["score"])
     return Baselines(seen, modalities, ["score"]).ridge_predictions(test, (1, 1, 1))[:, 0]

@@ -1,16 +1,20 @@
 """One evaluation from arguments to files: what `eval.py` calls."""
 
 import argparse
+import json
+from pathlib import Path
 
 from torch.utils.data import Dataset
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import cached_file
 
 from ..data import AqaData
 from ..data.masked_dataset import MaskedDataset
 from ..data.masks import available_masks, draw_static_masks
 from ..prediction.predictor import load_members
+from ..utils.files import RECORD_FILE, without_paths
 from ..utils.launching import exit_on_error
 from ..utils.loading import loading_options
-from ..utils.records import selection_split, without_paths
 from .evaluator import Evaluator
 from .figures import save_figure
 from .predictions import write_predictions
@@ -99,3 +103,25 @@ def write_evaluation(result: EvaluationResult, arguments: argparse.Namespace, da
     if None in selections:
         print(f"\n{UNKNOWN_SELECTION.format(model=arguments.models[selections.index(None)])}")
     print(f"\nmetrics.json, predictions.parquet and evaluation.png are in {folder}")
+
+
+def selection_split(model: str) -> str | None:
+    """The split that chose the checkpoint, as the run's record beside it says: `validation`, `test` or `nothing`.
+
+    Args:
+        model: a run's folder, a checkpoint folder inside it, or a Hub name.
+
+    Returns:
+        None where no record is found.
+    """
+    is_checkpoint = Path(model).is_dir() and Path(model).resolve().name.startswith(PREFIX_CHECKPOINT_DIR)
+    for folder in [model, Path(model).resolve().parent] if is_checkpoint else [model]:
+        record = cached_file(
+            folder,
+            RECORD_FILE,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        if record is not None:
+            return json.loads(Path(record).read_text(encoding="utf-8")).get("selection", {}).get("on")
+    return None

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..utils.records import RECORD
+from ..utils.files import RECORD_FILE
 from .results import PARTS, Cell, average_cells, summarize_cells
 
 TRAINING_SETTINGS = (  # of the training arguments, those that shape the model
@@ -88,7 +88,7 @@ def read_task_runs(folder: str | Path) -> list[TaskRun]:
     Raises:
         RunsDoNotFitError: `folder` holds no run, or one that was not evaluated on the subsets.
     """
-    record, metrics = (_read(Path(folder) / name) for name in (RECORD, "metrics.json"))
+    record, metrics = (_read(Path(folder) / name) for name in (RECORD_FILE, "metrics.json"))
     if metrics.get("protocol", "subsets") != "subsets":
         raise RunsDoNotFitError(f"{folder} was evaluated under {metrics['protocol']!r}; summaries are of the subsets")
     arguments = record["arguments"]

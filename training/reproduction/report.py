@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from ..evaluation.tables import aligned
-from ..utils.records import without_paths
+from ..utils.files import without_paths
 from .cells import MEANING, METRICS, NOT_RUN, UNDEFINED, Cell, mean_of
 from .lines import Line, table_lines
 from .plan import Run
