@@ -22,9 +22,10 @@ from limssr.training.evaluation.metrics.bootstrap import (
     percentile_interval,
     resampled_metrics,
 )
-from limssr.training.evaluation.results import ScoredRow, write_metrics, write_predictions
+from limssr.training.evaluation.results import ScoredRow, write_predictions
 from limssr.training.evaluation.tables import evaluation_table, format_interval
 from limssr.training.prediction.predictor import PATHS, mean_predictions, predict
+from limssr.training.utils.files import write_json
 
 
 def make_dataset(
@@ -216,7 +217,7 @@ def test_every_row_and_the_average_have_intervals_of_the_same_resamples(tiny_mod
 
 def test_json_is_strict_and_complete(tiny_model, tiny_processor, lacking, tmp_path):
     result = evaluate_subsets(tiny_model, tiny_processor, lacking, train_rows=lacking, progress=False)
-    write_metrics(result, tmp_path / "metrics.json", model="somewhere")
+    write_json(tmp_path / "metrics.json", {"model": "somewhere"} | result.to_dict())
 
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")

@@ -204,7 +204,8 @@ def compare_correlations(first: np.ndarray, second: np.ndarray, targets: np.ndar
     """Test whether two predictors correlate differently with the same targets.
 
     Args:
-        first, second: (samples,) predictions.
+        first: (samples,) predictions of one.
+        second: (samples,) predictions of the other.
         targets: (samples,), NaN = not given.
         ranks: whether to test the rank correlations, for which the test is an approximation.
     """
@@ -229,7 +230,8 @@ def williams_test(first: float, second: float, between: float, samples: int) -> 
         |R| = 1 - r_1^2 - r_2^2 - r_12^2 + 2 r_1 r_2 r_12,   n - 3 degrees of freedom
 
     Args:
-        first, second: r_1 and r_2, correlations of the predictors with the targets.
+        first: r_1, correlation of one predictor with the targets.
+        second: r_2, correlation of the other.
         between: r_12, correlation of the predictors with each other.
         samples: n.
 

@@ -95,7 +95,9 @@ def average_rows(rows: Sequence[ScoredRow], repeated: bool = False) -> ScoredRow
             continue
         parts[part] = repetition_metrics(metrics) if repeated else average_metrics(metrics)
         if all(part in row.resampled for row in rows):
-            resampled[part] = average_resampled([row.resampled[part] for row in rows], () if repeated else CORRELATIONS)
+            resampled[part] = average_resampled(
+                [row.resampled[part] for row in rows], () if repeated else CORRELATIONS
+            )
             parts[part] = add_intervals(parts[part], resampled[part])
     return ScoredRow(**parts, resampled=resampled)
 

@@ -15,9 +15,9 @@ from ..data import AqaData
 from ..data.masked_dataset import MaskedDataset
 from ..data.masks import available_masks, draw_static_masks
 from ..prediction.predictor import load_members
+from ..utils.files import RECORD_FILE, without_paths, write_json
 from ..utils.launching import exit_on_error
 from ..utils.loading import loading_options
-from ..utils.files import RECORD_FILE, without_paths, write_json
 from .evaluator import Evaluator
 from .figures import save_figure
 from .results import METRICS, PREDICTIONS, EvaluationResult, write_predictions
@@ -96,10 +96,9 @@ def selection_split(model: str) -> str | None:
         None where there is no record.
     """
     is_checkpoint = Path(model).is_dir() and Path(model).resolve().name.startswith(PREFIX_CHECKPOINT_DIR)
+    quietly = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     for folder in [model, Path(model).resolve().parent] if is_checkpoint else [model]:
-        record = cached_file(
-            folder, RECORD_FILE, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
-        )
+        record = cached_file(folder, RECORD_FILE, **quietly)
         if record is not None:
             return json.loads(Path(record).read_text(encoding="utf-8")).get("selection", {}).get("on")
     return None
