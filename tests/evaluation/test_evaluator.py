@@ -12,7 +12,6 @@ from PIL import Image
 
 from limssr.modeling_limssr.modeling_limssr import LimssrForScoreRegression
 from limssr.training.data.masks import all_subsets
-from limssr.training.evaluation.baselines import Baselines
 from limssr.training.evaluation.evaluator import evaluate_subsets
 from limssr.training.evaluation.figures import save_figure
 from limssr.training.evaluation.metrics.aqa_metrics import METRIC_NAMES, score_metrics
@@ -271,13 +270,6 @@ def test_a_modality_nobody_has_gives_undefined_rows_and_says_so(tiny_model, tiny
 def test_unknown_modalities_are_refused(tiny_model, tiny_processor, dataset):
     with pytest.raises(ValueError, match="'smell'"):
         evaluate_subsets(tiny_model, tiny_processor, dataset, ["smell"])
-
-
-def test_fitted_baselines_can_be_used_again(tiny_model, tiny_processor, dataset):
-    baselines = Baselines(dataset, list(tiny_model.config.modalities), ["score"])
-    once = evaluate_subsets(tiny_model, tiny_processor, dataset, baselines=baselines, progress=False)
-    direct = evaluate_subsets(tiny_model, tiny_processor, dataset, train_rows=dataset, progress=False)
-    assert once.to_dict() == direct.to_dict()
 
 
 def test_a_row_is_not_better_than_the_mean_baseline_unless_it_beats_it():

@@ -123,11 +123,10 @@ class Protocol:
 def _draw(
     sample_ids: Sequence[str], modalities: Sequence[str], rates: Rates, seed: int, available: Sequence[Mask]
 ) -> list[Mask]:
-    """`draw_static_masks`; a sample without any modality gets an empty mask."""
-    usable = [row for row, mask in enumerate(available) if any(mask)]
-    ids, given = [sample_ids[row] for row in usable], [available[row] for row in usable]
-    drawn = dict(zip(usable, draw_static_masks(ids, modalities, rates, seed, given), strict=True))
-    return [drawn.get(row, (0,) * len(modalities)) for row in range(len(available))]
+    """`draw_static_masks`; a sample without any modality keeps its empty mask."""
+    ids = [sample_id for sample_id, mask in zip(sample_ids, available, strict=True) if any(mask)]
+    drawn = iter(draw_static_masks(ids, modalities, rates, seed, list(filter(any, available))))
+    return [next(drawn) if any(mask) else mask for mask in available]
 
 
 def evaluate_subsets(model, processor, dataset: Dataset, *arguments, **options) -> EvaluationResult:
@@ -149,7 +148,6 @@ class Evaluator:
         modalities: names in mask order, all of them the model's; by default every modality of the model.
         train_rows: rows the model was trained on, for the baselines; without them there are none.
         accelerator: shares the samples over its processes; each process returns the whole result.
-        baselines: fitted baselines, in place of `train_rows`.
         best_attainable: mask -> known metrics of the best possible predictor.
         batch_size: samples per batch and process.
         progress: whether the main process shows a progress bar.
@@ -168,7 +166,6 @@ class Evaluator:
         train_rows: Sequence[dict] | None = None,
         accelerator=None,
         *,
-        baselines: Baselines | None = None,
         best_attainable: Mapping[Mask, dict] | None = None,
         batch_size: int = 16,
         progress: bool = True,
@@ -182,10 +179,10 @@ class Evaluator:
             raise ValueError(f"cannot evaluate the modalities {unknown}; the model has {self.model_modalities}")
         if not len(dataset):
             raise ValueError("there is nothing to evaluate: the split has no samples")
-        if baselines is None and train_rows is not None:
-            baselines = Baselines(train_rows, self.modalities, self.score_names)
-        self.baselines, self.best_attainable = baselines, best_attainable or {}
-        self.rows = _pool(dataset, self.modalities, self.score_names, with_features=baselines is not None)
+        has_train = train_rows is not None
+        self.baselines = Baselines(train_rows, self.modalities, self.score_names) if has_train else None
+        self.best_attainable = best_attainable or {}
+        self.rows = _pool(dataset, self.modalities, self.score_names, with_features=has_train)
         self.resamples = draw_resamples(len(dataset), seed=BOOTSTRAP_SEED)
         self.members, self.dataset = [(model, processor), *others], dataset
         self.accelerator, self.batch_size = accelerator, batch_size
