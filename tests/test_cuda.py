@@ -85,7 +85,7 @@ def test_all_masks_in_one_batch_give_the_published_numbers(converted, golden, fo
         for name, entries in golden_numbers.features_of(golden, mask).items():
             features[name] += entries
     outputs = model.to(DEVICE)(**moved(processor(features=features)))
-    for name in ("score", "reasoning_scores", "cross_modal_scores"):
+    for name in ("scores", "reasoning_scores", "cross_modal_scores"):
         expected = torch.cat([golden["expected"][f"{mask}.{name}"] for mask in golden_numbers.MASKS])
         assert_near(outputs[name][:, 0], expected, 1e-4)
     expected = torch.cat([golden["expected"][f"{mask}.fusion_hidden"] for mask in golden_numbers.MASKS])
