@@ -13,13 +13,12 @@ from ..data import AqaData, load, report_missing
 from ..data.aqa_data import read_targets
 from ..data.masks import validate_rates
 from ..evaluation.evaluator import EvaluationResult, evaluate_subsets
-from ..evaluation.figures import save_figure
-from ..evaluation.learning_curve import save_curve
-from ..evaluation.predictions import write_predictions
+from ..evaluation.figures import save_curve
+from ..evaluation.run import write_evaluation
 from ..evaluation.tables import evaluation_table, result_caveats, title_with_caveats
 from ..hub.model_card import find_template, write_model_card
 from ..hub.repository import HUB_NAME, fetch_checkpoint
-from ..utils.records import package_versions, parameter_counts, write_run_record
+from ..utils.records import package_versions, parameter_counts, write_json
 from .collator import LimssrCollator
 from .model import build_model, start_at_mean
 from .splits import TrainingData, prepare_training_data
@@ -223,14 +222,12 @@ def write_results(result: EvaluationResult, record: dict, folder: Path) -> None:
     """Prints the table; writes metrics, predictions, picture and record. What is not honest is marked in all."""
     dataset = record["dataset"]
     caveats = result_caveats(dataset["leaky"], record["selection"]["on"] == "test")
-    title = title_with_caveats(f"{dataset['description']}, test split", caveats)
-    folder.mkdir(parents=True, exist_ok=True)
-    result.save_json(folder / "metrics.json", title=title, selected_on=record["selection"]["on"], caveats=caveats)
-    write_predictions(result, folder / "predictions.parquet", caveats)
-    save_figure(result, folder / "evaluation.png", title)
+    title = f"{dataset['description']}, test split"
+    write_evaluation(result, folder, title, caveats, selected_on=record["selection"]["on"])
     save_curve(record["history"], folder / "curve.png", title_with_caveats(dataset["description"], caveats))
-    write_run_record(folder / "run.json", record)
-    print(f"\n{title}\n\n{evaluation_table(result)}\n\nModel and results are in {folder}", flush=True)
+    write_json(folder / "run.json", record)
+    heading = title_with_caveats(title, caveats)
+    print(f"\n{heading}\n\n{evaluation_table(result)}\n\nModel and results are in {folder}", flush=True)
 
 
 def _finite(value):

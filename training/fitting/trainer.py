@@ -26,7 +26,7 @@ from ..data.masked_dataset import sequence_lengths
 from ..evaluation.metrics.aqa_metrics import METRIC_NAMES, average_metrics, score_metrics
 from ..hub.trainer_mixin import HubMixin
 from ..prediction.predictor import Predictions, predict
-from ..utils.records import without_paths, write_run_record
+from ..utils.records import without_paths, write_json
 from .checkpoints import TrainingStateMixin, check_form, default_form, final_form, load_trained_weights
 from .collator import LimssrCollator
 from .sampler import EpochRows, EpochSampler
@@ -220,7 +220,7 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
         arguments = json.dumps(without_paths(self.args.to_dict()), indent=2, sort_keys=True)
         (folder / "training_args.json").write_text(arguments + "\n", encoding="utf-8")
         if self.describe is not None and not is_final:
-            write_run_record(folder / "run.json", self.describe())
+            write_json(folder / "run.json", self.describe())
 
     def _save_checkpoint(self, *args, **kwargs) -> None:
         self._settle_weights()  # on every process, before the first one saves

@@ -7,7 +7,8 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ...configuration.configuration_limssr import LimssrConfig
-from ..evaluation.card_table import card_table
+from ..evaluation.results import METRICS, read_results
+from ..evaluation.tables import card_table
 from ..utils.records import without_paths
 
 TEMPLATE = "model_card.md"
@@ -73,7 +74,7 @@ def render_model_card(folder: str | Path, repo_id: str) -> str:
         modality_text=join_words(config.modalities),
         modalities=config.modalities,
         results_title=metrics.get("title", "Test split"),
-        results=card_table(metrics) if metrics else "",
+        results=card_table(read_results(folder)) if (folder / METRICS).is_file() else "",
         has_intervals="intervals" in json.dumps(metrics),
         caveats=metrics.get("caveats", []),
         progress=describe_progress(state) if state else "",

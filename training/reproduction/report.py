@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from ..evaluation.tables import aligned
+from ..utils.markdown import markdown_table
 from ..utils.records import without_paths
 from .cells import MEANING, METRICS, NOT_RUN, UNDEFINED, Cell, mean_of
 from .lines import Line, table_lines
@@ -85,7 +85,7 @@ def _dataset_table(lines: Sequence[Line], metric: str) -> str:
         for what, values in _rows([cell for cell in line.cells if cell.metric == metric]):
             rows.append([heading, what, *values])
             heading = ""
-    return "\n".join(aligned(rows))
+    return markdown_table(rows)
 
 
 def _rows(cells: Sequence[Cell]) -> list[tuple[str, list[str]]]:

@@ -6,9 +6,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import cached_file
-
 RECORD = "run.json"
 PACKAGES = ("limssr", "torch", "transformers", "peft", "accelerate", "datasets")
 
@@ -43,29 +40,10 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def write_run_record(path: str | Path, record: dict) -> None:
-    """Writes strict JSON without paths of this machine."""
-    text = json.dumps(without_paths(record), indent=2, allow_nan=False, ensure_ascii=False)
+def write_json(path: str | Path, content: Any) -> None:
+    """Write strict JSON without paths of this machine, see `without_paths`."""
+    text = json.dumps(without_paths(content), indent=2, allow_nan=False, ensure_ascii=False)
     Path(path).write_text(text + "\n", encoding="utf-8")
-
-
-def selection_split(model: str) -> str | None:
-    """The split that chose the checkpoint, as the run's record beside it says: `validation`, `test` or `nothing`.
-
-    Args:
-        model: a run's folder, a checkpoint folder inside it, or a Hub name.
-
-    Returns:
-        None where no record is found.
-    """
-    is_checkpoint = Path(model).is_dir() and Path(model).resolve().name.startswith(PREFIX_CHECKPOINT_DIR)
-    for folder in [model, Path(model).resolve().parent] if is_checkpoint else [model]:
-        record = cached_file(
-            folder, RECORD, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
-        )
-        if record is not None:
-            return json.loads(Path(record).read_text(encoding="utf-8")).get("selection", {}).get("on")
-    return None
 
 
 def _is_path(text: str) -> bool:
