@@ -185,7 +185,7 @@ def quick_run() -> dict:
         "missingness": "static",
         "missing_rates": 0.3,
         "validation_fraction": 0.25,
-        "text_config": {
+        "language_model_config": {
             "model_type": "qwen3",
             "hidden_size": 16,
             "num_hidden_layers": 1,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from limssr.training.evaluation.compare import RIDGE, compare_runs, read_run_scores
 from limssr.training.evaluation.tables import comparison_table
+from limssr.training.utils.files import write_json
 from limssr.training.utils.launching import exit_on_error
-from limssr.training.utils.records import write_json
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from limssr.training.evaluation.seeds import read_task_runs, summarize_runs
 from limssr.training.evaluation.tables import summary_table
+from limssr.training.utils.files import write_json
 from limssr.training.utils.launching import exit_on_error
-from limssr.training.utils.records import write_json
 
 
 def main() -> None:

@@ -10,9 +10,8 @@ from typing import Any
 from accelerate import PartialState
 
 from ..data import REGISTRY, AqaData, build, report_missing
-from ..utils.files import atomic_write_text, remove_unfinished
+from ..utils.files import atomic_write_text, remove_unfinished, without_paths
 from ..utils.launching import LONGEST_WAIT
-from ..utils.records import without_paths
 from .dataset_card import write_dataset_card
 from .file_dataset import FileDataset, features_with
 from .prepare import PROGRESS, Preparation

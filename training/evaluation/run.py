@@ -15,9 +15,9 @@ from ..data import AqaData
 from ..data.masked_dataset import MaskedDataset
 from ..data.masks import available_masks, draw_static_masks
 from ..prediction.predictor import load_members
+from ..utils.files import RECORD_FILE, without_paths
 from ..utils.launching import exit_on_error
 from ..utils.loading import loading_options
-from ..utils.records import RECORD, without_paths
 from .evaluator import Evaluator
 from .figures import save_figure
 from .results import METRICS, PREDICTIONS, EvaluationResult, write_metrics, write_predictions
@@ -98,7 +98,10 @@ def selection_split(model: str) -> str | None:
     is_checkpoint = Path(model).is_dir() and Path(model).resolve().name.startswith(PREFIX_CHECKPOINT_DIR)
     for folder in [model, Path(model).resolve().parent] if is_checkpoint else [model]:
         record = cached_file(
-            folder, RECORD, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+            folder,
+            RECORD_FILE,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
         )
         if record is not None:
             return json.loads(Path(record).read_text(encoding="utf-8")).get("selection", {}).get("on")
@@ -118,7 +121,7 @@ def report_evaluation(result: EvaluationResult, arguments: argparse.Namespace, d
     write_evaluation(result, arguments.output_dir, title, caveats, **without_paths(about))
     if None in selections:
         model = arguments.models[selections.index(None)]
-        print(f"\nNo {RECORD} beside {model} says which split its checkpoint was selected on.")
+        print(f"\nNo {RECORD_FILE} beside {model} says which split its checkpoint was selected on.")
     print(f"\n{METRICS}, {PREDICTIONS} and {FIGURE} are in {arguments.output_dir}")
 
 

@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ...configuration.configuration_limssr import LimssrConfig
 from ..evaluation.results import METRICS, read_results
 from ..evaluation.tables import card_table
-from ..utils.records import without_paths
+from ..utils.files import without_paths
 
 TEMPLATE = "model_card.md"
 HEADLINE_METRICS = {"spearman": ("spearmanr", "Spearman correlation"), "mse": ("mse", "mean squared error")}

@@ -23,7 +23,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 
 from ...configuration.configuration_limssr import LimssrConfig
 from ...modeling_limssr.language_model_limssr import CHECKPOINT_SUBFOLDER
-from ..fitting.checkpoints import OPTIMIZER_FILE
+from ..utils.files import OPTIMIZER_FILE
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@.+)?")
 # The best checkpoint so far, in a revision to go on from that is not the best itself.

@@ -161,7 +161,7 @@ def why_pointless(variant: Variant, settings: Mapping[str, Any]) -> str:
     changes_backbone = variant.random_language_model or any(
         name.startswith(("lora_", "backbone_", "language_model")) for name in variant.settings
     )
-    if settings.get("text_config") and changes_backbone:
+    if settings.get("language_model_config") and changes_backbone:
         return "the language model of this configuration is a random one, trained as a whole"
     if "prompt" in variant.settings and not settings.get("use_prompt", True):
         return "this configuration has no prompt"

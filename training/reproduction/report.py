@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
+from ..utils.files import without_paths
 from ..utils.markdown import markdown_table
-from ..utils.records import without_paths
 from .cells import MEANING, METRICS, NOT_RUN, UNDEFINED, Cell, mean_of
 from .lines import Line, table_lines
 from .plan import Run
