@@ -139,18 +139,18 @@ class TestPublishing:
 def test_an_adapter_may_carry_its_language_model(call, hub, folder, tmp_path, save_language_model):
     carried = tmp_path / "carried"
     shutil.copytree(folder, carried)
-    save_language_model(carried / "backbone")
+    save_language_model(carried / "language_model")
     config = json.loads((carried / "config.json").read_text())
     digests = config["language_model_source"]["sha256"]
     (carried / "config.json").write_text(
-        json.dumps({**config, "language_model_source": {"subfolder": "backbone", "sha256": digests}})
+        json.dumps({**config, "language_model_source": {"subfolder": "language_model", "sha256": digests}})
     )
     name, again = "user/limssr-carried", tmp_path / "again"
     call("publish", folder=carried, repo_id=name, adapter=True)
-    assert "language model/model.safetensors" in files_on(hub, name)
+    assert "language_model/model.safetensors" in files_on(hub, name)
     call("save_and_push", folder=name, again=again, repo_id="user/limssr-again")  # which loads it from the Hub
     call("publish", folder=carried, repo_id=name)
-    assert not [path for path in files_on(hub, name) if path.startswith("language model/")]
+    assert not [path for path in files_on(hub, name) if path.startswith("language_model/")]
     assert hub.content(name, "model.safetensors") == (again / "model.safetensors").read_bytes()
 
 

@@ -22,13 +22,32 @@ from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from ...configuration.configuration_limssr import LimssrConfig
-from ...modeling_limssr.checkpoint_limssr import PUBLISHED_FILES, TRAINING_STATE_FILES
 from ...modeling_limssr.language_model_limssr import CHECKPOINT_SUBFOLDER
 from ..fitting.checkpoints import OPTIMIZER_FILE
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@.+)?")
 # The best checkpoint so far, in a revision to go on from that is not the best itself.
 BEST_SUBFOLDER = "best"
+# What training needs besides the model to go on.
+TRAINING_STATE_FILES = (
+    "trainer_state.json",
+    "optimizer.safetensors",
+    "optimizer.json",
+    "scaler.json",
+    "rng_state*.json",
+)
+# All that ever leaves for the Hub; whatever else lies in the folder, a pickle above all, stays here.
+PUBLISHED_FILES = (
+    "*.safetensors",
+    "*.json",
+    "*.py",
+    "*.jinja",
+    "merges.txt",
+    "vocab.txt",
+    "*.model",
+    "README.md",
+    "*.png",
+)
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 # What a push takes away where it brings nothing of that name: it would contradict the new revision.
 REPORTS = ("run.json", "metrics.json", "training_args.json", "evaluation.png", "curve.png")
