@@ -37,7 +37,7 @@ def main() -> None:
 
 def report(settings: Settings, output: Path) -> None:
     """Run the benchmark, print its tables and write JSON and picture."""
-    results = measure_all(settings, lambda text: print(text, flush=True))
+    results = measure_all(settings)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     save_figure(results, output.with_suffix(".png"))

@@ -27,7 +27,6 @@ SMOLLM2_135M = {
     "num_key_value_heads": 3,
     "intermediate_size": 1536,
     "vocab_size": 49152,
-    "max_position_embeddings": 8192,
 }
 # 85 bytes and as many tokens, like the published prompt: a complete sample of 3 x 95 clips has 380 tokens.
 PROMPT = "Judge how well a dance is executed, by technique. Has {available}; lacks {missing}."
@@ -168,11 +167,7 @@ def run_limssr(model: LimssrForScoreRegression, batch: Batch, shares_prefix: boo
 
 
 def score_naively(model: LimssrForScoreRegression, batch: Batch) -> tuple[LimssrScoreOutput, torch.Tensor]:
-    """The same scores from a first implementation, which also computes all layers' states and vocabulary logits.
-
-    Returns:
-        The model's output, and logits (batch, length, vocabulary) of a head tied to the embedding table.
-    """
+    """A first implementation: the same output, all layers' states and the logits (batch, length, vocabulary)."""
     model.model.shares_prefix = False
     outputs = model(**batch, output_hidden_states=True)
     return outputs, functional.linear(outputs.hidden_states[-1], model.get_input_embeddings().weight)
@@ -192,5 +187,5 @@ def forward_flops(language_model: PreTrainedModel, length: int) -> float:
     config = language_model.config
     table = language_model.get_input_embeddings().weight.numel()
     weights = sum(weight.numel() for name, weight in language_model.named_parameters() if "lora_" not in name) - table
-    width = config.num_attention_heads * getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
-    return length * (2 * weights + 4 * config.num_hidden_layers * width * length)
+    attention = 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * length
+    return length * (2 * weights + attention)
