@@ -17,11 +17,7 @@ CONTENDERS = {  # label and colour
 
 
 def requirements_table(results: dict) -> str:
-    """Markdown: each requirement, its bound, and whether it is met.
-
-    Args:
-        results: result of `measure_all`.
-    """
+    """Markdown: each requirement, its bound, and whether the results of `measure_all` meet it."""
     inference, training = results["inference"], results["training"]
     missing, subsets, data = results["missing"], results["all_subsets"], results["data_path"]
     cached, saved = inference["over_bare"]["cached"], 1 - inference["tokens"]["cached"] / inference["tokens"]["limssr"]
