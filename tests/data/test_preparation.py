@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict, Features, Value, load_dataset
 
-from limssr.training.benchmarking.memory import RESET
+from limssr.training.benchmarking.measure import RESET
 from limssr.training.data import AqaData, build, load
 from limssr.training.data.prepare import Preparation
 from limssr.training.data.prepare_data_run import begin, finish, prepare_data
