@@ -7,23 +7,22 @@ from typing import Any
 import numpy as np
 
 from .aqa_data import AqaData
-from .file_dataset import FileDataset, all_sample_ids, build_index, choose_scores
-from .sources.files import FeatureSource
-from .sources.folders import folder_sources, modalities_in
+from .file_dataset import FileDataset, all_sample_ids, build_label_splits, choose_scores
+from .sources.files import FeatureSource, ModalityFolders
 from .sources.labels import LabelError, Labels, check_range, check_repeated, compare_counts
 from .sources.tables import load_restricted
 
 OFFICIAL_COUNTS = {"train": 2251, "test": 749}
 ANNOTATIONS = "fine-grained_annotation_aqa.pkl"
 
-# Highest value of each score, the lowest being 0; as in MTL-AQA, which is marked by the same rules. `execution` is
-# what the counted judges' marks add up to.
+# Highest value of each score, as in MTL-AQA, which is marked by the same rules; the lowest is 0. `execution` is the
+# sum of the counted judges' marks.
 SCORE_RANGES = {"score": 104.5, "execution": 30.0}
 
 
 @dataclass
 class FineDiving(FileDataset):
-    """FineDiving from its annotations and your own features; the release has none.
+    """FineDiving from its annotations and your own features; none are published.
 
         FineDiving/
             Annotations/fine-grained_annotation_aqa.pkl     (competition, n) -> dive number, score, difficulty, ...
@@ -31,15 +30,15 @@ class FineDiving(FileDataset):
             Annotations/test_split.pkl                      749 keys
             video/<competition>/<n>.npy                     [clips, dim]; every subfolder with features is a modality
 
-    The pickles may also lie in `folder` itself. A sample is called `<competition>/<n>`. Further columns:
-    `competition`, `dive_number`, `difficulty`, and the score that is not learnt.
+    The pickles may also be in `folder` itself. The id of a sample is `<competition>/<n>`. Further columns:
+    `competition`, `dive_number`, `difficulty` and the score that is not learnt.
 
     Args:
-        folder: see above.
+        folder: folder as above.
         scores: `score` (final score, 0 to 104.5) and/or `execution` (final score / difficulty, 0 to 30).
         modalities: names, or sizes by name; by default all subfolders with features, as wide as their files.
-        features: where features are that do not lie in a subfolder of their name: modality -> folder.
-        max_clips: clips that a processor keeps; 96 frames in pieces of any length have fewer.
+        features: folders of modalities that are not subfolders of that name.
+        max_clips: clips that a processor keeps; a dive has 96 frames.
     """
 
     folder: str | Path
@@ -51,20 +50,19 @@ class FineDiving(FileDataset):
     def __post_init__(self) -> None:
         self.scores = choose_scores("finediving", self.scores, SCORE_RANGES)
         self.folder = Path(self.folder)
+        self.folders = ModalityFolders("finediving", self.folder, self.features)
 
-    def index(self) -> AqaData:
+    def read_labels(self) -> AqaData:
         path = self._find(ANNOTATIONS)
         annotations = load_restricted(path)
         if not isinstance(annotations, dict):
             raise LabelError(f"{path}: holds {type(annotations).__name__}, expected (competition, n) -> annotation")
         labels = {split: self._labels(split, annotations, path) for split in OFFICIAL_COUNTS}
-        splits = build_index(labels, self.scores)
+        splits = build_label_splits(labels, self.scores)
         compare_counts("finediving", labels, OFFICIAL_COUNTS)
         return AqaData(
             splits=splits,
-            modalities=modalities_in(
-                "finediving", self.folder, all_sample_ids(splits), self.modalities, self.features
-            ),
+            modalities=self.folders.sizes(self.modalities, all_sample_ids(splits)),
             score_names=self.scores,
             score_minimums=[0.0] * len(self.scores),
             score_ranges=[SCORE_RANGES[name] for name in self.scores],
@@ -72,8 +70,8 @@ class FineDiving(FileDataset):
             description="FineDiving, official split",
         )
 
-    def sources(self, index: AqaData) -> list[FeatureSource]:
-        return folder_sources(self.folder, index.modalities, self.features, all_sample_ids(index.splits))
+    def sources(self, labels: AqaData) -> dict[str, FeatureSource]:
+        return self.folders.sources(labels.modalities)
 
     def _find(self, name: str) -> Path:
         places = [self.folder / "Annotations" / name, self.folder / name]
@@ -111,7 +109,7 @@ def _dive(key: tuple, annotations: dict, path: Path) -> tuple[str, float, float]
     """Dive number, score and difficulty of a dive.
 
     Raises:
-        LabelError: the dive is not annotated, or not so.
+        LabelError: the dive has no annotation or a wrong one.
     """
     annotation: Any = annotations.get(key)
     if annotation is None:

@@ -1,4 +1,4 @@
-"""Label files: which samples there are and how they were judged. Every mistake is named with its file and line."""
+"""Label files: the samples and their scores. Every error names its file and line."""
 
 import csv
 import logging
@@ -21,14 +21,14 @@ class LabelError(ValueError):
 
 @dataclass
 class Labels:
-    """The labels of one split.
+    """Labels of one split.
 
     Attributes:
-        path: the file.
-        sample_ids: one a sample, all different.
-        lines: line of each sample in the file, counted from 1; an annotation file without lines has none.
-        columns: numbers by name, float64 (samples,); NaN where an empty cell is allowed.
-        texts: other columns by name; None where a cell is empty.
+        path: label file.
+        sample_ids: unique id of each sample.
+        lines: line of each sample in the file, counted from 1; None for an annotation file without lines.
+        columns: numbers by name, float64 (samples,); NaN where a value is not given.
+        texts: other columns by name; None where a value is not given.
     """
 
     path: Path
@@ -38,12 +38,12 @@ class Labels:
     texts: dict[str, list[str | None]]
 
     def where(self, row: int) -> str:
-        """File and line of a sample, and its id."""
+        """File, line and id of a sample."""
         line = "" if self.lines is None else f", line {self.lines[row]}"
         return f"{self.path}{line}, sample {self.sample_ids[row]!r}"
 
     def select(self, rows: Sequence[int]) -> "Labels":
-        """The labels of these rows alone."""
+        """Labels of these rows only."""
         return Labels(
             self.path,
             [self.sample_ids[row] for row in rows],
@@ -54,10 +54,14 @@ class Labels:
 
 
 def parse_number(text: str, where: str) -> float:
-    """A finite decimal number as these files have it.
+    """Parse a finite decimal number.
+
+    Args:
+        text: the number.
+        where: start of an error message.
 
     Raises:
-        LabelError: it is none; a decimal comma is named as such.
+        LabelError: the text is not a number; a decimal comma is pointed out.
     """
     if COMMA_DECIMAL.fullmatch(text):
         raise LabelError(f"{where} is {text!r}: a comma stands where the decimal point belongs; write a point")
@@ -67,18 +71,17 @@ def parse_number(text: str, where: str) -> float:
 
 
 def read_label_table(path: str | Path, names: Sequence[str]) -> Labels:
-    """A table whose cells are separated by spaces and tabs, in any mixture: an id, then numbers.
+    """Read a table separated by any mixture of spaces and tabs: an id, then numbers.
 
-    The first line is a header if none of its cells after the first looks like a number. A header that has all of the
-    names (`TES`, `Total_Score`) says where they are; without one they come in the order given. Further columns are
-    not read.
+    The first line is a header if nothing after its first column looks like a number. A header with all the names
+    (`TES`, `Total_Score`) determines the columns; otherwise they are in the order given. Further columns are ignored.
 
     Args:
-        path: the file, UTF-8 with a byte-order mark or without.
-        names: the number columns that are wanted.
+        path: UTF-8 file, with or without a byte-order mark.
+        names: number columns to read.
 
     Raises:
-        LabelError: no such file, no samples, a line of another length, no number, or a repeated id.
+        LabelError: the file or its samples are missing, a line has another length, a number is wrong or an id repeats.
     """
     path = Path(path)
     rows = [(line, cells) for line, text in enumerate(_lines(path), 1) if (cells := text.split())]
@@ -103,15 +106,15 @@ def read_label_table(path: str | Path, names: Sequence[str]) -> Labels:
 
 
 def read_label_csv(path: str | Path, names: Sequence[str], texts: Sequence[str]) -> Labels:
-    """A CSV with the column `sample_id`, numbers and texts; an empty cell is a missing value.
+    """Read a CSV with the column `sample_id`, numbers and texts; an empty cell is a value that is not given.
 
     Args:
-        path: the file, UTF-8 with a byte-order mark or without.
-        names: the number columns that are wanted.
-        texts: the text columns that are wanted.
+        path: UTF-8 file, with or without a byte-order mark.
+        names: number columns to read.
+        texts: text columns to read.
 
     Raises:
-        LabelError: no such file, no samples, no such column, a line of another length, no number, a repeated id.
+        LabelError: as in `read_label_table`, or a column is missing.
     """
     path = Path(path)
     wanted = ["sample_id", *names, *texts]
@@ -134,10 +137,11 @@ def read_label_csv(path: str | Path, names: Sequence[str], texts: Sequence[str])
 
 
 def csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """The lines of a CSV with a header, with their number; cells without the spaces around them.
+    """Line number and stripped cells of each row of a CSV with a header.
 
     Raises:
-        LabelError: no such file, no CSV in UTF-8, no column `sample_id`, a column twice, a line of another length.
+        LabelError: the file is missing or no CSV in UTF-8, the column `sample_id` is missing, a column repeats or a
+            line has another length.
     """
     reader = csv.reader(_lines(path), strict=True)
     try:
@@ -159,9 +163,15 @@ def csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def check_repeated(path: Path, sample_ids: Sequence[str], lines: Sequence[int] | None = None) -> None:
-    """
+    """Check that no id is empty or repeated.
+
+    Args:
+        path: label file, for messages.
+        sample_ids: id of each sample.
+        lines: line of each sample.
+
     Raises:
-        LabelError: an id is empty or occurs twice.
+        LabelError: an id is empty or repeated.
     """
     first: dict[str, int] = {}
     for row, sample_id in enumerate(sample_ids):
@@ -175,7 +185,8 @@ def check_repeated(path: Path, sample_ids: Sequence[str], lines: Sequence[int] |
 
 
 def check_apart(splits: Mapping[str, Labels]) -> None:
-    """
+    """Check that no sample is in two splits.
+
     Raises:
         LabelError: a sample is in two splits.
     """
@@ -188,9 +199,10 @@ def check_apart(splits: Mapping[str, Labels]) -> None:
 
 
 def check_range(labels: Labels, name: str, lowest: float, highest: float) -> None:
-    """
+    """Check that the numbers of a column are within a range; NaN is ignored.
+
     Raises:
-        LabelError: a number of the column lies outside its range; NaN is not looked at.
+        LabelError: a number is outside the range.
     """
     values = labels.columns[name]
     outside = np.flatnonzero((values < lowest) | (values > highest))
@@ -200,7 +212,7 @@ def check_range(labels: Labels, name: str, lowest: float, highest: float) -> Non
 
 
 def compare_counts(dataset: str, splits: Mapping[str, Labels], official: Mapping[str, int]) -> None:
-    """Says aloud where a split does not have as many samples as the official one."""
+    """Warn if the size of a split differs from the official one."""
     for name, count in official.items():
         if len(splits[name].sample_ids) != count:
             logger.warning(
@@ -211,7 +223,7 @@ def compare_counts(dataset: str, splits: Mapping[str, Labels], official: Mapping
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a text file whatever ends them."""
+    """Lines of a text file with any line ends."""
     if not path.is_file():
         raise LabelError(f"{path}: no such file; expected the labels there")
     try:
@@ -225,10 +237,10 @@ def _looks_like_number(cell: str) -> bool:
 
 
 def _positions(header: list[str], names: Sequence[str], path: Path) -> dict[str, int]:
-    """Where the columns are, by a header if it names them all, else in the order of `names`.
+    """Position of each column: from a header that names them all, else in the order of `names`.
 
     Raises:
-        LabelError: the header names some of them, but elsewhere.
+        LabelError: the header names some of them at other positions.
     """
     titles = [cell.lower().removesuffix("_score") for cell in header]
     found = {name: titles.index(name) for name in names if name in titles}

@@ -1,27 +1,32 @@
-"""Reading the pickles of strangers: numpy arrays, numpy scalars and builtin containers, and nothing else."""
+"""Pickled tables of features, and a restricted unpickler for files from strangers.
+
+The unpickler admits numpy arrays, numpy scalars and builtin containers, and nothing else.
+"""
 
 import math
 import os
 import pickle
 import re
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+from tqdm.auto import tqdm
 
 from ..aqa_data import feature_column
-from .files import FeatureFileError, ReadSample, check_clips
+from .files import FeatureFileError, Reader, check_clips
 
-# Booleans, numbers, byte strings, strings and object references, with a byte order or without. Structured and void
+# Booleans, numbers, byte strings, strings and object references, with or without a byte order. Structured and void
 # types are left out: no published table holds one.
 DTYPE_CODE = re.compile(r"[<>=|]?([?bBhHiIlLqQpPefdgFDG]|[biufc]\d+|[SUa]\d*|O\d*)")
 
-# What unpickling raises on a file that is cut short, damaged or no pickle at all.
+# What unpickling raises on a file that is truncated, damaged or no pickle at all.
 DAMAGE = (
     pickle.UnpicklingError,
     EOFError,
@@ -37,19 +42,16 @@ DAMAGE = (
 
 NPY_MAGIC = b"\x93NUMPY"
 
-# What stands in the place of raw memory in a pickle that is read array by array: nothing that refers to it twice fits.
+# Replaces raw memory in the memo of a pickle that is read array by array; a second reference to it does not fit.
 RAW_MEMORY, LONGEST_TEXT = None, 4096
 
 
 class UnsafePickleError(pickle.UnpicklingError):
-    """A pickle asks for something that is neither a numpy array nor a builtin container."""
+    """A pickle asks for something other than numpy arrays and builtin containers."""
 
 
 class _PlainDtype:
-    """A dtype in the making.
-
-    Stands in for `numpy.dtype`, whose own `__setstate__` takes any flags that a file gives, on which numpy can crash.
-    """
+    """Stands in for `numpy.dtype`, whose `__setstate__` accepts any flags from a file, even those that crash numpy."""
 
     __slots__ = ("dtype",)
 
@@ -68,7 +70,7 @@ class _PlainDtype:
 
 
 class _ReadArray(np.ndarray):
-    """An array whose state is checked, and set once: numpy would free memory that is still in use."""
+    """An array whose state is checked and set only once: numpy would free memory that is still in use."""
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, plain, is_fortran, content = state
@@ -84,7 +86,7 @@ class _ReadArray(np.ndarray):
 
 
 class _Admitted:
-    """A function that a pickle may call, and do nothing else with."""
+    """A function that a pickle may call but not change."""
 
     __slots__ = ("_function",)
 
@@ -112,7 +114,7 @@ def _dtype_of(plain: Any) -> np.dtype:
 
 
 def _as_bytes(content: Any) -> bytes:
-    """Raw memory; Python 2 pickled it as a string."""
+    """Raw memory, which Python 2 pickled as a string."""
     if not isinstance(content, str | bytes | bytearray):
         raise pickle.UnpicklingError(f"{type(content).__name__} stands where the bytes of an array belong")
     return content.encode("latin1") if isinstance(content, str) else bytes(content)
@@ -125,14 +127,14 @@ def _element_count(shape: Any) -> int:
 
 
 def _reconstruct(subtype: Any, *_: Any) -> np.ndarray:
-    """The empty array that the state to come will fill."""
+    """Empty array, to be filled by its state."""
     if subtype is not NDARRAY:
         raise pickle.UnpicklingError(f"an array of class {subtype!r}, expected numpy.ndarray")
     return np.ndarray.__new__(_ReadArray, (0,))
 
 
 def _from_buffer(buffer: Any, plain: Any, shape: Any, order: str) -> np.ndarray:
-    """The array of protocol 5, on the memory that was read: tables are large."""
+    """Array of protocol 5, on the memory that was read: tables are large."""
     dtype, content = _dtype_of(plain), buffer if isinstance(buffer, bytearray) else _as_bytes(buffer)
     if dtype.hasobject or order not in ("C", "F") or _element_count(shape) * dtype.itemsize != len(content):
         raise pickle.UnpicklingError(f"an array of shape {shape} and type {dtype} does not fit its content")
@@ -147,7 +149,7 @@ def _scalar(plain: Any, content: Any = b"") -> np.generic:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """`_codecs.encode`, with which protocol 2 spells bytes, for the one encoding that it uses."""
+    """`_codecs.encode` for the one encoding in which protocol 2 writes bytes."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"bytes in the encoding {encoding!r}, where pickles use 'latin1'")
     return _as_bytes(text)
@@ -159,8 +161,8 @@ def _admitted_globals() -> dict[tuple[str, str], Any]:
         admitted[f"{core}.multiarray", "_reconstruct"] = _Admitted(_reconstruct)
         admitted[f"{core}.multiarray", "scalar"] = _Admitted(_scalar)
         admitted[f"{core}.numeric", "_frombuffer"] = _Admitted(_from_buffer)
-    for builtins in ("builtins", "__builtin__"):  # the second is Python 2's
-        for container in (set, frozenset, bytearray, bytes, complex):  # the others have opcodes of their own
+    for builtins in ("builtins", "__builtin__"):  # the second in Python 2
+        for container in (set, frozenset, bytearray, bytes, complex):  # the others have their own opcodes
             admitted[builtins, container.__name__] = container
     admitted["_codecs", "encode"] = _Admitted(_encode)
     return admitted
@@ -170,7 +172,7 @@ ADMITTED_GLOBALS = _admitted_globals()
 
 
 class _Restricted:
-    """Hands out nothing but `ADMITTED_GLOBALS`."""
+    """Looks up globals in `ADMITTED_GLOBALS` only."""
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -180,11 +182,11 @@ class _Restricted:
 
 
 class _RestrictedUnpickler(_Restricted, pickle.Unpickler):
-    """The fast unpickler, for everything that fits into memory."""
+    """The fast unpickler, for files that fit in memory."""
 
 
 class _StreamingMemo(dict):
-    """What a pickle may refer to again, without the raw memory of its arrays, and where in it each array is."""
+    """Memo of a pickle without the raw memory of its arrays, with the place of each array."""
 
     def __init__(self) -> None:
         self.place: dict[int, int] = {}
@@ -198,7 +200,10 @@ class _StreamingMemo(dict):
 
 
 class _StreamingUnpickler(_Restricted, pickle._Unpickler):
-    """The unpickler in Python, in which an array can give way to something else as soon as it is whole."""
+    """The unpickler in Python, which can replace each array once it is complete.
+
+    The public `pickle.Unpickler` has no hook for that: all arrays of a table would be in memory at once.
+    """
 
     dispatch = pickle._Unpickler.dispatch.copy()
 
@@ -218,7 +223,7 @@ class _StreamingUnpickler(_Restricted, pickle._Unpickler):
     def load_reduce(self) -> None:
         super().load_reduce()
         array = self.stack[-1]
-        if type(array) is np.ndarray:  # of protocol 5, whole at once
+        if type(array) is np.ndarray:  # of protocol 5, complete at once
             self.stack[-1] = self.keep(array)
 
     dispatch[pickle.BUILD[0]] = load_build
@@ -226,22 +231,19 @@ class _StreamingUnpickler(_Restricted, pickle._Unpickler):
 
 
 def load_restricted(path: str | Path, keep: Callable[[np.ndarray], Any] | None = None) -> Any:
-    """Read a pickle that may hold numpy arrays, numpy scalars and builtin containers only.
+    """Load a pickle of numpy arrays, numpy scalars and builtin containers.
 
-    Pickles of Python 2 are read as latin1, which keeps their arrays and their ASCII strings. In a `.npy` file that
-    numpy wrote of an object, the pickle comes after a header, which is skipped.
+    Pickles of Python 2 are read as latin1, which preserves their arrays and ASCII strings. The header of a `.npy` file
+    in which numpy saved an object is skipped.
 
     Args:
         path: the file.
-        keep: is given each array of numbers as soon as it was read; what it returns stands in its place. Unless it
-            holds on to them, no two arrays are in memory at a time.
-
-    Returns:
-        What the file holds.
+        keep: function that replaces each array of numbers as soon as it is read. Unless it keeps them, no two arrays
+            are in memory at a time.
 
     Raises:
-        UnsafePickleError: the file asks for any other global; nothing of it was called.
-        ValueError: the file is not a whole pickle.
+        UnsafePickleError: the file asks for another global; nothing of it was called.
+        ValueError: the file is not a complete pickle.
     """
     path = Path(path)
     with path.open("rb") as file:
@@ -262,7 +264,7 @@ def load_restricted(path: str | Path, keep: Callable[[np.ndarray], Any] | None =
 
 
 def _skip_npy_header(file: BinaryIO) -> None:
-    """Go to where the pickle starts: 8 bytes of magic and version, the length of the header, the header."""
+    """Move to the start of the pickle, past 8 bytes of magic and version, the header's length and the header."""
     start = file.read(8)
     if not start.startswith(NPY_MAGIC):
         file.seek(0)
@@ -271,68 +273,84 @@ def _skip_npy_header(file: BinaryIO) -> None:
     file.seek(int.from_bytes(length, "little"), os.SEEK_CUR)
 
 
+# Arrays of a table by key: a function that returns the clips, or what is wrong with the array.
+Table = dict[str, partial | FeatureFileError]
+
+
 @dataclass(frozen=True)
 class TableSource:
-    """One pickled dictionary, id -> [clips, dim], as it was published; read by the restricted unpickler alone.
+    """A published table: a pickled dictionary id -> [clips, dim], read array by array by the restricted unpickler.
 
     Args:
-        modality: its name.
-        sample_ids: of the samples.
-        feature_size: width of the features.
         path: the table, a bare pickle or a `.npy` file that holds one.
+        feature_size: width of the features.
     """
 
-    modality: str
-    sample_ids: Sequence[str]
-    feature_size: int
     path: Path
+    feature_size: int
 
-    @contextmanager
-    def opened(self) -> Iterator[ReadSample]:
-        table, error = {}, None
+    def open(self, cache: Path | None = None) -> Reader:
+        """Read the table into memory or into the cache file, see `FeatureSource`.
+
+        A table that is missing or damaged is an error of each of its samples.
+
+        Raises:
+            UnsafePickleError: the table asks for more than arrays.
+        """
         try:
-            table = load_table(self.path)
-        except FeatureFileError as problem:
-            error = problem
+            with nullcontext() if cache is None else cache.open("wb") as file:
+                return partial(self._read, self._load(file))
+        except FeatureFileError as error:
+            return partial(_fail, str(error), error.cause)
 
-        def read(sample_id: str) -> pa.ListArray:
-            if error is not None:
-                raise FeatureFileError(str(error), error.cause)
-            if sample_id not in table:
-                raise FeatureFileError(f"{self.path}: the table has no key {sample_id!r}", "absent key")
-            array = table.pop(sample_id)  # whose memory is free again as soon as nobody holds its row
-            where = f"{self.path}, key {sample_id!r}"
-            if not isinstance(array, np.ndarray):
-                raise FeatureFileError(f"{where}: holds {type(array).__name__}, expected an array [clips, dim]")
-            clips = check_clips(array, where, self.feature_size)
-            return feature_column(clips, [len(clips)])
+    def _read(self, table: Table, sample_id: str) -> pa.ListArray:
+        if sample_id not in table:
+            raise FeatureFileError(f"{self.path}: the table has no key {sample_id!r}", "absent key")
+        array = table.pop(sample_id)  # its memory is free as soon as nobody holds the clips
+        if isinstance(array, FeatureFileError):
+            raise FeatureFileError(f"{self.path}, key {sample_id!r}{array}", array.cause)
+        clips = array()
+        return feature_column(clips, [len(clips)])
 
-        yield read
-        table.clear()
+    def _load(self, file: BinaryIO | None) -> Table:
+        if not self.path.is_file():
+            raise FeatureFileError(
+                f"{self.path}: no such file; expected a pickled table id -> [clips, dim]", "missing file"
+            )
+        try:
+            with tqdm(desc=f"reading {self.path.name}", unit="array", disable=None) as bar:
+                table = load_restricted(self.path, partial(self._keep, file, bar))
+        except ValueError as error:
+            raise FeatureFileError(str(error)) from error
+        if isinstance(table, np.ndarray) and table.shape == ():
+            table = table.item()
+        if not isinstance(table, dict):
+            raise FeatureFileError(f"{self.path}: holds {type(table).__name__}, expected a table id -> [clips, dim]")
+        by_name = {str(key): _array_or_error(value) for key, value in table.items()}
+        if len(by_name) < len(table):
+            raise FeatureFileError(f"{self.path}: two keys of the table read alike, such as 1 and '1'")
+        return by_name
+
+    def _keep(self, file: BinaryIO | None, bar: tqdm, array: np.ndarray) -> partial | FeatureFileError:
+        """Check an array and keep its clips in memory or in the file."""
+        bar.update()
+        try:
+            clips = check_clips(array, "", self.feature_size)
+        except FeatureFileError as error:
+            return error
+        if file is None:
+            return partial(np.asarray, clips)
+        start = file.tell()
+        file.write(np.ascontiguousarray(clips))
+        return partial(np.memmap, file.name, np.float32, "r", start, clips.shape)
 
 
-def load_table(path: Path, keep: Callable[[np.ndarray], Any] | None = None) -> dict[str, Any]:
-    """A pickled table by the names of its keys.
+def _array_or_error(value: Any) -> partial | FeatureFileError:
+    """A value of a table, or the error that it is not an array of numbers."""
+    if isinstance(value, partial | FeatureFileError):
+        return value
+    return FeatureFileError(f": holds {type(value).__name__}, expected an array [clips, dim]")
 
-    Args:
-        path: a bare pickle or a `.npy` file that holds one.
-        keep: what to do with each array, see `load_restricted`.
 
-    Raises:
-        FeatureFileError: no such file, or no whole table.
-        UnsafePickleError: the file asks for more than arrays.
-    """
-    if not path.is_file():
-        raise FeatureFileError(f"{path}: no such file; expected a pickled table id -> [clips, dim]", "missing file")
-    try:
-        table = load_restricted(path, keep)
-    except ValueError as error:
-        raise FeatureFileError(str(error)) from error
-    if isinstance(table, np.ndarray) and table.shape == ():
-        table = table.item()
-    if not isinstance(table, dict):
-        raise FeatureFileError(f"{path}: holds {type(table).__name__}, expected a table id -> [clips, dim]")
-    by_name = {str(key): array for key, array in table.items()}
-    if len(by_name) < len(table):
-        raise FeatureFileError(f"{path}: two keys of the table read alike, such as 1 and '1'")
-    return by_name
+def _fail(message: str, cause: str, sample_id: str) -> pa.ListArray:
+    raise FeatureFileError(message, cause)
