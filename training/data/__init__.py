@@ -1,13 +1,13 @@
-"""Datasets by name. Each is one module with one class; all of them load as `AqaData`."""
+"""Datasets by name. Each is one module with one class, and loads as `AqaData`."""
 
 import inspect
-from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
 from .aqa_data import AqaData, report_missing
 
-CLASSES = {
+# Name of a dataset and of its module -> its class. The module is imported when the dataset is used.
+REGISTRY = {
     "finediving": "FineDiving",
     "fisv": "FisV",
     "folder": "Folder",
@@ -19,21 +19,11 @@ CLASSES = {
 }
 
 
-class Registry(Mapping):
-    """Class of each dataset by name; the module of that name is imported when its class is asked for."""
-
-    def __getitem__(self, name: str) -> type:
-        class_name = CLASSES[name]
-        return getattr(import_module(f".{name}", __package__), class_name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(CLASSES)
-
-    def __len__(self) -> int:
-        return len(CLASSES)
-
-
-REGISTRY = Registry()
+def dataset_class(name: str) -> type:
+    """Class of a dataset; ValueError if the name is not in `REGISTRY`."""
+    if name not in REGISTRY:
+        raise ValueError(f"no dataset is called {name!r}, known: {', '.join(sorted(REGISTRY))}")
+    return getattr(import_module(f".{name}", __package__), REGISTRY[name])
 
 
 def build(name: str, **options: Any) -> Any:
@@ -46,13 +36,11 @@ def build(name: str, **options: Any) -> Any:
     Raises:
         ValueError: the name is unknown, or an option is missing, unknown or has an invalid value.
     """
-    if name not in CLASSES:
-        raise ValueError(f"no dataset is called {name!r}, known: {', '.join(sorted(CLASSES))}")
-    dataset_class = REGISTRY[name]
-    parameters = inspect.signature(dataset_class)
+    found = dataset_class(name)
+    parameters = inspect.signature(found)
     try:
         parameters.bind(**options)
-        return dataset_class(**options)
+        return found(**options)
     except TypeError as error:
         raise ValueError(
             f"options of the dataset {name!r} (`data_options`): {error}; it has {', '.join(parameters.parameters)}."
@@ -60,8 +48,8 @@ def build(name: str, **options: Any) -> Any:
 
 
 def load(name: str, **options: Any) -> AqaData:
-    """Load a dataset by name; arguments and errors as in `build`, and those of the dataset's own `load`."""
+    """Load a dataset by name; see `build` and the `load` of its class."""
     return build(name, **options).load()
 
 
-__all__ = ["REGISTRY", "AqaData", "build", "load", "report_missing"]
+__all__ = ["REGISTRY", "AqaData", "build", "dataset_class", "load", "report_missing"]

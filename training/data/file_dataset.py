@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from ...configuration.configuration_limssr import TEXT
 from .aqa_data import AqaData, build_split, clips_feature
 from .missing import MissingFeature, MissingSummary, not_given
-from .sources.files import FeatureFileError, FeatureSource, FileSource, Reader
+from .sources.files import FeatureFileError, FeatureSource, FileSource, Reader, choose_modalities
 from .sources.labels import Labels, check_apart, check_range, compare_counts, read_label_table
 from .sources.tables import TableSource
 
@@ -178,32 +178,38 @@ class PublishedDataset(FileDataset):
     title: ClassVar[str]
     label_columns: ClassVar[tuple[str, ...]]
     score_ranges: ClassVar[Mapping[str, float]]  # highest value of each score; the lowest is 0
+    official_counts: ClassVar[Mapping[str, int]]  # published number of samples of each split
     feature_sizes: ClassVar[Mapping[str, int]]
     feature_places: ClassVar[Mapping[str, str]]
     average_views: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self.scores = choose_scores(self.name, self.scores, self.score_ranges)
-        self.modalities = self._choose_modalities()
-        places = {**self.feature_places, **{name: str(place) for name, place in self.features.items()}}
-        self._check_modalities(places)
-        self.features = {name: places[name] for name in self.modalities}
+        self.modalities = choose_modalities(self.name, self.modalities, self.feature_sizes, self.features)
+        places = {**self.feature_places, **self.features}
+        for name, size in self.modalities.items():
+            if type(size) is not int or size < 1:
+                raise ValueError(
+                    f"{self.name}: modality {name!r} has feature size {size!r}; give one, modalities={{...}}"
+                )
+            if name not in places:
+                raise ValueError(f"{self.name}: say where the features of {name!r} are, features={{{name}: ...}}")
+        self.features = {name: str(places[name]) for name in self.modalities}
 
-    @property
-    @abstractmethod
-    def official_counts(self) -> dict[str, int]:
-        """Published number of samples of each split."""
+    def read_split(self, name: str) -> Labels:
+        """Read the labels of a split, given the name of its file."""
+        return self.transform_labels(read_label_table(Path(self.folder) / name, self.label_columns))
 
     def transform_labels(self, labels: Labels) -> Labels:
         """Labels of the dataset, given those of a file."""
         return labels
 
+    def sizes(self, splits: DatasetDict) -> dict[str, int]:
+        """Feature size of each modality."""
+        return dict(self.modalities)
+
     def read_labels(self) -> AqaData:
-        files = {"train": self.train_labels, "test": self.test_labels}
-        labels = {
-            split: self.transform_labels(read_label_table(Path(self.folder) / name, self.label_columns))
-            for split, name in files.items()
-        }
+        labels = {"train": self.read_split(self.train_labels), "test": self.read_split(self.test_labels)}
         for table in labels.values():
             for name, highest in self.score_ranges.items():
                 check_range(table, name, 0, highest)
@@ -211,7 +217,7 @@ class PublishedDataset(FileDataset):
         compare_counts(self.name, labels, self.official_counts)
         return AqaData(
             splits=splits,
-            modalities=dict(self.modalities),
+            modalities=self.sizes(splits),
             score_names=self.scores,
             score_minimums=[0.0] * len(self.scores),
             score_ranges=[float(self.score_ranges[name]) for name in self.scores],
@@ -227,27 +233,3 @@ class PublishedDataset(FileDataset):
         path, size = Path(self.folder) / place, self.modalities[modality]
         is_folder = path.is_dir() or not path.suffix
         return FileSource(path, size, self.average_views) if is_folder else TableSource(path, size)
-
-    def _choose_modalities(self) -> dict[str, int | None]:
-        """Size of each modality, by default the published ones."""
-        if self.modalities is None:
-            return dict(self.feature_sizes)
-        if isinstance(self.modalities, Mapping):
-            return dict(self.modalities)
-        names = [self.modalities] if isinstance(self.modalities, str) else self.modalities
-        return {name: self.feature_sizes.get(name) for name in names}
-
-    def _check_modalities(self, places: Mapping[str, str]) -> None:
-        """Raise ValueError if a modality has no size or no place, or a place no modality."""
-        for name, size in self.modalities.items():
-            if type(size) is not int or size < 1:
-                raise ValueError(
-                    f"{self.name}: modality {name!r} has feature size {size!r}; give one, modalities={{...}}"
-                )
-            if name not in places:
-                raise ValueError(f"{self.name}: say where the features of {name!r} are, features={{{name}: ...}}")
-        if unknown := [name for name in self.features if name not in self.modalities]:
-            known = ", ".join(self.modalities) or "none"
-            raise ValueError(f"{self.name}: features names {unknown[0]!r}; the modalities are {known}")
-        if not self.modalities:
-            raise ValueError(f"{self.name}: modalities is empty; name one or more")

@@ -26,13 +26,10 @@ class FisV(PublishedDataset):
     title: ClassVar = "Fis-V"
     score_ranges: ClassVar = {"tes": 45, "pcs": 40}
     label_columns: ClassVar = tuple(score_ranges)
+    official_counts: ClassVar = {"train": 400, "test": 100}
     feature_sizes: ClassVar = {"video": 1024, "audio": 768, "flow": 1024}
     feature_places: ClassVar = {
         "video": "Fis-feature/FISV_rgb_VST.npy",
         "audio": "Fis-feature/FISV_audio_AST.npy",
         "flow": "Fis-feature/FISV_flow_I3D.npy",
     }
-
-    @property
-    def official_counts(self) -> dict[str, int]:
-        return {"train": 400, "test": 100}

@@ -32,6 +32,7 @@ class Fs1000(PublishedDataset):
     title: ClassVar = "FS1000"
     score_ranges: ClassVar = {"tes": 130, "pcs": 60, "ss": 10, "tr": 10, "pe": 10, "co": 10, "in": 10}
     label_columns: ClassVar = (*score_ranges, "factor")
+    official_counts: ClassVar = {"train": 1000, "test": 247}
     feature_sizes: ClassVar = {"video": 768, "audio": 768, "flow": 1024}
     feature_places: ClassVar = {
         "video": "output_feature_fs1000_new",
@@ -39,10 +40,6 @@ class Fs1000(PublishedDataset):
         "flow": "i3d_avg_clip8_5s_fs1000",
     }
     average_views: ClassVar = True
-
-    @property
-    def official_counts(self) -> dict[str, int]:
-        return {"train": 1000, "test": 247}
 
     def transform_labels(self, labels: Labels) -> Labels:
         factor = labels.columns["factor"]

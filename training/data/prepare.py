@@ -1,12 +1,4 @@
-"""Conversion of a dataset to Arrow files by the builder of `datasets`.
-
-OUT/
-    README.md               dataset card; tells `datasets.load_dataset(OUT)` where the splits are
-    data/<dataset>-<split>-00000-of-00004.arrow
-    aqa_data.json           modalities, scores and their ranges: what `AqaData` holds beside its rows
-    missing.csv             each missing feature with its cause
-    checksums.sha256        checksums of the files above, for `sha256sum --check checksums.sha256`
-"""
+"""Conversion of a dataset to Arrow files by a builder of `datasets`; `Prepared` shows the result."""
 
 import hashlib
 import json
@@ -14,7 +6,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,9 +18,10 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.info import DatasetInfosDict
 from datasets.utils.py_utils import convert_file_size_to_int
 from huggingface_hub import DatasetCard, DatasetCardData
+from transformers.modelcard import make_markdown_table
 
 from ..utils.records import without_paths
-from . import REGISTRY, AqaData, build, report_missing
+from . import AqaData, build, dataset_class, report_missing
 from .file_dataset import FileDataset, RowReader
 from .missing import MissingFeature, MissingSummary
 from .prepared import DESCRIPTION_FILE, Prepared, read_description, write_description
@@ -52,22 +44,8 @@ rows = load_dataset("{title}")  # this folder, or the name of the repository
 `training/train.py --dataset prepared --data_options folder={title}` trains on it. The licence is that of the original
 data.
 
-## Splits
-
-{splits}
-
-## Scores
-
 {scores}
-
-## Modalities
-
 {modalities}
-
-## Columns
-
-{columns}
-
 {missing} `missing.csv` lists each sample, modality and cause. `sha256sum --check checksums.sha256` verifies the files.
 """
 
@@ -75,18 +53,18 @@ data.
 class PreparedBuilder(ArrowBasedBuilder):
     """Writes the samples of a dataset, each as its own record batch.
 
-    `datasets` replaces `open`, `Path` and others in a builder's module by versions for URLs, so this module opens no
-    file by itself.
+    `datasets` replaces `open` and `Path` in a builder's module by versions for URLs; this module uses neither.
 
     Args:
-        name: name of the dataset; the files are named after it.
-        labels: result of `FileDataset.read_labels`, or a dataset that has all its columns.
-        readers: reader of each modality without a column.
+        name: name of the dataset, and start of the file names.
+        labels: labels and readers as in `RowReader`.
+        readers: see `labels`.
         scratch: folder for temporary files.
     """
 
     def __init__(self, name: str, labels: AqaData, readers: dict[str, Reader], scratch: Path) -> None:
         self.labels, self.readers, self.notes = labels, readers, scratch / "missing"
+        self.notes.mkdir()
         features = RowReader(labels, readers).features
         super().__init__(str(scratch / "cache"), dataset_name=name, features=features, writer_batch_size=1)
 
@@ -109,18 +87,18 @@ class PreparedBuilder(ArrowBasedBuilder):
             if row is not None:
                 yield Key(0, position), row
             del row
-        note = {"features": [asdict(each) for each in reader.missing.features], "dropped": reader.missing.dropped}
-        (self.notes / f"{split}-{min(positions, default=0):012}.json").write_text(json.dumps(note), encoding="utf-8")
+        note = self.notes / f"{split}-{positions[0]:012}.json"
+        note.write_text(json.dumps(asdict(reader.missing)), encoding="utf-8")
 
     def missing(self) -> MissingSummary:
         """What all processes found missing, in the order of the samples."""
-        summary = MissingSummary(samples=sum(map(len, self.labels.splits.values())))
-        for split in self.labels.splits:
-            for path in sorted(self.notes.glob(f"{split}-*.json")):
-                note = json.loads(path.read_text(encoding="utf-8"))
-                summary.features += [MissingFeature(**each) for each in note["features"]]
-                summary.dropped += note["dropped"]
-        return summary
+        paths = [path for split in self.labels.splits for path in sorted(self.notes.glob(f"{split}-*.json"))]
+        notes = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        return MissingSummary(
+            samples=notes[0]["samples"],
+            features=[MissingFeature(**each) for note in notes for each in note["features"]],
+            dropped=[sample_id for note in notes for sample_id in note["dropped"]],
+        )
 
 
 def prepare_data(
@@ -140,7 +118,7 @@ def prepare_data(
         folder: option `folder` of the dataset; `-` for a dataset that reads none.
         out: new or empty folder.
         options: other options of the dataset.
-        num_proc: number of processes.
+        num_proc: number of processes that read samples.
         max_shard_size: largest size of a file, such as `500MB`.
         list_missing: print each missing feature.
         require_complete: raise an error if anything is missing.
@@ -159,7 +137,9 @@ def prepare_data(
         print(f"{out} is complete already", flush=True)
         return
     with scratch_folder(out) as scratch:
-        readers = open_sources(sources, scratch / "tables", num_proc)
+        readers = {
+            name: source.open(scratch / f"table-{number}") for number, (name, source) in enumerate(sources.items())
+        }
         builder = PreparedBuilder(dataset, labels, readers, scratch)
         try:
             builder.download_and_prepare(str(scratch / "data"), num_proc=num_proc, max_shard_size=max_shard_size)
@@ -167,19 +147,19 @@ def prepare_data(
             raise OSError(f"{out} could not be written: {_reason(error)}") from error
         data = replace(labels, missing=builder.missing())
         report_missing(data, list_missing, require_complete)
-        complete = scratch / out.name
+        complete = scratch / "complete"
         complete.mkdir()
         (scratch / "data").rename(complete / "data")
-        write_metadata(complete, data, dataset, builder.info, fingerprint)
+        write_metadata(complete, out.name, data, builder.info, dataset=dataset, fingerprint=fingerprint)
         complete.rename(out)
     print(f"{out} is ready", flush=True)
 
 
 def open_dataset(dataset: str, folder: str, options: dict[str, Any]) -> tuple[AqaData, dict[str, FeatureSource]]:
-    """Labels of a dataset and the sources of its features; generated data has them in its columns already."""
+    """Labels of a dataset and sources of its features; a dataset without files has all its columns at once."""
     if "folder" in options:
         raise ValueError("give the folder of the dataset as FOLDER, not among the options")
-    takes_folder = dataset not in REGISTRY or "folder" in REGISTRY[dataset].__dataclass_fields__
+    takes_folder = "folder" in dataset_class(dataset).__dataclass_fields__
     if not takes_folder and folder != NO_FOLDER:
         raise ValueError(f"the dataset {dataset!r} reads no folder; give {NO_FOLDER} in its place")
     built = build(dataset, **({"folder": folder} if takes_folder else {}), **options)
@@ -220,33 +200,17 @@ def is_prepared(out: Path, fingerprint: str) -> bool:
 
 @contextmanager
 def scratch_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` with a name of its own; those that killed runs left behind are removed.
+    """Temporary folder beside `out`; folders of killed runs are removed.
 
-    Worker processes can outlive a killed run, so the next one never writes to the same place.
+    Its name is unique, because the worker processes of a killed run may still be writing to theirs.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{out.name}.preparing-"
-    for left in out.parent.iterdir():
-        if left.name.startswith(prefix):
-            shutil.rmtree(left, ignore_errors=True)
+    for old in out.parent.iterdir():
+        if old.name.startswith(prefix):
+            shutil.rmtree(old, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=out.parent) as scratch:
-        scratch = out.parent / scratch
-        (scratch / "tables").mkdir()
-        (scratch / "missing").mkdir()
-        yield scratch
-
-
-def open_sources(sources: dict[str, FeatureSource], folder: Path, num_proc: int) -> dict[str, Reader]:
-    """Open all sources, in several processes: a large table takes minutes to read."""
-    caches = [folder / str(number) for number in range(len(sources))]
-    if num_proc == 1:
-        return {name: source.open(cache) for (name, source), cache in zip(sources.items(), caches, strict=True)}
-    with ProcessPoolExecutor(num_proc) as pool:
-        return dict(zip(sources, pool.map(_open, sources.values(), caches), strict=True))
-
-
-def _open(source: FeatureSource, cache: Path) -> Reader:
-    return source.open(cache)
+        yield out.parent / scratch
 
 
 def _reason(error: Exception) -> str:
@@ -255,8 +219,8 @@ def _reason(error: Exception) -> str:
     return first.strip().splitlines()[-1]
 
 
-def write_metadata(out: Path, data: AqaData, dataset: str, info: DatasetInfo, fingerprint: str) -> None:
-    """Write everything beside the rows.
+def write_metadata(out: Path, title: str, data: AqaData, info: DatasetInfo, **about: str) -> None:
+    """Write everything beside the rows; `about` is added to `aqa_data.json`.
 
     Raises:
         ValueError: a split has no row.
@@ -266,8 +230,8 @@ def write_metadata(out: Path, data: AqaData, dataset: str, info: DatasetInfo, fi
         if not count:
             raise ValueError(f"no sample of the split {split!r} has any feature; {data.missing}")
     (out / "data" / "dataset_info.json").unlink()  # the card says the same
-    write_description(out, data, splits=counts, dataset=dataset, fingerprint=fingerprint)
-    (out / "README.md").write_text(dataset_card(out.name, data, info), encoding="utf-8")
+    write_description(out, data, splits=counts, **about)
+    (out / "README.md").write_text(dataset_card(title, data, info), encoding="utf-8")
     (out / CHECKSUM_FILE).write_text(checksums(out), encoding="utf-8")
 
 
@@ -280,40 +244,23 @@ def dataset_card(title: str, data: AqaData, info: DatasetInfo) -> str:
     )
     DatasetInfosDict({"default": info}).to_dataset_card_data(metadata)
     scores = zip(data.score_names, data.score_minimums, data.score_ranges, strict=True)
+    missing, causes = data.missing, {name: [] for name in data.modalities}
+    for name, counts in missing.counts().items():
+        causes[name] = [f"{count} {cause}" for cause, count in counts.items()]
+    modalities = [
+        {"modality": name, "size": size, f"missing of {missing.samples} samples": ", ".join(causes[name])}
+        for name, size in data.modalities.items()
+    ]
+    left_out = f"; {len(missing.dropped)} samples had none and were left out" if missing.dropped else ""
     text = CARD.format(
         title=title,
         description=data.description,
         leaky="\n**The features reveal the label.**\n" if data.leaky else "",
-        splits=_table(["split", "samples"], [(name, split.num_examples) for name, split in info.splits.items()]),
-        scores=_table(["score", "lowest", "highest"], [(name, low, low + size) for name, low, size in scores]),
-        modalities=_modalities(data),
-        columns=_table(["column", "type"], [(name, f"`{kind}`") for name, kind in info.features.items()]),
-        missing=_missing(data.missing),
+        scores=make_markdown_table([{"score": name, "from": low, "to": low + size} for name, low, size in scores]),
+        modalities=make_markdown_table(modalities),
+        missing=f"{len(missing.features)} features are missing{left_out}.",
     )
     return str(DatasetCard(f"---\n{metadata.to_yaml()}\n---\n{text}"))
-
-
-def _modalities(data: AqaData) -> str:
-    counted = data.missing.counts()
-    rows = []
-    for name, size in data.modalities.items():
-        causes = ", ".join(f"{count} {cause}" for cause, count in counted.get(name, {}).items())
-        rows.append((name, size, causes or "none"))
-    return _table(["modality", "feature size", f"missing of {data.missing.samples} samples"], rows)
-
-
-def _missing(missing: MissingSummary) -> str:
-    if not missing.features:
-        return "No feature is missing."
-    left_out = f"; {len(missing.dropped)} samples had none and were left out" if missing.dropped else ""
-    return f"{len(missing.features)} features are missing{left_out}."
-
-
-def _table(heads: list[str], rows: list[tuple]) -> str:
-    """Markdown table."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    cells = [[f"{cell:g}" if isinstance(cell, float) else str(cell) for cell in line] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def checksums(out: Path) -> str:

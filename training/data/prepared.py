@@ -11,7 +11,6 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from huggingface_hub import snapshot_download
 
 from .aqa_data import AqaData
-from .masks import Mask
 from .missing import MissingFeature, MissingSummary
 
 DESCRIPTION_FILE, MISSING_FILE = "aqa_data.json", "missing.csv"
@@ -48,13 +47,11 @@ class Prepared:
         description = read_description(folder)
         with (folder / MISSING_FILE).open(encoding="utf-8", newline="") as stream:
             features = [MissingFeature(**row, detail="when the data was prepared") for row in csv.DictReader(stream)]
-        best = description["best_attainable"]
+        splits = {name: _map_split(folder, name, count) for name, count in description["splits"].items()}
         return AqaData(
-            splits=DatasetDict(
-                {name: _map_split(folder, name, count) for name, count in description["splits"].items()}
-            ),
+            splits=DatasetDict(splits),
             **{name: description[name] for name in PLAIN_FIELDS},
-            best_attainable=None if best is None else {_mask(bits): metrics for bits, metrics in best.items()},
+            best_attainable={tuple(mask): metrics for mask, metrics in description["best_attainable"]} or None,
             missing=MissingSummary(description["samples"], features, description["dropped"]),
         )
 
@@ -85,10 +82,9 @@ def write_description(out: Path, data: AqaData, **about: Any) -> None:
         writer = csv.DictWriter(stream, MISSING_COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(vars(each) for each in data.missing.features)
-    best = data.best_attainable
     description = {
         **{name: getattr(data, name) for name in PLAIN_FIELDS},
-        "best_attainable": None if best is None else {_bits(mask): metrics for mask, metrics in best.items()},
+        "best_attainable": list((data.best_attainable or {}).items()),
         "samples": data.missing.samples,
         "dropped": data.missing.dropped,
         **about,
@@ -137,11 +133,3 @@ def _map_file(path: Path) -> Dataset:
         return Dataset.from_file(str(path))
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is damaged: {error}; copy or prepare the data again") from error
-
-
-def _bits(mask: Mask) -> str:
-    return "".join(map(str, mask))
-
-
-def _mask(bits: str) -> Mask:
-    return tuple(int(bit) for bit in bits)

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -108,32 +109,49 @@ def read_text(path: str | Path) -> str:
     return text
 
 
-def read_features(path: str | Path, tensor_name: str | None = None) -> np.ndarray:
+def read_features(path: str | Path) -> np.ndarray:
     """Clips of a sample, float32 (clips, dim), in their own memory.
 
     Args:
-        path: `.npy` file (never with pickled objects) or `.safetensors` file.
-        tensor_name: name of a tensor in a `.safetensors` file; not needed if it holds only one.
+        path: `.npy` file (never with pickled objects) or `.safetensors` file with one tensor.
 
     Raises:
         FeatureFileError: the file is missing or unreadable; the array is empty, not finite or not [clips, dim].
     """
-    clips = check_clips(read_array(path, tensor_name), str(path))
+    clips = check_clips(read_array(path), str(path))
     return np.require(clips, requirements=["OWNDATA"])  # a mapped file would stay open and be read-only
 
 
-def read_array(path: str | Path, tensor_name: str | None = None) -> np.ndarray:
+def read_array(path: str | Path) -> np.ndarray:
     """Array of a `.npy` file, mapped into memory, or of a `.safetensors` file; see `read_features`."""
     path = Path(path)
     if not path.is_file():
         raise FeatureFileError(
             f"{path}: no such file; expected a .npy or .safetensors file with clips [clips, dim]", "missing file"
         )
-    if path.suffix == ".npy":
-        return _read_npy(path)
     if path.suffix == ".safetensors":
-        return _read_safetensors(path, tensor_name)
-    raise FeatureFileError(f"{path}: the suffix is {path.suffix!r}, expected one of {', '.join(SUFFIXES)}")
+        return _read_safetensors(path)
+    if path.suffix != ".npy":
+        raise FeatureFileError(f"{path}: the suffix is {path.suffix!r}, expected one of {', '.join(SUFFIXES)}")
+    try:
+        # Mapped, so that a huge wrong file is recognised by its header and a right one is not copied.
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise FeatureFileError(
+            f"{path}: not a .npy array of numbers (pickled objects are refused): {error}"
+        ) from error
+
+
+def _read_safetensors(path: Path) -> np.ndarray:
+    try:
+        with safe_open(path, framework="pt") as file:  # torch, because numpy has no bfloat16
+            names = list(file.keys())
+            if len(names) != 1:
+                raise FeatureFileError(f"{path}: holds the tensors {names}, expected exactly one")
+            tensor = file.get_tensor(names[0])
+    except (SafetensorError, OSError) as error:
+        raise FeatureFileError(f"{path}: not a .safetensors file: {error}") from error
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
 
 
 def check_clips(
@@ -181,30 +199,32 @@ def _check_finite(clips: np.ndarray, where: str) -> None:
             )
 
 
-def _read_npy(path: Path) -> np.ndarray:
-    try:
-        # Mapped, so that a huge wrong file is recognised by its header and a right one is not copied.
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise FeatureFileError(
-            f"{path}: not a .npy array of numbers (pickled objects are refused): {error}"
-        ) from error
+def choose_modalities(
+    dataset: str,
+    wanted: Mapping[str, int | str | None] | Sequence[str] | None,
+    default: Mapping[str, int | None],
+    features: Mapping[str, str | Path],
+) -> dict[str, int | str | None]:
+    """Size of each modality, None where it is not given.
 
+    Args:
+        dataset: name of the dataset, for error messages.
+        wanted: sizes by name, or names; by default everything in `default`.
+        default: sizes by name.
+        features: places of modalities by name.
 
-def _read_safetensors(path: Path, tensor_name: str | None) -> np.ndarray:
-    try:
-        with safe_open(path, framework="pt") as file:  # torch, because numpy has no bfloat16
-            names = list(file.keys())
-            if tensor_name is None and len(names) != 1:
-                raise FeatureFileError(
-                    f"{path}: holds the tensors {names}, expected exactly one, or one that is named"
-                )
-            if tensor_name is not None and tensor_name not in names:
-                raise FeatureFileError(f"{path}: holds the tensors {names}, expected one named {tensor_name!r}")
-            tensor = file.get_tensor(tensor_name or names[0])
-    except (SafetensorError, OSError) as error:
-        raise FeatureFileError(f"{path}: not a .safetensors file: {error}") from error
-    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    Raises:
+        ValueError: there is no modality, or `features` names another one.
+    """
+    if wanted is None or isinstance(wanted, Mapping):
+        sizes = dict(default if wanted is None else wanted)
+    else:
+        sizes = {name: default.get(name) for name in ([wanted] if isinstance(wanted, str) else wanted)}
+    if unknown := [name for name in features if name not in sizes]:
+        raise ValueError(f"{dataset}: features names {unknown[0]!r}; the modalities are {', '.join(sizes) or 'none'}")
+    if not sizes:
+        raise ValueError(f"{dataset}: modalities is empty; name one or more")
+    return sizes
 
 
 @dataclass
@@ -228,27 +248,20 @@ class ModalityFolders:
     def sizes(
         self, wanted: Mapping[str, int | str | None] | Sequence[str] | None, sample_ids: Sequence[str]
     ) -> dict[str, int | str]:
-        """Feature size of each modality, or `"text"`.
+        """Feature size of each modality, or `"text"`; what is not given is the width of most of the first files.
 
         Args:
-            wanted: sizes by name (None: that of most of the first readable files), or names; by default every
-                subfolder with a feature file, and the names in `features`.
+            wanted: sizes by name, or names; by default every subfolder with a feature file and `features`.
             sample_ids: ids of all samples.
 
         Raises:
-            ValueError: there is no modality, one has no feature file, or a size or a name in `features` is wrong.
+            ValueError: as in `choose_modalities`, or a size is wrong or a modality has no feature file.
         """
-        if wanted is None:
-            wanted = self._found()
-        names = [wanted] if isinstance(wanted, str) else list(wanted)
-        if unknown := [name for name in self.features if name not in names]:
-            raise ValueError(f"{self.dataset}: features names {unknown[0]!r}; the modalities are {', '.join(names)}")
-        given = wanted if isinstance(wanted, Mapping) else {}
-        sizes = {}
-        for name in names:
-            size = given.get(name)
-            sizes[name] = size = self._size(name, sample_ids) if size is None else size
-            if size != TEXT and (type(size) is not int or size < 1):
+        default = dict.fromkeys(self._found()) if wanted is None else {}
+        sizes = choose_modalities(self.dataset, wanted, default, self.features)
+        for name, size in sizes.items():
+            sizes[name] = self._width(name, sample_ids) if size is None else size
+            if size not in (None, TEXT) and (type(size) is not int or size < 1):
                 raise ValueError(
                     f"{self.dataset}: modality {name!r} has feature size {size!r}, expected 1 or more, or text"
                 )
@@ -259,18 +272,15 @@ class ModalityFolders:
 
     def _found(self) -> list[str]:
         """Sorted names of the subfolders with a feature file at any depth, then those in `features`."""
-        places = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
-        places = [place for place in places if place.is_dir()]
-        found = [place.name for place in places if any(path.suffix in SUFFIXES for path in place.rglob("*"))]
+        places = [place for place in self.folder.glob("*") if place.is_dir()]
+        found = sorted(place.name for place in places if any(path.suffix in SUFFIXES for path in place.rglob("*")))
         found += [name for name in self.features if not (self.folder / name).is_dir()]
         if not found:
-            raise ValueError(
-                f"{self.dataset}: {self.folder} has no subfolder of {' or '.join(SUFFIXES)} files; expected "
-                "<modality>/<id>.npy"
-            )
+            expected = f"subfolder of {' or '.join(SUFFIXES)} files; expected <modality>/<id>.npy"
+            raise ValueError(f"{self.dataset}: {self.folder} has no {expected}")
         return found
 
-    def _size(self, modality: str, sample_ids: Sequence[str]) -> int:
+    def _width(self, modality: str, sample_ids: Sequence[str]) -> int:
         place = self._place(modality)
         counts = Counter(islice(_widths(place, sample_ids), EXAMINED_FILES))
         if not counts:
@@ -279,20 +289,17 @@ class ModalityFolders:
                 f"{place / sample_ids[0]}.npy; give the size of {modality!r} in modalities={{...}}, or leave the "
                 "modality out"
             )
-        size = counts.most_common(1)[0][0]
+        width = counts.most_common(1)[0][0]
         if len(counts) > 1:
-            logger.warning(
-                "%s: features of %r differ in width, %s; expected is %d", self.dataset, modality, dict(counts), size
-            )
-        return size
+            message = "%s: features of %r differ in width, %s; expected is %d"
+            logger.warning(message, self.dataset, modality, dict(counts), width)
+        return width
 
 
 def _widths(place: Path, sample_ids: Iterable[str]) -> Iterator[int]:
     """Widths of the readable feature files."""
     for sample_id in sample_ids:
-        try:
+        with suppress(FeatureFileError):
             shape = read_array(feature_path(place, sample_id)).shape
-        except FeatureFileError:
-            continue
-        if len(shape) == 2 and shape[1]:
-            yield shape[1]
+            if len(shape) == 2 and shape[1]:
+                yield shape[1]

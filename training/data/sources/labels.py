@@ -54,15 +54,7 @@ class Labels:
 
 
 def parse_number(text: str, where: str) -> float:
-    """Parse a finite decimal number.
-
-    Args:
-        text: the number.
-        where: start of an error message.
-
-    Raises:
-        LabelError: the text is not a number; a decimal comma is pointed out.
-    """
+    """Parse a finite decimal number, or raise LabelError with a message that starts with `where`."""
     if COMMA_DECIMAL.fullmatch(text):
         raise LabelError(f"{where} is {text!r}: a comma stands where the decimal point belongs; write a point")
     if not NUMBER.fullmatch(text) or not np.isfinite(float(text)):
@@ -84,25 +76,20 @@ def read_label_table(path: str | Path, names: Sequence[str]) -> Labels:
         LabelError: the file or its samples are missing, a line has another length, a number is wrong or an id repeats.
     """
     path = Path(path)
-    rows = [(line, cells) for line, text in enumerate(_lines(path), 1) if (cells := text.split())]
+    lines = [(line, cells) for line, text in enumerate(_lines(path), 1) if (cells := text.split())]
     positions = {name: position for position, name in enumerate(names, 1)}
-    if rows and not any(_looks_like_number(cell) for cell in rows[0][1][1:]):
-        positions = _positions(rows.pop(0)[1], names, path)
-    if not rows:
+    if lines and not any(_looks_like_number(cell) for cell in lines[0][1][1:]):
+        positions = _positions(lines.pop(0)[1], names, path)
+    if not lines:
         raise LabelError(f"{path}: there is no sample in it; expected lines of id, {', '.join(names)}")
-    wanted = max(len(rows[0][1]), 1 + max(positions.values()))
-    sample_ids, lines, values = [], [], []
-    for line, cells in rows:
+    wanted = max(len(lines[0][1]), 1 + max(positions.values()))
+    rows = []
+    for line, cells in lines:
         if len(cells) != wanted:
             expected = f"{wanted}, an id and {', '.join(names)} among them"
             raise LabelError(f"{path}, line {line}: there are {len(cells)} columns, expected {expected}")
-        where = f"{path}, line {line}, sample {cells[0]!r}"
-        values.append([parse_number(cells[position], f"{where}: {name}") for name, position in positions.items()])
-        sample_ids.append(cells[0])
-        lines.append(line)
-    check_repeated(path, sample_ids, lines)
-    table = np.array(values)  # (samples, names)
-    return Labels(path, sample_ids, lines, dict(zip(names, table.T, strict=True)), {})
+        rows.append((line, {"sample_id": cells[0], **{name: cells[at] for name, at in positions.items()}}))
+    return _build_labels(path, rows, names, [])
 
 
 def read_label_csv(path: str | Path, names: Sequence[str], texts: Sequence[str]) -> Labels:
@@ -117,23 +104,13 @@ def read_label_csv(path: str | Path, names: Sequence[str], texts: Sequence[str])
         LabelError: as in `read_label_table`, or a column is missing.
     """
     path = Path(path)
+    rows = list(csv_rows(path))
     wanted = ["sample_id", *names, *texts]
-    sample_ids, lines, cells = [], [], {name: [] for name in wanted}
-    for line, row in csv_rows(path):
-        if lacking := [name for name in wanted if name not in row]:
-            raise LabelError(f"{path}: there is no column {lacking[0]!r}; the columns are {', '.join(row)}")
-        sample_ids.append(row["sample_id"])
-        lines.append(line)
-        for name in names:
-            where = f"{path}, line {line}, sample {row['sample_id']!r}: {name}"
-            cells[name].append(parse_number(row[name], where) if row[name] else float("nan"))
-        for name in texts:
-            cells[name].append(row[name] or None)
-    if not sample_ids:
+    if not rows:
         raise LabelError(f"{path}: there is no sample in it; expected a line for each, with {', '.join(wanted)}")
-    check_repeated(path, sample_ids, lines)
-    columns = {name: np.array(cells[name], dtype=np.float64) for name in names}
-    return Labels(path, sample_ids, lines, columns, {name: cells[name] for name in texts})
+    if lacking := [name for name in wanted if name not in rows[0][1]]:
+        raise LabelError(f"{path}: there is no column {lacking[0]!r}; the columns are {', '.join(rows[0][1])}")
+    return _build_labels(path, rows, names, texts)
 
 
 def csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -162,17 +139,23 @@ def csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise LabelError(f"{path}, line {reader.line_num}: not a CSV: {error}") from error
 
 
+def _build_labels(
+    path: Path, rows: Sequence[tuple[int, dict[str, str]]], names: Sequence[str], texts: Sequence[str]
+) -> Labels:
+    """Labels from line numbers and cells."""
+    sample_ids, columns = [row["sample_id"] for _, row in rows], {name: [] for name in names}
+    for line, row in rows:
+        for name in names:
+            where = f"{path}, line {line}, sample {row['sample_id']!r}: {name}"
+            columns[name].append(parse_number(row[name], where) if row[name] else float("nan"))
+    lines = [line for line, _ in rows]
+    check_repeated(path, sample_ids, lines)
+    numbers = {name: np.array(values, dtype=np.float64) for name, values in columns.items()}
+    return Labels(path, sample_ids, lines, numbers, {name: [row[name] or None for _, row in rows] for name in texts})
+
+
 def check_repeated(path: Path, sample_ids: Sequence[str], lines: Sequence[int] | None = None) -> None:
-    """Check that no id is empty or repeated.
-
-    Args:
-        path: label file, for messages.
-        sample_ids: id of each sample.
-        lines: line of each sample.
-
-    Raises:
-        LabelError: an id is empty or repeated.
-    """
+    """Raise LabelError if an id is empty or repeated."""
     first: dict[str, int] = {}
     for row, sample_id in enumerate(sample_ids):
         where = f"{path}" if lines is None else f"{path}, line {lines[row]}"
@@ -185,11 +168,7 @@ def check_repeated(path: Path, sample_ids: Sequence[str], lines: Sequence[int] |
 
 
 def check_apart(splits: Mapping[str, Labels]) -> None:
-    """Check that no sample is in two splits.
-
-    Raises:
-        LabelError: a sample is in two splits.
-    """
+    """Raise LabelError if a sample is in two splits."""
     found: dict[str, str] = {}
     for name, labels in splits.items():
         for row, sample_id in enumerate(labels.sample_ids):
@@ -199,11 +178,7 @@ def check_apart(splits: Mapping[str, Labels]) -> None:
 
 
 def check_range(labels: Labels, name: str, lowest: float, highest: float) -> None:
-    """Check that the numbers of a column are within a range; NaN is ignored.
-
-    Raises:
-        LabelError: a number is outside the range.
-    """
+    """Raise LabelError if a number of a column is outside its range; NaN is ignored."""
     values = labels.columns[name]
     outside = np.flatnonzero((values < lowest) | (values > highest))
     if len(outside):

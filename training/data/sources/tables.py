@@ -1,6 +1,6 @@
-"""Pickled tables of features, and a restricted unpickler for files from strangers.
+"""Pickled tables of features, and an unpickler for files from strangers.
 
-The unpickler admits numpy arrays, numpy scalars and builtin containers, and nothing else.
+It admits numpy arrays, numpy scalars and builtin containers, and nothing else.
 """
 
 import math
@@ -22,38 +22,22 @@ from tqdm.auto import tqdm
 from ..aqa_data import feature_column
 from .files import FeatureFileError, Reader, check_clips
 
-# Booleans, numbers, byte strings, strings and object references, with or without a byte order. Structured and void
-# types are left out: no published table holds one.
+# Booleans, numbers, byte strings, strings and object references, with or without a byte order: what tables hold.
 DTYPE_CODE = re.compile(r"[<>=|]?([?bBhHiIlLqQpPefdgFDG]|[biufc]\d+|[SUa]\d*|O\d*)")
+NPY_MAGIC = b"\x93NUMPY"
+LONGEST_TEXT = 4096  # anything longer in a table is raw memory
 
 # What unpickling raises on a file that is truncated, damaged or no pickle at all.
-DAMAGE = (
-    pickle.UnpicklingError,
-    EOFError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    OverflowError,
-    BufferError,
-    struct.error,
-)
-
-NPY_MAGIC = b"\x93NUMPY"
-
-# Replaces raw memory in the memo of a pickle that is read array by array; a second reference to it does not fit.
-RAW_MEMORY, LONGEST_TEXT = None, 4096
+DAMAGE = (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError, MemoryError)
+DAMAGE += (OverflowError, BufferError, struct.error)
 
 
 class UnsafePickleError(pickle.UnpicklingError):
     """A pickle asks for something other than numpy arrays and builtin containers."""
 
 
-class _PlainDtype:
-    """Stands in for `numpy.dtype`, whose `__setstate__` accepts any flags from a file, even those that crash numpy."""
-
-    __slots__ = ("dtype",)
+class _Dtype:
+    """A dtype to be completed by its state: byte order only, because numpy believes flags that make it crash."""
 
     def __init__(self, code: str | bytes, *_: Any) -> None:
         code = code.decode("latin1") if isinstance(code, bytes) else code
@@ -61,7 +45,7 @@ class _PlainDtype:
             raise pickle.UnpicklingError(f"dtype {code!r} is not a plain number, string or object type")
         self.dtype = np.dtype(code)
 
-    def __setstate__(self, state: tuple) -> None:
+    def build(self, state: tuple) -> None:
         order, compound = state[1], state[2:5]
         order = order.decode("latin1") if isinstance(order, bytes) else order
         if order not in ("<", ">", "=", "|") or any(part is not None for part in compound):
@@ -69,46 +53,36 @@ class _PlainDtype:
         self.dtype = self.dtype.newbyteorder(order)
 
 
-class _ReadArray(np.ndarray):
-    """An array whose state is checked and set only once: numpy would free memory that is still in use."""
+class _Array:
+    """An array to be built from its state.
 
-    def __setstate__(self, state: tuple) -> None:
+    Attributes:
+        key: its key in the memo of the unpickler, None if it has none.
+    """
+
+    key: int | None = None
+
+    def __init__(self, subtype: Any, *_: Any) -> None:
+        if subtype is not NDARRAY:
+            raise pickle.UnpicklingError(f"an array of class {subtype!r}, expected numpy.ndarray")
+
+    def build(self, state: tuple) -> np.ndarray:
         _, shape, plain, is_fortran, content = state
         dtype = _dtype_of(plain)
         content = content if dtype.hasobject else _as_bytes(content)
         expected = _element_count(shape) * (1 if dtype.hasobject else dtype.itemsize)
-        if self.ndim != 1 or self.size or (dtype.hasobject and type(content) is not list) or len(content) != expected:
+        if (dtype.hasobject and type(content) is not list) or len(content) != expected:
             raise pickle.UnpicklingError(f"an array of shape {shape} and type {dtype} does not fit its content")
-        super().__setstate__((1, shape, dtype, bool(is_fortran), content))
-
-    def __reduce__(self) -> tuple:
-        return self.view(np.ndarray).__reduce__()
-
-
-class _Admitted:
-    """A function that a pickle may call but not change."""
-
-    __slots__ = ("_function",)
-
-    def __init__(self, function: Callable) -> None:
-        self._function = function
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._function(*arguments)
-
-    def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("it tries to change a function")
+        array = np.ndarray((0,))
+        array.__setstate__((1, shape, dtype, bool(is_fortran), content))
+        return array
 
 
-def _refuse_call(*_: Any) -> None:
-    raise pickle.UnpicklingError("numpy.ndarray is called, where pickled arrays only name it")
-
-
-NDARRAY = _Admitted(_refuse_call)
+NDARRAY = object()  # stands in for numpy.ndarray, which pickled arrays name but never call
 
 
 def _dtype_of(plain: Any) -> np.dtype:
-    if not isinstance(plain, _PlainDtype):
+    if not isinstance(plain, _Dtype):
         raise pickle.UnpicklingError(f"{plain!r} stands where a dtype belongs")
     return plain.dtype
 
@@ -126,21 +100,6 @@ def _element_count(shape: Any) -> int:
     return math.prod(shape)
 
 
-def _reconstruct(subtype: Any, *_: Any) -> np.ndarray:
-    """Empty array, to be filled by its state."""
-    if subtype is not NDARRAY:
-        raise pickle.UnpicklingError(f"an array of class {subtype!r}, expected numpy.ndarray")
-    return np.ndarray.__new__(_ReadArray, (0,))
-
-
-def _from_buffer(buffer: Any, plain: Any, shape: Any, order: str) -> np.ndarray:
-    """Array of protocol 5, on the memory that was read: tables are large."""
-    dtype, content = _dtype_of(plain), buffer if isinstance(buffer, bytearray) else _as_bytes(buffer)
-    if dtype.hasobject or order not in ("C", "F") or _element_count(shape) * dtype.itemsize != len(content):
-        raise pickle.UnpicklingError(f"an array of shape {shape} and type {dtype} does not fit its content")
-    return np.ndarray(shape, dtype, content, order=order)
-
-
 def _scalar(plain: Any, content: Any = b"") -> np.generic:
     dtype, content = _dtype_of(plain), _as_bytes(content)
     if dtype.hasobject or len(content) != dtype.itemsize:
@@ -155,79 +114,73 @@ def _encode(text: str, encoding: str) -> bytes:
     return _as_bytes(text)
 
 
-def _admitted_globals() -> dict[tuple[str, str], Any]:
-    admitted = {("numpy", "dtype"): _Admitted(_PlainDtype), ("numpy", "ndarray"): NDARRAY}
-    for core in ("numpy.core", "numpy._core"):  # the second since numpy 2.0
-        admitted[f"{core}.multiarray", "_reconstruct"] = _Admitted(_reconstruct)
-        admitted[f"{core}.multiarray", "scalar"] = _Admitted(_scalar)
-        admitted[f"{core}.numeric", "_frombuffer"] = _Admitted(_from_buffer)
-    for builtins in ("builtins", "__builtin__"):  # the second in Python 2
-        for container in (set, frozenset, bytearray, bytes, complex):  # the others have their own opcodes
-            admitted[builtins, container.__name__] = container
-    admitted["_codecs", "encode"] = _Admitted(_encode)
-    return admitted
+class _Memo(dict):
+    """Memo of a pickle that knows the key of each array, and for a table holds no raw memory.
 
+    Nothing in a table refers to raw memory a second time; if it did, it would find None.
+    """
 
-ADMITTED_GLOBALS = _admitted_globals()
-
-
-class _Restricted:
-    """Looks up globals in `ADMITTED_GLOBALS` only."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return ADMITTED_GLOBALS[module, name]
-        except KeyError:
-            raise UnsafePickleError(f"it asks for {module}.{name}") from None
-
-
-class _RestrictedUnpickler(_Restricted, pickle.Unpickler):
-    """The fast unpickler, for files that fit in memory."""
-
-
-class _StreamingMemo(dict):
-    """Memo of a pickle without the raw memory of its arrays, with the place of each array."""
-
-    def __init__(self) -> None:
-        self.place: dict[int, int] = {}
+    def __init__(self, is_table: bool) -> None:
+        self.is_table = is_table
 
     def __setitem__(self, key: int, value: Any) -> None:
-        if isinstance(value, _ReadArray):
-            self.place[id(value)] = key
-        parts = value if isinstance(value, tuple) else (value,)  # a tuple: the state of an array
-        is_raw_memory = any(isinstance(part, str | bytes | bytearray) and len(part) > LONGEST_TEXT for part in parts)
-        super().__setitem__(key, RAW_MEMORY if is_raw_memory else value)
+        if isinstance(value, _Array):
+            value.key = key
+        elif self.is_table:
+            parts = value if isinstance(value, tuple) else (value,)  # a tuple: the state of an array
+            if any(isinstance(part, str | bytes | bytearray) and len(part) > LONGEST_TEXT for part in parts):
+                value = None
+        super().__setitem__(key, value)
 
 
-class _StreamingUnpickler(_Restricted, pickle._Unpickler):
-    """The unpickler in Python, which can replace each array once it is complete.
+class _RestrictedUnpickler(pickle._Unpickler):
+    """Unpickler of numpy arrays, numpy scalars and builtin containers, which can replace each array it has read.
 
-    The public `pickle.Unpickler` has no hook for that: all arrays of a table would be in memory at once.
+    The public `pickle.Unpickler` has no hook for BUILD, by which a file changes any object, and holds all arrays of a
+    table in memory until its end.
     """
 
     dispatch = pickle._Unpickler.dispatch.copy()
 
-    def __init__(self, file: BinaryIO, keep: Callable[[np.ndarray], Any], **options: Any) -> None:
-        super().__init__(file, **options)
-        self.memo, self.keep = _StreamingMemo(), keep
+    def __init__(self, file: BinaryIO, keep: Callable[[np.ndarray], Any] | None) -> None:
+        super().__init__(file, encoding="latin1")
+        self.memo, self.keep = _Memo(is_table=keep is not None), keep or (lambda array: array)
+        self.admitted = {("numpy", "dtype"): _Dtype, ("numpy", "ndarray"): NDARRAY, ("_codecs", "encode"): _encode}
+        for core in ("numpy.core", "numpy._core"):  # the second since numpy 2.0
+            self.admitted[f"{core}.multiarray", "_reconstruct"] = _Array
+            self.admitted[f"{core}.multiarray", "scalar"] = _scalar
+            self.admitted[f"{core}.numeric", "_frombuffer"] = self._from_buffer
+        for builtins in ("builtins", "__builtin__"):  # the second in Python 2
+            for container in (set, frozenset, bytearray, bytes, complex):  # the others have their own opcodes
+                self.admitted[builtins, container.__name__] = container
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return self.admitted[module, name]
+        except KeyError:
+            raise UnsafePickleError(f"it asks for {module}.{name}") from None
 
     def load_build(self) -> None:
-        super().load_build()
-        array = self.stack[-1]
-        if isinstance(array, _ReadArray) and not array.dtype.hasobject:
-            self.stack[-1] = self.keep(array.view(np.ndarray))
-            place = self.memo.place.pop(id(array), None)
-            if place is not None:  # the same array may come again, under another key
-                self.memo[place] = self.stack[-1]
-
-    def load_reduce(self) -> None:
-        super().load_reduce()
-        array = self.stack[-1]
-        if type(array) is np.ndarray:  # of protocol 5, complete at once
-            self.stack[-1] = self.keep(array)
+        """Complete a dtype or an array, and nothing else."""
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, _Dtype):
+            target.build(state)
+        elif isinstance(target, _Array):
+            array = target.build(state)
+            self.stack[-1] = array if array.dtype.hasobject else self.keep(array)
+            if target.key is not None:  # another entry of a table may refer to the same array
+                self.memo[target.key] = self.stack[-1]
+        else:
+            raise pickle.UnpicklingError(f"it tries to change {target!r}")
 
     dispatch[pickle.BUILD[0]] = load_build
-    dispatch[pickle.REDUCE[0]] = load_reduce
+
+    def _from_buffer(self, buffer: Any, plain: Any, shape: Any, order: str) -> Any:
+        """Array of protocol 5, on the memory that was read: tables are large."""
+        dtype, content = _dtype_of(plain), buffer if isinstance(buffer, bytearray) else _as_bytes(buffer)
+        if dtype.hasobject or order not in ("C", "F") or _element_count(shape) * dtype.itemsize != len(content):
+            raise pickle.UnpicklingError(f"an array of shape {shape} and type {dtype} does not fit its content")
+        return self.keep(np.ndarray(shape, dtype, content, order=order))
 
 
 def load_restricted(path: str | Path, keep: Callable[[np.ndarray], Any] | None = None) -> Any:
@@ -238,8 +191,8 @@ def load_restricted(path: str | Path, keep: Callable[[np.ndarray], Any] | None =
 
     Args:
         path: the file.
-        keep: function that replaces each array of numbers as soon as it is read. Unless it keeps them, no two arrays
-            are in memory at a time.
+        keep: function of an array of numbers; its result replaces the array as soon as it is read, so that no two
+            arrays need to be in memory at a time.
 
     Raises:
         UnsafePickleError: the file asks for another global; nothing of it was called.
@@ -249,9 +202,7 @@ def load_restricted(path: str | Path, keep: Callable[[np.ndarray], Any] | None =
     with path.open("rb") as file:
         try:
             _skip_npy_header(file)
-            if keep is None:
-                return _RestrictedUnpickler(file, encoding="latin1").load()
-            return _StreamingUnpickler(file, keep, encoding="latin1").load()
+            return _RestrictedUnpickler(file, keep).load()
         except UnsafePickleError as error:
             raise UnsafePickleError(
                 f"{path}: refused, {error}, and only numpy arrays and builtin containers are read. "
@@ -273,7 +224,7 @@ def _skip_npy_header(file: BinaryIO) -> None:
     file.seek(int.from_bytes(length, "little"), os.SEEK_CUR)
 
 
-# Arrays of a table by key: a function that returns the clips, or what is wrong with the array.
+# What a table has under each key: a function that returns clips, or what is wrong with them.
 Table = dict[str, partial | FeatureFileError]
 
 
@@ -290,9 +241,7 @@ class TableSource:
     feature_size: int
 
     def open(self, cache: Path | None = None) -> Reader:
-        """Read the table into memory or into the cache file, see `FeatureSource`.
-
-        A table that is missing or damaged is an error of each of its samples.
+        """Read the table into memory or into the cache file; a damaged table is an error of each of its samples.
 
         Raises:
             UnsafePickleError: the table asks for more than arrays.
@@ -302,15 +251,6 @@ class TableSource:
                 return partial(self._read, self._load(file))
         except FeatureFileError as error:
             return partial(_fail, str(error), error.cause)
-
-    def _read(self, table: Table, sample_id: str) -> pa.ListArray:
-        if sample_id not in table:
-            raise FeatureFileError(f"{self.path}: the table has no key {sample_id!r}", "absent key")
-        array = table.pop(sample_id)  # its memory is free as soon as nobody holds the clips
-        if isinstance(array, FeatureFileError):
-            raise FeatureFileError(f"{self.path}, key {sample_id!r}{array}", array.cause)
-        clips = array()
-        return feature_column(clips, [len(clips)])
 
     def _load(self, file: BinaryIO | None) -> Table:
         if not self.path.is_file():
@@ -332,7 +272,6 @@ class TableSource:
         return by_name
 
     def _keep(self, file: BinaryIO | None, bar: tqdm, array: np.ndarray) -> partial | FeatureFileError:
-        """Check an array and keep its clips in memory or in the file."""
         bar.update()
         try:
             clips = check_clips(array, "", self.feature_size)
@@ -344,9 +283,17 @@ class TableSource:
         file.write(np.ascontiguousarray(clips))
         return partial(np.memmap, file.name, np.float32, "r", start, clips.shape)
 
+    def _read(self, table: Table, sample_id: str) -> pa.ListArray:
+        if sample_id not in table:
+            raise FeatureFileError(f"{self.path}: the table has no key {sample_id!r}", "absent key")
+        array = table.pop(sample_id)  # its memory is free as soon as nobody holds the clips
+        if isinstance(array, FeatureFileError):
+            raise FeatureFileError(f"{self.path}, key {sample_id!r}{array}", array.cause)
+        clips = array()
+        return feature_column(clips, [len(clips)])
+
 
 def _array_or_error(value: Any) -> partial | FeatureFileError:
-    """A value of a table, or the error that it is not an array of numbers."""
     if isinstance(value, partial | FeatureFileError):
         return value
     return FeatureFileError(f": holds {type(value).__name__}, expected an array [clips, dim]")

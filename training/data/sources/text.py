@@ -21,16 +21,17 @@ from ...utils.loading import resolve_packaged
 
 logger = logging.getLogger(__name__)
 
+BATCH_SIZE = 32
 DEFAULT_TOKEN_LIMIT = 512  # of an encoder without a limit of its own
 IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model")
 CACHE_VERSION = 3  # increase it when the computation of clips changes
 
 
-def encoder_identity(name_or_folder: str, revision: str | None = None) -> str:
+def encoder_identity(name_or_folder: str) -> str:
     """Identity of an encoder's weights: checksum of a folder's files, or commit of a Hub repository."""
     folder = Path(name_or_folder)
     if not folder.is_dir():
-        snapshot = Path(cached_file(name_or_folder, "config.json", revision=revision)).parent
+        snapshot = Path(cached_file(name_or_folder, "config.json")).parent
         return f"{name_or_folder}@{snapshot.name}"  # a snapshot in the Hub's cache is named after its commit
     checksum = hashlib.sha256()
     for path in sorted(folder.iterdir()):
@@ -45,8 +46,6 @@ def embed_texts(
     text_encoder: str,
     window: int = 3,
     cache_dir: str | Path | None = None,
-    revision: str | None = None,
-    batch_size: int = 32,
     layers: Sequence[int] = (-1,),
 ) -> tuple[np.ndarray, list[int | None]]:
     """Embed texts as clips: token embeddings averaged over windows of consecutive tokens.
@@ -60,8 +59,6 @@ def embed_texts(
         window: number of tokens in a clip.
         cache_dir: folder of cached results, by default `~/.cache/limssr`. The key of a result is made of the texts,
             the encoder's weights, the window and the layers.
-        revision: branch, tag or commit of a Hub encoder.
-        batch_size: number of texts encoded at a time.
         layers: encoder layers whose outputs are joined: 0 is the input, words without context, -1 the last layer.
 
     Returns:
@@ -75,24 +72,17 @@ def embed_texts(
         raise ValueError(f"window must be at least 1 token, got {window}")
     layers = list(layers)
     encoder = resolve_packaged(text_encoder)
-    key = json.dumps([CACHE_VERSION, encoder_identity(encoder, revision), window, layers, list(texts)])
-    folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+    key = json.dumps([CACHE_VERSION, encoder_identity(encoder), window, layers, list(texts)])
+    folder = Path(cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "limssr")
     path = folder / f"text-features-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
     stored = _read(path)
     if stored is None:
-        token_embeddings = _encode(texts, encoder, revision, batch_size, layers)
-        clips = [_average_windows(tokens, window) for tokens in token_embeddings]
-        stored = {
-            "clips": np.concatenate(clips),  # (all clips, dim)
-            "counts": np.array([len(sample) for sample in clips], dtype=np.int64),  # (texts,)
-        }
-        _write(path, stored)
+        clips = [_average_windows(tokens, window) for tokens in _encode(texts, encoder, layers)]
+        counts = np.array([len(sample) for sample in clips], dtype=np.int64)  # (texts,)
+        stored = {"clips": np.concatenate(clips), "counts": counts}  # (all clips, dim)
+        with atomic_write(path) as unfinished:
+            save_file(stored, unfinished)
     return stored["clips"], [int(count) or None for count in stored["counts"]]
-
-
-def default_cache_dir() -> Path:
-    """The folder `limssr` in the user's cache (`XDG_CACHE_HOME`, else `~/.cache`)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "limssr"
 
 
 def _read(path: Path) -> dict[str, np.ndarray] | None:
@@ -103,11 +93,6 @@ def _read(path: Path) -> dict[str, np.ndarray] | None:
     except SafetensorError as error:
         logger.warning("%s: unreadable (%s), it is computed again", path, error)
         return None
-
-
-def _write(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    with atomic_write(path) as unfinished:
-        save_file(tensors, unfinished)
 
 
 def _average_windows(tokens: np.ndarray, window: int) -> np.ndarray:
@@ -127,12 +112,10 @@ def _token_limit(tokenizer, config) -> int:
 
 
 @torch.inference_mode()
-def _encode(
-    texts: Sequence[str], encoder: str, revision: str | None, batch_size: int, layers: list[int]
-) -> list[np.ndarray]:
+def _encode(texts: Sequence[str], encoder: str, layers: list[int]) -> list[np.ndarray]:
     """Token embeddings of each text, float32 (tokens, layers * hidden size)."""
-    tokenizer = AutoTokenizer.from_pretrained(encoder, revision=revision)
-    model = AutoModel.from_pretrained(encoder, revision=revision, dtype=torch.float32, use_safetensors=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    model = AutoModel.from_pretrained(encoder, dtype=torch.float32, use_safetensors=True).eval()
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
     if tokenizer.pad_token is None:
@@ -143,8 +126,8 @@ def _encode(
     # Longest first: texts of similar length share a batch, and a batch too large for the memory comes first.
     order = sorted((i for i in range(len(texts)) if texts[i].strip()), key=lambda i: -len(texts[i]))
     with tqdm(total=len(order), desc="token embeddings", unit="text") as progress:
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
+        for start in range(0, len(order), BATCH_SIZE):
+            batch = order[start : start + BATCH_SIZE]
             for position, tokens in _encode_batch([texts[i] for i in batch], tokenizer, model, limit, layers):
                 embeddings[batch[position]] = np.concatenate([embeddings[batch[position]], tokens])
             progress.update(len(batch))
