@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..arguments import training_parser
-from ..data import REGISTRY
+from ..data import REGISTRY, dataset_class
 from ..utils.settings import check_settings, merge, read_pairs, read_yaml
 from .random_language_model import RandomLanguageModel
 from .tables import Table, Variant
@@ -173,7 +173,7 @@ def why_pointless(variant: Variant, settings: Mapping[str, Any]) -> str:
 def missing_options(settings: Mapping[str, Any]) -> str:
     """What the dataset must be told and is not; empty where nothing is missing."""
     dataset = settings["dataset"]
-    parameters = inspect.signature(REGISTRY[dataset]).parameters.values()
+    parameters = inspect.signature(dataset_class(dataset)).parameters.values()
     needed = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
     missing = [name for name in needed if name not in settings.get("data_options", {})]
     if missing == ["folder"]:
