@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import AddedToken, BatchFeature, ProcessorMixin
 
-from ..configuration.bundle_limssr import AUTO_MAP, write_code_bundle
+from ..configuration.bundle_limssr import write_code_bundle
 from ..configuration.configuration_limssr import (
     TEXT,
     added_tokens,
@@ -167,7 +167,7 @@ class LimssrProcessor(ProcessorMixin):
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs):
         """Writes processor, tokenizer and the code bundle; with `push_to_hub` also uploads them to `repo_id`."""
-        self.auto_map = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
+        self.auto_map = {"AutoProcessor": "processing_limssr.LimssrProcessor"}
         files = super().save_pretrained(save_directory)
         write_code_bundle(save_directory, __name__)
         if push_to_hub:

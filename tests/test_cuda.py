@@ -85,7 +85,7 @@ def test_all_masks_in_one_batch_give_the_published_numbers(converted, golden, fo
         for name, entries in golden_numbers.features_of(golden, mask).items():
             features[name] += entries
     outputs = model.to(DEVICE)(**moved(processor(features=features)))
-    for name in ("score", "reasoning_scores", "cross_modal_scores"):
+    for name in ("scores", "reasoning_scores", "cross_modal_scores"):
         expected = torch.cat([golden["expected"][f"{mask}.{name}"] for mask in golden_numbers.MASKS])
         assert_near(outputs[name][:, 0], expected, 1e-4)
     expected = torch.cat([golden["expected"][f"{mask}.fusion_hidden"] for mask in golden_numbers.MASKS])
@@ -259,7 +259,12 @@ def test_lora_trains_beside_a_quantised_backbone_and_its_adapter_loads_again(
 def test_a_quantised_run_leaves_an_adapter_that_scores_as_reported(
     quick_arguments, tiny_language_model, tmp_path, bits
 ):
-    settings = {"text_config": None, "language_model": str(tiny_language_model), "lora_rank": 2, "quantization": bits}
+    settings = {
+        "language_model_config": None,
+        "language_model": str(tiny_language_model),
+        "lora_rank": 2,
+        "quantization": bits,
+    }
     reported = run_training(*quick_arguments(**settings))
     options = loading_options(quantization=bits)
     ((model, processor),) = load_members([tmp_path / "run"], str(tiny_language_model), **options)

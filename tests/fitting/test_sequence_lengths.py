@@ -48,7 +48,7 @@ def test_lengths_are_those_the_processor_writes(tiny_config, tiny_tokenizer, set
 def test_a_hidden_column_is_not_asked_for_its_lengths(tiny_processor, monkeypatch):
     dataset = make_dataset()
     masked = MaskedDataset(dataset, list(SIZES), [(1, 0, 0)] * len(dataset))
-    columns = {name for view in masked._masks_of.values() for name in view.column_names}
+    columns = {name for view in masked._by_mask.values() for name in view.column_names}
     assert columns == {"sample_id", "video"}
     assert sequence_lengths(masked, tiny_processor) == written_lengths(masked, tiny_processor)
 

@@ -211,7 +211,7 @@ def test_a_wrong_token_ends_a_run_before_it_begins(call, settings):
 
 def test_checkpoints_that_nobody_could_load_are_refused_before_training(call, settings, tmp_path, save_language_model):
     save_language_model(tmp_path / "local")
-    settings.write_text(json.dumps({**json.loads(settings.read_text()), "text_config": None}))
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "language_model_config": None}))
     mistake = call("prepare", words=[str(settings), "--language_model", str(tmp_path / "local")])
     assert mistake.startswith("ValueError: `hub_strategy` is 'every_save', but checkpoints are adapters of a language")
 

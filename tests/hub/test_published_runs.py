@@ -55,7 +55,7 @@ def published(hub, client, save_language_model, quick_run, tmp_path_factory) -> 
     hub.add_repository("someone/tiny-lm", language_model)
     settings = {
         **quick_run,
-        "text_config": None,
+        "language_model_config": None,
         "language_model": "someone/tiny-lm",
         "lora_rank": 2,
         "num_train_epochs": 3,

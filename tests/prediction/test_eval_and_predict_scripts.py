@@ -10,24 +10,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
 from safetensors.torch import save_file
 
 from limssr.configuration.configuration_limssr import LimssrConfig
 from limssr.modeling_limssr.modeling_limssr import LimssrForScoreRegression
 from limssr.processing.processing_limssr import LimssrProcessor
-from limssr.training.arguments import DataArguments
-from limssr.training.data import load
-from limssr.training.evaluation.arguments import parse_evaluation_arguments
-from limssr.training.evaluation.baselines import Baselines, pool_rows
-from limssr.training.fitting.splits import prepare_training_data
 from limssr.training.prediction.predictor import load_model_and_processor
 from limssr.training.utils.launching import exit_on_error
 from limssr.training.utils.loading import PACKAGED_MODELS
-from limssr.training.utils.records import selection_split
 
 TRAINING = Path(__file__).parents[2] / "training"
-SYNTHETIC = ["synthetic", "--data_options", "samples_train=60", "samples_test=20"]
 
 
 def run(script, *words, folder=None):
@@ -169,109 +161,6 @@ def test_predict_refuses_a_wrong_csv_before_it_scores_anything(checkpoint, tmp_p
     assert "Traceback" not in done.stderr
 
 
-@pytest.fixture
-def synthetic_checkpoint(tmp_path, tiny_config, tiny_tokenizer):
-    """A model with random weights that has the modalities of the synthetic dataset."""
-    fields = {
-        name: getattr(tiny_config, name) for name in ("text_config", "num_fusion_tokens", "language_model_training")
-    }
-    config = LimssrConfig(**fields, modalities={"video": 16, "audio": 12, "flow": 16})
-    LimssrForScoreRegression(config).save_pretrained(tmp_path / "synthetic")
-    LimssrProcessor.from_config(config, tiny_tokenizer).save_pretrained(tmp_path / "synthetic")
-    return tmp_path / "synthetic"
-
-
-def test_eval_prints_the_table_and_writes_everything(synthetic_checkpoint, tmp_path):
-    words = ["--train_missing_rates", "0.3", "--output_dir", tmp_path / "report"]
-    done = run("eval.py", synthetic_checkpoint, *SYNTHETIC, *words)
-    assert done.returncode == 0, done.stderr
-    assert "| video+audio+flow" in done.stdout
-    assert "mean_baseline" in done.stdout
-    assert "best" in done.stdout
-    metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
-    assert [mask["samples"] for mask in metrics["masks"]] == [20] * 7
-    assert metrics["data_options"] == {"samples_train": 60, "samples_test": 20}
-    assert pq.read_table(tmp_path / "report" / "predictions.parquet").num_rows == 7 * 20
-    assert (tmp_path / "report" / "evaluation.png").stat().st_size > 10_000
-
-
-def test_eval_reads_a_yaml_and_flags_win_over_it(synthetic_checkpoint, tmp_path):
-    settings = {"data_options": {"samples_train": 90, "samples_test": 99, "seed": 4}, "missing_rates": 0.4}
-    settings |= {"dataset": "synthetic", "missingness": "static", "mask_seed": 7, "num_train_epochs": 3}
-    (tmp_path / "task.yaml").write_text(yaml.safe_dump(settings))
-    words = [synthetic_checkpoint, tmp_path / "task.yaml", "--data_options", "samples_test=12"]
-    done = run("eval.py", *words, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "12 samples" in done.stdout
-    assert "evaluation.png are in runs/eval/synthetic" in done.stdout
-    folder = tmp_path / "runs" / "eval" / "synthetic"
-    assert {path.name for path in folder.iterdir()} == {"metrics.json", "predictions.parquet", "evaluation.png"}
-    text = (folder / "metrics.json").read_text()
-    metrics = json.loads(text)
-    assert metrics["data_options"] == {"samples_train": 90, "samples_test": 12, "seed": 4}
-    assert (metrics["train_missing_rates"], metrics["train_missing_seed"]) == (0.4, 7)
-    assert str(tmp_path) not in text
-    expected = seen_ridge(metrics["data_options"], rates=0.4, seed=7)
-    predictions = pq.read_table(folder / "predictions.parquet").to_pylist()
-    found = [row["ridge"] for row in predictions if row["mask"] == "video+audio+flow"]
-    np.testing.assert_allclose(found, expected)
-
-
-def seen_ridge(options: dict, rates: float, seed: int) -> np.ndarray:
-    """What ridge says of the complete test samples when it is fitted on the rows that training saw."""
-    arguments = DataArguments(dataset="synthetic", missingness="static", missing_rates=rates, mask_seed=seed)
-    data = load("synthetic", **options)
-    seen = prepare_training_data(data, arguments, seed=0).seen
-    modalities = list(data.modalities)
-    test = pool_rows(data.splits["test"], modalities, ["score"])
-    return Baselines(seen, modalities, ["score"]).ridge_predictions(test, (1, 1, 1))[:, 0]
-
-
-def test_eval_draws_masks_and_marks_a_checkpoint_chosen_on_the_test_split(synthetic_checkpoint, tmp_path):
-    (synthetic_checkpoint / "run.json").write_text(json.dumps({"selection": {"on": "test"}}))
-    words = ["--protocol", "rates", "--rates", "video=0.5", "--permutations", "--mask_seeds", "4", "7"]
-    done = run("eval.py", synthetic_checkpoint, *SYNTHETIC, *words, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "| video 0.5, audio 0, flow 0 " in done.stdout
-    assert "(checkpoint selected on the test split)" in done.stdout
-    folder = tmp_path / "runs" / "eval" / "synthetic_rates"
-    metrics = json.loads((folder / "metrics.json").read_text())
-    assert metrics["caveats"] == ["checkpoint selected on the test split"]
-    assert (metrics["protocol"], metrics["selected_on"]) == ("rates", "test")
-    assert [(row["seeds"], row["samples"]) for row in metrics["summaries"]] == [([4, 7], 20)] * 3
-    table = pq.read_table(folder / "predictions.parquet")
-    assert table.num_rows == 3 * 2 * 20
-    assert json.loads(table.schema.metadata[b"caveats"]) == metrics["caveats"]
-    assert (folder / "evaluation.png").stat().st_size > 10_000
-
-
-def test_eval_of_several_models_says_so_and_is_marked_if_one_was_chosen_on_the_test_split(
-    synthetic_checkpoint, tmp_path
-):
-    shutil.copytree(synthetic_checkpoint, tmp_path / "other")
-    (synthetic_checkpoint / "run.json").write_text(json.dumps({"selection": {"on": "validation"}}))
-    (tmp_path / "other" / "run.json").write_text(json.dumps({"selection": {"on": "test"}}))
-    done = run("eval.py", synthetic_checkpoint, *SYNTHETIC, "--ensemble_with", "other", "other", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    folder = tmp_path / "runs" / "eval" / "synthetic_mean_of_3"
-    metrics = json.loads((folder / "metrics.json").read_text())
-    assert metrics["ensemble_with"] == ["other", "other"]
-    assert metrics["selected_on"] == ["validation", "test", "test"]
-    assert metrics["caveats"] == ["checkpoint selected on the test split"]
-    assert "mean of 3 models (checkpoint selected on the test split)" in metrics["title"]
-    assert f"mean of {synthetic_checkpoint}, other, other on synthetic" in done.stdout
-
-
-def test_the_split_that_chose_a_checkpoint_is_found_beside_it_or_in_its_run(tmp_path):
-    assert selection_split(str(tmp_path)) is None
-    (tmp_path / "run.json").write_text(json.dumps({"selection": {"on": "validation"}}))
-    (tmp_path / "checkpoint-12").mkdir()
-    (tmp_path / "other").mkdir()
-    assert selection_split(str(tmp_path)) == "validation"
-    assert selection_split(str(tmp_path / "checkpoint-12")) == "validation"
-    assert selection_split(str(tmp_path / "other")) is None
-
-
 def test_a_packaged_language_model_is_found_by_name(tmp_path, tiny_language_model, tiny_tokenizer, monkeypatch):
     model = LimssrForScoreRegression.from_language_model(tiny_language_model, modalities={"video": 16}, lora_rank=2)
     model.save_pretrained(tmp_path / "adapter", form="adapter")
@@ -287,38 +176,3 @@ def test_a_packaged_language_model_is_found_by_name(tmp_path, tiny_language_mode
 def test_a_mistake_ends_a_script_with_one_line(tmp_path):
     with pytest.raises(SystemExit, match=r"^cannot load it: .*nowhere'$"), exit_on_error("cannot load it"):
         (tmp_path / "nowhere").read_text()
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ([*SYNTHETIC, "oops"], "`data_options` has 'oops', expected KEY=VALUE"),
-        (["no_such_dataset"], "no_such_dataset"),
-        (["mtl_aqa"], "dataset 'mtl_aqa' (`data_options`): missing a required argument: 'folder'"),
-        ([*SYNTHETIC, "sampels=3"], "unexpected keyword argument 'sampels'; it has samples_train"),
-        ([*SYNTHETIC, "--train_missing_rates", "sound=0.1"], "'sound', which is no modality"),
-        ([*SYNTHETIC, "--protocol", "rates"], "the protocol 'rates' needs `rates`"),
-    ],
-)
-def test_eval_says_what_is_wrong(synthetic_checkpoint, words, message):
-    done = run("eval.py", synthetic_checkpoint, *words)
-    assert done.returncode != 0
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("dataset: synthetic\ndataset_options: {seed: 1}", "'dataset_options'; did you mean 'data_options'?"),
-        ("dataset: synthetic\ndata_options: 3", "`data_options` has 3, expected KEY=VALUE"),
-        ("data_options: {seed: 1}", "`dataset` is None"),
-        ("- synthetic", "expected keys with values"),
-    ],
-)
-def test_eval_refuses_a_yaml_of_another_shape(tmp_path, monkeypatch, capsys, text, message):
-    (tmp_path / "task.yaml").write_text(text)
-    monkeypatch.setattr(sys, "argv", ["eval.py", "model", str(tmp_path / "task.yaml")])
-    with pytest.raises(SystemExit):
-        parse_evaluation_arguments("")
-    assert message in capsys.readouterr().err

@@ -22,7 +22,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from ...modeling_limssr.language_model_limssr import load_language_model
 from ..arguments import training_parser
-from ..data import REGISTRY
+from ..data import REGISTRY, dataset_class
 from ..fitting.model import locate_language_model
 from ..utils.settings import check_settings, merge, read_pairs, read_yaml
 from .tables import PUBLISHED, Table, Variant
@@ -154,13 +154,13 @@ def _run(dataset: str, configuration: str, variant: Variant, repetition: int, se
 def _find_problem(variant: Variant, settings: Mapping[str, Any]) -> str:
     """Why a variant of this configuration cannot be run, or would say nothing; empty where it can."""
     dataset, changed = settings["dataset"], {name.partition("_")[0] for name in variant.settings}
-    if settings.get("text_config") and (variant.random_language_model or not changed.isdisjoint({"lora", "language"})):
+    if settings.get("language_model_config") and (variant.random_language_model or not changed.isdisjoint({"lora", "language"})):
         return "the language model of this configuration is a random one, trained as a whole"
     if "prompt" in changed and not settings.get("use_prompt", True):
         return "this configuration has no prompt"
     if "prompt" in changed and "template" in settings["prompt"]:
         return "this configuration has a wording of its own, the parts are of the default one"
-    if "folder" in inspect.signature(REGISTRY[dataset]).parameters and "folder" not in settings["data_options"]:
+    if "folder" in inspect.signature(dataset_class(dataset)).parameters and "folder" not in settings["data_options"]:
         return f"no folder given (--folders {dataset}=FOLDER)"
     return ""
 
