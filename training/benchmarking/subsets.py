@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.masks import all_subsets
-from ..prediction.predictor import predict
-from ..prediction.subset_prediction import predict_masks
+from ..prediction.predictor import predict, predict_masks
 from .prepared_data import make_dataset
 from .timing import take_turns
 from .tokens import positions_read
@@ -20,10 +19,11 @@ def measure_subsets(folder: Path, settings: Settings) -> dict:
     processor = build_processor(folder, model.config, missing_length=1)
     dataset = make_dataset(settings.subset_samples, settings.clips)
     everybody = np.ones(len(dataset), dtype=bool)
+    members = [(model, processor)]
     wanted = dict.fromkeys(all_subsets(len(MODALITIES)), everybody)
     calls = {
         "complete": lambda: predict(model, processor, dataset, settings.batch_size),
-        "subsets": lambda: predict_masks(model, processor, dataset, wanted, list(MODALITIES), settings.batch_size),
+        "subsets": lambda: predict_masks(members, dataset, wanted, list(MODALITIES), settings.batch_size),
     }
     tokens = {}
     for name, call in calls.items():
