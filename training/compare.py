@@ -9,7 +9,7 @@ from pathlib import Path
 
 from limssr.training.evaluation.compare import RIDGE, compare_runs, read_run_scores
 from limssr.training.evaluation.tables import comparison_table
-from limssr.training.utils.files import without_paths, write_json
+from limssr.training.utils.files import write_json
 from limssr.training.utils.launching import exit_on_error
 
 
@@ -26,7 +26,7 @@ def main() -> None:
         comparison = compare_runs(first, second)
         print(comparison_table(comparison))
         if arguments.json is not None:
-            write_json(arguments.json, without_paths(comparison.to_dict()))
+            write_json(arguments.json, comparison.to_dict())
 
 
 if __name__ == "__main__":

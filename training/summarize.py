@@ -11,7 +11,7 @@ from pathlib import Path
 
 from limssr.training.evaluation.seeds import read_task_runs, summarize_runs
 from limssr.training.evaluation.tables import summary_table
-from limssr.training.utils.files import without_paths, write_json
+from limssr.training.utils.files import write_json
 from limssr.training.utils.launching import exit_on_error
 
 
@@ -24,7 +24,7 @@ def main() -> None:
         summaries = summarize_runs([run for folder in arguments.runs for run in read_task_runs(folder)])
         print("\n\n".join(summary_table(summary) for summary in summaries))
         if arguments.json is not None:
-            write_json(arguments.json, without_paths([summary.to_dict() for summary in summaries]))
+            write_json(arguments.json, [summary.to_dict() for summary in summaries])
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ from tqdm.auto import tqdm
 
 from ..data.aqa_data import target_columns
 from ..data.masks import Mask, Rates, all_subsets, available_masks, draw_static_masks, subset_name, validate_rates
-from ..prediction.predictor import PATHS, Member, Predictions
-from ..prediction.subset_prediction import predict_masks
+from ..prediction.predictor import PATHS, Member, Predictions, predict_masks
 from .baselines import Baselines, PooledRows, pool_rows, rows_by_mask
 from .metrics.bootstrap import draw_resamples
 from .results import (
@@ -214,15 +213,15 @@ class Evaluator:
         pending = {mask: rows for mask, rows in pending.items() if rows.any()}
         if not pending:
             return
-        total = len(self.members) * sum(int(rows.sum()) for rows in pending.values())
+        total = sum(int(rows.sum()) for rows in pending.values())
         with tqdm(total=total, desc="evaluating", unit="score", disable=self.silent) as bar:
-            settings = (self.dataset, pending, self.modalities, self.batch_size, self.accelerator, bar)
-            of_members = [predict_masks(*member, *settings) for member in self.members]
+            settings = (self.modalities, self.batch_size, self.accelerator, bar)
+            found = predict_masks(self.members, self.dataset, pending, *settings)
         for mask, rows in pending.items():
             self._scored[mask] = self._scored.get(mask, False) | rows
             scores = self._scores.setdefault(mask, self._no_scores())
             for path in PATHS:
-                scores[path][rows] = np.mean([found[mask][path][rows] for found in of_members], axis=0)
+                scores[path][rows] = found[mask][path][rows]
 
     def _no_scores(self) -> dict[str, np.ndarray]:
         return {path: np.full_like(self.rows.targets, np.nan) for path in PATHS}
@@ -235,11 +234,11 @@ class Evaluator:
         for mask, chosen in rows_by_mask(used).items():
             for path in PATHS:
                 scores[path][chosen] = self._scores[mask][path][chosen]
-        visible = np.zeros((int(rows.sum()), len(self.model_modalities)), dtype=bool)
-        visible[:, [self.model_modalities.index(name) for name in self.modalities]] = used[rows]
+        of_model = np.zeros((int(rows.sum()), len(self.model_modalities)), dtype=bool)
+        of_model[:, [self.model_modalities.index(name) for name in self.modalities]] = used[rows]
         sample_ids = [self.rows.sample_ids[row] for row in np.flatnonzero(rows)]
         scores = {path: values[rows] for path, values in scores.items()}
-        return Predictions(sample_ids, self.model_modalities, visible=visible, **scores)
+        return Predictions(sample_ids, self.model_modalities, used=of_model, **scores)
 
     def _measure(self, mask_set: MaskSet, allowed: np.ndarray) -> MaskResult:
         """Measure a mask set whose samples are all scored."""

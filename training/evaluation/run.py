@@ -15,7 +15,7 @@ from ..data import AqaData
 from ..data.masked_dataset import MaskedDataset
 from ..data.masks import available_masks, draw_static_masks
 from ..prediction.predictor import load_members
-from ..utils.files import RECORD_FILE, without_paths, write_json
+from ..utils.files import RECORD_FILE, write_json
 from ..utils.launching import exit_on_error
 from ..utils.loading import loading_options
 from .evaluator import Evaluator
@@ -110,7 +110,7 @@ def report_evaluation(result: EvaluationResult, arguments: argparse.Namespace, d
     about = {name: getattr(arguments, name) for name in RECORDED}
     about["selected_on"] = selections[0] if count == 1 else selections
     title = f"{data.description}, {arguments.split} split" + (f", mean of {count} models" if count > 1 else "")
-    write_evaluation(result, arguments.output_dir, title, caveats, **without_paths(about))
+    write_evaluation(result, arguments.output_dir, title, caveats, **about)
     if None in selections:
         model = arguments.models[selections.index(None)]
         print(f"\nNo {RECORD_FILE} beside {model} says which split its checkpoint was selected on.")

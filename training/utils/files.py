@@ -48,12 +48,12 @@ def remove_unfinished(folder: str | Path) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write strict JSON, indented, with `atomic_write`.
+    """Write strict JSON without paths of this machine (see `without_paths`), with `atomic_write`.
 
     Raises:
         ValueError: NaN or an infinite number, which JSON does not have.
     """
-    atomic_write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    atomic_write_text(path, json.dumps(without_paths(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def without_paths(value: Any) -> Any:
