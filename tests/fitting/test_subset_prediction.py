@@ -8,8 +8,7 @@ from limssr.training.data.masked_dataset import MaskedDataset
 from limssr.training.data.masks import all_subsets
 from limssr.training.prediction.predictor import predict
 from limssr.training.prediction.subset_prediction import predict_masks
-
-from .test_sequence_lengths import SIZES, make_dataset
+from tests.helpers.feature_rows import SIZES, make_dataset
 
 MASKS = all_subsets(len(SIZES))
 
@@ -38,14 +37,14 @@ def test_every_mask_equals_its_own_pass(tiny_model, tiny_processor, dataset, bat
     assert list(found) == MASKS
     for mask in MASKS:
         rows, expected = one_mask_after_the_other(tiny_model, tiny_processor, dataset, mask)
-        for name in ("score", "reasoning_scores", "cross_modal_scores"):
+        for name in ("scores", "reasoning_scores", "cross_modal_scores"):
             np.testing.assert_allclose(found[mask][name][rows], getattr(expected, name), atol=1e-3)
             assert np.isnan(np.delete(found[mask][name], rows, axis=0)).all()
 
 
 def test_masks_name_some_modalities_in_any_order(tiny_model, tiny_processor, dataset):
     wanted = {(0, 1): np.arange(len(dataset)) < 4}
-    found = predict_masks(tiny_model, tiny_processor, dataset, wanted, ["flow", "video"])[0, 1]["score"]
+    found = predict_masks(tiny_model, tiny_processor, dataset, wanted, ["flow", "video"])[0, 1]["scores"]
     _, expected = one_mask_after_the_other(tiny_model, tiny_processor, dataset.select(range(4)), (1, 0, 0))
     np.testing.assert_allclose(found[:4], expected.scores, atol=1e-3)
     assert np.isnan(found[4:]).all()
