@@ -2,7 +2,7 @@
 
 import csv
 import json
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,19 +71,11 @@ class Prepared:
 
 
 def write_description(out: Path, data: AqaData, **about: Any) -> None:
-    """Write what `Prepared` reads beside the rows.
-
-    Args:
-        out: folder of the prepared data.
-        data: the dataset, with `missing`.
-        **about: further entries of the JSON file.
-    """
+    """Write what `Prepared` reads beside the rows; `about` is added to the JSON file."""
     with (out / MISSING_FILE).open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, MISSING_COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(vars(each) for each in data.missing.features)
-    description = {
-        **{name: getattr(data, name) for name in PLAIN_FIELDS},
+        rows = [astuple(each)[: len(MISSING_COLUMNS)] for each in data.missing.features]
+        csv.writer(stream, lineterminator="\n").writerows([MISSING_COLUMNS, *rows])
+    description = {name: getattr(data, name) for name in PLAIN_FIELDS} | {
         "best_attainable": list((data.best_attainable or {}).items()),
         "samples": data.missing.samples,
         "dropped": data.missing.dropped,
