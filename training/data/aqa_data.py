@@ -93,11 +93,7 @@ def row_targets(row: dict, score_names: Sequence[str]) -> list[float]:
 
 
 def target_columns(columns: Sequence[str], score_names: Sequence[str]) -> list[str]:
-    """Column of each score.
-
-    Raises:
-        ValueError: the named columns are missing and so is, for one score, the column `score`.
-    """
+    """Column of each score; ValueError if one is missing, and the column `score` of a single score too."""
     if all(name in columns for name in score_names):
         return list(score_names)
     if len(score_names) == 1 and "score" in columns:

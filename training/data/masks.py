@@ -68,7 +68,7 @@ def draw_static_masks(
     """Draw one mask for each sample, once for all epochs.
 
     Each available modality is hidden at its rate; an empty mask is drawn again. A mask depends only on the seed, the
-    sample id and the available modalities, not on the order or number of the samples or on a worker.
+    sample id and the available modalities.
 
     Args:
         sample_ids: id of each sample.

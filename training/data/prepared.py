@@ -86,11 +86,7 @@ def write_description(out: Path, data: AqaData, **about: Any) -> None:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Read the JSON file of prepared data.
-
-    Raises:
-        ValueError: the file is damaged, or another version wrote it.
-    """
+    """Read the JSON file of prepared data; ValueError if it is damaged or of another version."""
     path = folder / DESCRIPTION_FILE
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
@@ -106,11 +102,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def _map_split(folder: Path, name: str, samples: int) -> Dataset:
-    """Rows of all files of a split.
-
-    Raises:
-        ValueError: a file is truncated, or the number of rows is not the one that was written.
-    """
+    """Rows of all files of a split; ValueError if some are missing or a file is damaged."""
     shards = [_map_file(path) for path in sorted((folder / "data").glob(f"*-{name}*.arrow"))]
     found = sum(map(len, shards))
     if found != samples:

@@ -91,10 +91,7 @@ def read_text(path: str | Path) -> str:
 
 
 def read_features(path: str | Path) -> np.ndarray:
-    """Clips of a sample, float32 (clips, dim), in their own memory.
-
-    Args:
-        path: `.npy` file (never with pickled objects) or `.safetensors` file with one tensor.
+    """Clips of a `.npy` file or a `.safetensors` file with one tensor: float32 (clips, dim) in their own memory.
 
     Raises:
         FeatureFileError: the file is missing or unreadable; the array is empty, not finite or not [clips, dim].
