@@ -39,7 +39,7 @@ def test_flags_replace_single_entries_of_a_dictionary(quick_config):
         "samples_test": 5,
         "noise": {"video": 1, "audio": 1, "flow": 2},
     }
-    assert model.text_config["hidden_size"] == 16
+    assert model.language_model_config["hidden_size"] == 16
 
 
 @pytest.mark.parametrize(
@@ -59,18 +59,18 @@ def test_an_unknown_key_is_named(quick_config, capsys):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"missingness": "sometimes"}, "'sometimes'; allowed are none, dynamic, static, observed"),
+        ({"missingness": "sometimes"}, "'sometimes'; allowed are none, dynamic, static, available"),
         ({"missing_rates": None}, "static, which needs `missing_rates`"),
         ({"missingness": "none"}, "'none' hides nothing"),
         ({"validation_fraction": 1}, "`validation_fraction` is 1"),
         ({"all_masks": True, "modality_dropout": ["0.3"]}, "`all_masks` reads every mask"),
         ({"language_model": "some/model"}, "either `language_model`"),
-        ({"text_config": None}, "either `language_model`"),
+        ({"language_model_config": None}, "either `language_model`"),
         ({"language_model_training": "lora"}, "which only 'full' trains"),
         ({"dataset": None}, "`dataset` is not given"),
         ({"output_dir": None}, "`output_dir` is not given"),
         ({"warmup_epochs": 2}, "the warm-up would never end"),
-        ({"hub_strategy": "checkpoint"}, "allowed are 'end' and 'every_save'"),
+        ({"hub_strategy": "checkpoint"}, "allowed are end, every_save"),
         ({"select_on": "train"}, "`select_on` is 'train'"),
         ({"max_clips": "many"}, "invalid int value: 'many'"),
         ({"data_options": ["samples_train"]}, "expected KEY=VALUE"),

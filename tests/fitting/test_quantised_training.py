@@ -20,7 +20,7 @@ needs_bitsandbytes = pytest.mark.skipif(not is_bitsandbytes_available(), reason=
 def quantised_arguments(quick_arguments, tiny_language_model):
     """`quantised_arguments(key=value, ...)`: of a quick run with LoRA on the tiny language model, in 4 bits."""
     settings = {
-        "text_config": None,
+        "language_model_config": None,
         "language_model": str(tiny_language_model),
         "lora_rank": 2,
         "quantization": "4bit",

@@ -106,7 +106,6 @@ def test_batches_of_about_equal_length_resume_too(make_trainer, tmp_path):
     steps = {"train_sampling_strategy": "group_by_length", "load_best_model_at_end": False, "eval_strategy": "no"}
     steps |= {"save_strategy": "steps", "save_steps": 3, "save_total_limit": 5}
     straight = make_trainer("straight", **steps)
-    assert straight.train_sampler.lengths is not None
     straight.train()
     resumed = make_trainer("resumed", **steps)
     resumed.train(resume_from_checkpoint=str(tmp_path / "straight" / "checkpoint-3"))
@@ -180,7 +179,7 @@ def test_the_best_checkpoint_is_kept_and_loaded(make_trainer):
 def test_predict_of_the_trainer_draws_nothing(make_trainer, data):
     trainer = make_trainer(dynamic=True, train_sampling_strategy="group_by_length")
     rows = data.splits["test"]
-    expected = predict(trainer.model, trainer.processing_class, rows).score  # center crops, everything shown
+    expected = predict(trainer.model, trainer.processing_class, rows).scores  # center crops, everything shown
     collator = trainer.data_collator
     np.testing.assert_allclose(trainer.predict(rows).predictions, expected, atol=1e-3)
     assert trainer.data_collator is collator
@@ -211,7 +210,9 @@ def test_checkpoints_hold_what_was_trained_and_no_pickle(make_trainer, tmp_path,
     model = LimssrForScoreRegression.from_pretrained(checkpoint, language_model=tiny_language_model).eval()
     rows = data.splits["test"]
     reloaded = predict(model, LimssrProcessor.from_pretrained(checkpoint), rows)
-    np.testing.assert_allclose(reloaded.score, predict(trainer.model, trainer.processing_class, rows).score, atol=1e-3)
+    np.testing.assert_allclose(
+        reloaded.scores, predict(trainer.model, trainer.processing_class, rows).scores, atol=1e-3
+    )
 
 
 def test_a_language_model_trained_as_a_whole_is_in_its_checkpoints(make_trainer, tmp_path):
@@ -330,7 +331,7 @@ def test_several_scores_train_together(make_trainer, data):
     rows = data.splits["train"].map(add_score)
     names = {"score_names": ["score", "artistry"], "score_minimums": [0, 0], "score_ranges": [100, 10]}
     trainer = make_trainer(config=names, eval_dataset=rows, max_steps=2)
-    trainer.train_dataset.rows = rows.with_format("numpy")
+    trainer.train_dataset = rows
     trainer.data_collator.score_names = names["score_names"]
     trainer.train()
     assert all(math.isfinite(entry["loss"]) for entry in history(trainer, "loss"))
@@ -342,7 +343,7 @@ def test_masked_rows_train(make_trainer, data):
     modalities = list(data.modalities)
     masks = draw_static_masks(train["sample_id"][:], modalities, 0.5, 0)
     trainer = make_trainer(max_steps=3)
-    trainer.train_dataset.rows = MaskedDataset(train, modalities, masks)
+    trainer.train_dataset = MaskedDataset(train, modalities, masks)
     trainer.train()
     assert trainer.state.global_step == 3
 

@@ -1,5 +1,7 @@
 """Prepared data loads by the name of its repository as it does from its folder."""
 
+import pytest
+
 PROGRAM = """
 from pathlib import Path
 from datasets import load_dataset
@@ -23,6 +25,7 @@ assert here == there
 """
 
 
+@pytest.mark.slow
 def test_prepared_data_is_pushed_and_loaded(client):
     options = ["--data_options", "samples_train=30", "samples_test=7", "--max_shard_size", "20KB"]
     client.script("prepare_data.py", "synthetic", "-", "made", *options)

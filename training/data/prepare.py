@@ -19,7 +19,7 @@ from datasets.utils.py_utils import convert_file_size_to_int
 from huggingface_hub import DatasetCard, DatasetCardData
 from transformers.modelcard import make_markdown_table
 
-from ..utils.records import without_paths
+from ..utils.files import without_paths
 from . import AqaData, build, dataset_class, report_missing
 from .file_dataset import FileDataset, RowReader
 from .missing import MissingFeature, MissingSummary

@@ -1,4 +1,4 @@
-"""What an evaluation shows of each sample: the protocols of the field, each a list of views of the test split."""
+"""Evaluation protocols: which modalities each sample may use, as mask sets over the test split."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,13 @@ MASK_SEEDS = (0, 1, 2, 3, 4)
 
 @dataclass(frozen=True)
 class MaskSet:
-    """What may be seen of each sample in one pass over the split; what a sample lacks is not seen either.
+    """The allowed modalities of each sample in one pass over the split.
 
     Attributes:
         name: such as `video+audio`, `available` or `video 0.3, audio 0.5, flow 0.7`.
-        masks: one a sample.
-        rates: modality -> rate at which it was hidden; None where nothing was drawn.
-        seed: of the draw; None where nothing was drawn.
+        masks: one for each sample.
+        rates: missing rate of each modality; None where no masks are drawn.
+        seed: mask seed; None where no masks are drawn.
     """
 
     name: str
@@ -37,22 +37,23 @@ class MaskSet:
 class Protocol:
     """How an evaluation hides modalities.
 
-    `subsets` shows every sample under each of the 2^M - 1 masks, as published. `available` shows all that the data has.
-    `rates` hides each modality with a rate of its own: with rates of .3, .5 and .7 and `permutations` the imbalanced
-    missing rates of BMC-AQA. `curve` hides every modality at 0, 0.1 ... 0.9.
+    - `subsets`: every sample under each of the 2^M - 1 masks, as published.
+    - `available`: everything that the data has.
+    - `rates`: each modality is hidden with its own rate; with rates of .3, .5 and .7 and `permutations` these are the
+      imbalanced missing rates of BMC-AQA.
+    - `curve`: every modality is hidden with rates of 0, 0.1 ... 0.9.
 
-    Drawn masks follow from the seed and the sample's id alone (`draw_static_masks`), and a draw that would leave a
-    sample nothing is repeated: at high rates less is hidden than the rate says, with three modalities at most 2 in 3.
-    Each draw is repeated with every seed.
+    Drawn masks depend on the seed and the sample id alone. A draw that would hide everything is repeated, so at high
+    rates less is hidden than the rate says: with three modalities at most two thirds.
 
     Args:
         name: one of `PROTOCOLS`.
-        rates: for `rates` only: one for all modalities, or one by name; a modality not named is never hidden.
+        rates: for `rates` only: one rate for all modalities, or rates by name; a modality without one is never hidden.
         permutations: for `rates` only: the rates in every order over the modalities.
-        seeds: of the masks, for `rates` and `curve`.
+        seeds: mask seeds of `rates` and `curve`; there is a result for each.
 
     Raises:
-        ValueError: these do not go together.
+        ValueError: the arguments do not fit together.
     """
 
     name: str = "subsets"
@@ -70,21 +71,17 @@ class Protocol:
             raise ValueError(
                 "`permutations` needs the protocol 'rates' and a rate for each modality, such as video=0.3"
             )
-        if self.draws and (not self.seeds or len(set(self.seeds)) < len(self.seeds)):
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"mask seeds must be one or more different numbers, got {list(self.seeds)}")
-
-    @property
-    def draws(self) -> bool:
-        """Masks are drawn, so there is a result for each seed."""
-        return self.name in ("rates", "curve")
 
     def mask_sets(
         self, sample_ids: Sequence[str], available: Sequence[Mask], modalities: Sequence[str]
     ) -> list[MaskSet]:
-        """
+        """Build the mask sets of a split.
+
         Args:
-            sample_ids: of the split.
-            available: what the data has of each sample.
+            sample_ids: ids of the samples.
+            available: modalities that each sample has.
             modalities: names in mask order.
 
         Raises:
@@ -121,10 +118,8 @@ def rates_name(rates: Mapping[str, float]) -> str:
 def _draw(
     sample_ids: Sequence[str], modalities: Sequence[str], rates: Rates, seed: int, available: Sequence[Mask]
 ) -> list[Mask]:
-    """`draw_static_masks`, with nothing to see of a sample that has nothing."""
-    masks = [(0,) * len(modalities)] * len(sample_ids)
+    """`draw_static_masks`; a sample without any modality gets an empty mask."""
     usable = [row for row, mask in enumerate(available) if any(mask)]
     ids, given = [sample_ids[row] for row in usable], [available[row] for row in usable]
-    for row, mask in zip(usable, draw_static_masks(ids, modalities, rates, seed, given), strict=True):
-        masks[row] = mask
-    return masks
+    drawn = dict(zip(usable, draw_static_masks(ids, modalities, rates, seed, given), strict=True))
+    return [drawn.get(row, (0,) * len(modalities)) for row in range(len(available))]

@@ -1,15 +1,15 @@
-"""Several runs as one result: mean and s.d. over seeds, and the average over tasks as published."""
+"""Summarises several training runs: mean and s.d. over seeds, and the published average over tasks."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..utils.records import RECORD
-from .results import PARTS, Cell, average_cells, summarize_cells
+from ..utils.files import RECORD_FILE
+from .results import ScoredRow, average_repetitions, average_rows, read_results
 
-TRAINING_SETTINGS = (  # of the training arguments, those that shape the model
+TRAINING_SETTINGS = (  # training arguments that shape the model
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "num_train_epochs",
@@ -28,37 +28,32 @@ TRAINING_SETTINGS = (  # of the training arguments, those that shape the model
 )
 
 
-class RunsDoNotFitError(ValueError):
-    """Runs that are no repetitions of each other; the message says what differs."""
-
-
 @dataclass(frozen=True)
 class TaskRun:
     """One score of one run.
 
     Attributes:
         run: name of the run.
-        task: what was to be learned: dataset, its options and the score.
-        seeds: what drew the repetition, such as `{"training": 0, "masks": 0}`.
+        task: dataset, its options and the score.
+        seeds: seeds of the repetition, such as `{"training": 0, "masks": 0}`.
         settings: everything else that shaped the model.
-        caveats: what keeps the result from being an honest measure.
-        cells: mask -> its `Cell`, the complete mask first.
+        caveats: reasons why the result is no fair measure.
+        masks: mask -> metrics, the complete mask first.
     """
 
     run: str
     task: str
     seeds: dict[str, Any]
     settings: dict[str, Any]
-    caveats: list[str]
-    cells: dict[str, Cell]
+    caveats: Sequence[str]
+    masks: dict[str, ScoredRow]
 
     @property
-    def rows(self) -> dict[str, Cell]:
-        """`cells`, and where there are several incomplete masks the average over them, as published."""
-        incomplete = list(self.cells.values())[1:]
-        if not incomplete:
-            return self.cells
-        return {**self.cells, f"average of the {len(incomplete)} incomplete": average_cells(incomplete)}
+    def rows(self) -> dict[str, ScoredRow]:
+        """The masks, and the published average over the incomplete ones."""
+        incomplete = list(self.masks.values())[1:]
+        average = {f"average of the {len(incomplete)} incomplete": average_rows(incomplete)} if incomplete else {}
+        return self.masks | average
 
 
 @dataclass(frozen=True)
@@ -66,31 +61,35 @@ class Summary:
     """
     Attributes:
         title: the task, or `average of n tasks`.
-        repetitions: for each of them the seeds; one entry without seeds where an average has no repetitions.
-        rows: mask or average -> `Cell` of means, with the s.d. over the repetitions under `sd`.
-        caveats: of all runs.
-        note: what a reader has to know beside.
+        repetitions: seeds of each repetition; one entry without seeds for an average without repetitions.
+        rows: mask or average -> mean metrics, with the s.d. over the repetitions under `sd`.
+        caveats: caveats of all runs.
+        note: remark for the reader.
     """
 
     title: str
     repetitions: list[dict[str, Any]]
-    rows: dict[str, Cell]
+    rows: dict[str, ScoredRow]
     caveats: list[str]
     note: str = ""
 
     def to_dict(self) -> dict:
-        return {**asdict(self), "rows": {name: cell.to_dict() for name, cell in self.rows.items()}}
+        return vars(self) | {"rows": {name: row.to_dict() for name, row in self.rows.items()}}
 
 
 def read_task_runs(folder: str | Path) -> list[TaskRun]:
-    """Each score of a finished training run.
+    """Read each score of a finished training run.
 
     Raises:
-        RunsDoNotFitError: `folder` holds no run, or one that was not evaluated on the subsets.
+        ValueError: `folder` holds no finished run, or one that was not evaluated on the subsets.
     """
-    record, metrics = (_read(Path(folder) / name) for name in (RECORD, "metrics.json"))
-    if metrics.get("protocol", "subsets") != "subsets":
-        raise RunsDoNotFitError(f"{folder} was evaluated under {metrics['protocol']!r}; summaries are of the subsets")
+    try:
+        record = json.loads((Path(folder) / RECORD_FILE).read_text(encoding="utf-8"))
+        result = read_results(folder)
+    except FileNotFoundError as error:
+        raise ValueError(f"{error.filename} is not there: give folders of finished train.py runs") from None
+    if result.protocol != "subsets":
+        raise ValueError(f"{folder} was evaluated under {result.protocol!r}; summaries are of the subsets")
     arguments = record["arguments"]
     options = {name: value for name, value in record["dataset"]["options"].items() if name != "folder"}
     settings = {
@@ -99,33 +98,22 @@ def read_task_runs(folder: str | Path) -> list[TaskRun]:
         **arguments["model"],
         **{name: arguments["training"].get(name) for name in TRAINING_SETTINGS},
     }
-    shown = [f"{name}={value}" for name, value in options.items() if name != "scores"]
-    task = " ".join([record["dataset"]["name"], *shown])
-    return [
-        TaskRun(
-            run=Path(folder).resolve().name,
-            task=f"{task}, {score}",
-            seeds={name: seed for name, seed in record["seeds"].items() if seed is not None},
-            settings=settings,
-            caveats=metrics.get("caveats", []),
-            cells={
-                mask["name"]: Cell(**{part: mask["scores"][score][part] for part in PARTS})
-                for mask in metrics["masks"]
-            },
-        )
-        for score in metrics["score_names"]
-    ]
+    named = [f"{name}={value}" for name, value in options.items() if name != "scores"]
+    task = " ".join([record["dataset"]["name"], *named])
+    run = Path(folder).resolve().name
+    seeds = {name: seed for name, seed in record["seeds"].items() if seed is not None}
+    masks = {score: {mask.name: mask.scores[score] for mask in result.masks} for score in result.score_names}
+    return [TaskRun(run, f"{task}, {score}", seeds, settings, result.caveats, masks[score]) for score in masks]
 
 
 def summarize_runs(runs: Sequence[TaskRun]) -> list[Summary]:
-    """A summary of each task, and where there are several tasks their average last.
+    """Summarise each task, and where there are several, their average.
 
     The average over tasks is the published one: Fisher's z for correlations, arithmetic for errors. Where all tasks
-    have the same seeds it is taken for each seed, and shown as mean and s.d. of these; else it is the average of the
-    tasks' means, without s.d.
+    have the same seeds it is taken seed by seed, which gives a mean and s.d.; otherwise it averages the tasks' means.
 
     Raises:
-        RunsDoNotFitError: runs of one task differ in more than their seeds, or two have the same.
+        ValueError: runs of one task differ in more than their seeds, or two have the same seeds.
     """
     tasks: dict[str, list[TaskRun]] = {}
     for run in runs:
@@ -141,21 +129,21 @@ def _check_repetitions(runs: Sequence[TaskRun]) -> None:
     for number, run in enumerate(runs):
         for other in runs[:number]:
             if other.seeds == run.seeds:
-                raise RunsDoNotFitError(
+                raise ValueError(
                     f"{other.run} and {run.run} are runs of the same task ({run.task}) with the same seeds {run.seeds}"
                 )
-        for name in first.settings:
-            if run.settings.get(name) != first.settings[name]:
-                values = f"`{name}` is {first.settings[name]!r} and {run.settings.get(name)!r}; only seeds may differ"
-                raise RunsDoNotFitError(
-                    f"{first.run} and {run.run} are runs of the same task ({run.task}), but {values}"
+        for name, value in first.settings.items():
+            if run.settings.get(name) != value:
+                raise ValueError(
+                    f"{first.run} and {run.run} are runs of the same task ({run.task}), but `{name}` is {value!r} and "
+                    f"{run.settings.get(name)!r}; only seeds may differ"
                 )
-        if list(run.cells) != list(first.cells):
-            raise RunsDoNotFitError(f"{first.run} and {run.run} were evaluated on other masks")
+        if list(run.masks) != list(first.masks):
+            raise ValueError(f"{first.run} and {run.run} were evaluated on different masks")
 
 
 def _summarize(title: str, runs: Sequence[TaskRun]) -> Summary:
-    rows = {name: summarize_cells([run.rows[name] for run in runs]) for name in runs[0].rows}
+    rows = {name: average_repetitions([run.rows[name] for run in runs]) for name in runs[0].rows}
     return Summary(title, [run.seeds for run in runs], rows, _caveats(runs))
 
 
@@ -165,22 +153,16 @@ def _over_tasks(tasks: Sequence[Sequence[TaskRun]]) -> Summary:
     by_seeds = [{json.dumps(run.seeds, sort_keys=True): run for run in runs} for runs in tasks]
     if any(seeds.keys() != by_seeds[0].keys() for seeds in by_seeds):
         means = [_summarize("", runs).rows for runs in tasks]
-        rows = {name: average_cells([mean[name] for mean in means]) for name in shared}
-        return Summary(
-            title, [{}], rows, caveats, "The tasks do not have the same seeds: average of their means, no s.d."
-        )
-    repetitions = [[seeds[key] for seeds in by_seeds] for key in by_seeds[0]]
-    of_seeds = [{name: average_cells([run.rows[name] for run in runs]) for name in shared} for runs in repetitions]
-    rows = {name: summarize_cells([averages[name] for averages in of_seeds]) for name in shared}
-    return Summary(title, [runs[0].seeds for runs in repetitions], rows, caveats)
+        rows = {name: average_rows([mean[name] for mean in means]) for name in shared}
+        note = "The tasks do not have the same seeds: average of their means, no s.d."
+        return Summary(title, [{}], rows, caveats, note)
+    by_repetition = [[seeds[key].rows for seeds in by_seeds] for key in by_seeds[0]]
+    averages = [
+        {name: average_rows([rows[name] for rows in of_tasks]) for name in shared} for of_tasks in by_repetition
+    ]
+    rows = {name: average_repetitions([average[name] for average in averages]) for name in shared}
+    return Summary(title, [run.seeds for run in by_seeds[0].values()], rows, caveats)
 
 
 def _caveats(runs: Sequence[TaskRun]) -> list[str]:
     return list(dict.fromkeys(caveat for run in runs for caveat in run.caveats))
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunsDoNotFitError(f"{path} is not there: give folders that train.py wrote to the end") from None
