@@ -9,8 +9,7 @@ from tqdm.auto import tqdm
 
 from ..data.aqa_data import target_columns
 from ..data.masks import Mask, all_subsets, available_masks
-from ..prediction.predictor import PATHS, Member, Predictions
-from ..prediction.subset_prediction import predict_masks
+from ..prediction.predictor import PATHS, Member, Predictions, predict_masks
 from .baselines import Baselines, PooledRows, pool_rows
 from .metrics.bootstrap import draw_resamples
 from .protocols import MaskSet, Protocol
@@ -217,7 +216,7 @@ class MaskedScores:
         visible[:, [self.model_modalities.index(name) for name in self.modalities]] = seen[scored]
         sample_ids = [self.sample_ids[row] for row in scored]
         scores = {name: values[scored] for name, values in scores.items()}
-        return Predictions(sample_ids, self.model_modalities, visible=visible, **scores)
+        return Predictions(sample_ids, self.model_modalities, used=visible, **scores)
 
     def _by_mask(self, seen: np.ndarray) -> Iterator[tuple[Mask, np.ndarray]]:
         """Each mask that occurs, fullest first, and which samples have it, (samples,) bool."""
@@ -227,13 +226,13 @@ class MaskedScores:
                 yield mask, chosen
 
     def _predict(self, pending: dict[Mask, np.ndarray]) -> None:
-        total = len(self.members) * sum(int(chosen.sum()) for chosen in pending.values())
+        total = sum(int(chosen.sum()) for chosen in pending.values())
         with tqdm(total=total, desc="evaluating", unit="score", disable=self.silent) as bar:
-            settings = (self.dataset, pending, self.modalities, self.batch_size, self.accelerator, bar)
-            of_members = [predict_masks(*member, *settings) for member in self.members]
+            settings = (self.modalities, self.batch_size, self.accelerator, bar)
+            found = predict_masks(self.members, self.dataset, pending, *settings)
         for mask, chosen in pending.items():
             done = self._done.setdefault(mask, np.zeros(len(self.dataset), dtype=bool))
             scores = self._scores.setdefault(mask, {name: np.full(self.shape, np.nan) for name in PATHS})
             done |= chosen
             for name in PATHS:
-                scores[name][chosen] = np.mean([found[mask][name][chosen] for found in of_members], axis=0)
+                scores[name][chosen] = found[mask][name][chosen]

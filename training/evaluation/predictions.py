@@ -43,7 +43,7 @@ def _mask_table(mask: MaskResult, result: EvaluationResult, schema: pa.Schema) -
     }
     numbers |= {"ridge": mask.ridge, "target": mask.targets}
     shown = [subset_name(tuple(row), result.modalities) for row in mask.shown]
-    used = ["+".join(predictions.used(row)) for row in range(mask.samples)]
+    used = ["+".join(predictions.used_names(row)) for row in range(mask.samples)]
     lines = mask.samples * repeats
     columns = {
         "sample_id": np.repeat(predictions.sample_ids, repeats).tolist(),
