@@ -19,7 +19,7 @@ from accelerate import Accelerator
 
 from limssr.training.arguments import training_parser
 from limssr.training.data import load, report_missing
-from limssr.training.evaluation.protocols import MASK_SEEDS, PROTOCOLS, Protocol
+from limssr.training.evaluation.evaluator import MASK_SEEDS, PROTOCOLS, Protocol
 from limssr.training.evaluation.run import evaluate_checkpoint, report_evaluation
 from limssr.training.utils.launching import exit_on_error, start_all_processes
 from limssr.training.utils.loading import add_ensemble_flag, add_loading_flags

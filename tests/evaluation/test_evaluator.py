@@ -12,7 +12,6 @@ from PIL import Image
 
 from limssr.modeling_limssr.modeling_limssr import LimssrForScoreRegression
 from limssr.training.data.masks import all_subsets
-from limssr.training.evaluation.baselines import Baselines
 from limssr.training.evaluation.evaluator import evaluate_subsets
 from limssr.training.evaluation.figures import save_figure
 from limssr.training.evaluation.metrics.aqa_metrics import METRIC_NAMES, score_metrics
@@ -22,9 +21,10 @@ from limssr.training.evaluation.metrics.bootstrap import (
     percentile_interval,
     resampled_metrics,
 )
-from limssr.training.evaluation.results import ScoredRow, write_metrics, write_predictions
+from limssr.training.evaluation.results import ScoredRow, write_predictions
 from limssr.training.evaluation.tables import evaluation_table, format_interval
 from limssr.training.prediction.predictor import PATHS, predict
+from limssr.training.utils.files import write_json
 
 
 def make_dataset(
@@ -207,7 +207,7 @@ def test_every_row_and_the_average_have_intervals_of_the_same_resamples(tiny_mod
 
 def test_json_is_strict_and_complete(tiny_model, tiny_processor, lacking, tmp_path):
     result = evaluate_subsets(tiny_model, tiny_processor, lacking, train_rows=lacking, progress=False)
-    write_metrics(result, tmp_path / "metrics.json", model="somewhere")
+    write_json(tmp_path / "metrics.json", {"model": "somewhere"} | result.to_dict())
 
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
@@ -261,13 +261,6 @@ def test_a_modality_nobody_has_gives_undefined_rows_and_says_so(tiny_model, tiny
 def test_unknown_modalities_are_refused(tiny_model, tiny_processor, dataset):
     with pytest.raises(ValueError, match="'smell'"):
         evaluate_subsets(tiny_model, tiny_processor, dataset, ["smell"])
-
-
-def test_fitted_baselines_can_be_used_again(tiny_model, tiny_processor, dataset):
-    baselines = Baselines(dataset, list(tiny_model.config.modalities), ["score"])
-    once = evaluate_subsets(tiny_model, tiny_processor, dataset, baselines=baselines, progress=False)
-    direct = evaluate_subsets(tiny_model, tiny_processor, dataset, train_rows=dataset, progress=False)
-    assert once.to_dict() == direct.to_dict()
 
 
 def test_a_row_is_not_better_than_the_mean_baseline_unless_it_beats_it():

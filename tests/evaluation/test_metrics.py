@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
@@ -22,6 +22,7 @@ def fisher_z_mean(correlations):
 scores = arrays(np.float64, st.integers(2, 30), elements=st.integers(0, 200).map(lambda value: value / 2))
 
 
+@settings(deadline=None)
 @given(scores, st.randoms(use_true_random=False))
 def test_correlations_agree_with_scipy_ties_included(targets, random):
     predictions = np.array([target + random.choice([-3.0, 0.0, 5.0]) for target in targets])
@@ -49,6 +50,7 @@ def test_spearman_with_ties_is_the_correlation_of_mean_ranks():
     assert metrics["spearman"] == pytest.approx(expected)
 
 
+@settings(deadline=None)
 @given(scores, st.floats(0.1, 10), st.floats(-50, 50))
 def test_relative_l2_ignores_the_unit(targets, factor, shift):
     if np.ptp(targets) == 0:
@@ -101,6 +103,7 @@ def test_shapes_that_do_not_fit_are_refused():
         score_metrics(np.zeros((3, 1)), np.zeros(3))
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-0.999, 0.999), min_size=1, max_size=8))
 def test_fisher_mean_is_the_tanh_of_the_mean_z_and_lies_between_its_members(correlations):
     mean = fisher_z_mean(correlations)

@@ -9,12 +9,12 @@ from PIL import Image
 from limssr.training.data import load
 from limssr.training.data.masks import draw_static_masks, subset_name
 from limssr.training.evaluation.baselines import Baselines, pool_rows
-from limssr.training.evaluation.evaluator import Evaluator, evaluate_subsets
+from limssr.training.evaluation.evaluator import CURVE_RATES, Evaluator, Protocol, evaluate_subsets
 from limssr.training.evaluation.figures import save_figure
 from limssr.training.evaluation.metrics.aqa_metrics import average_metrics, score_metrics
-from limssr.training.evaluation.protocols import CURVE_RATES, Protocol
-from limssr.training.evaluation.results import write_metrics, write_predictions
+from limssr.training.evaluation.results import write_predictions
 from limssr.training.evaluation.tables import evaluation_table
+from limssr.training.utils.files import write_json
 
 MODALITIES = ["video", "audio", "flow"]
 IMBALANCED = {"video": 0.3, "audio": 0.5, "flow": 0.7}
@@ -202,7 +202,7 @@ def test_reports_of_drawn_masks_show_rates_share_and_deviation(evaluator, tmp_pa
     save_figure(result, tmp_path / "curve.png")
     with Image.open(tmp_path / "curve.png") as picture:
         assert picture.width > 1000
-    write_metrics(result, tmp_path / "metrics.json")
+    write_json(tmp_path / "metrics.json", result.to_dict())
     read = json.loads((tmp_path / "metrics.json").read_text())
     assert read["protocol"] == "curve"
     assert read["summaries"][3]["rates"] == dict.fromkeys(MODALITIES, 0.3)

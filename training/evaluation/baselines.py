@@ -47,29 +47,36 @@ def pool_rows(rows: Sequence[dict], modalities: Sequence[str], score_names: Sequ
     """Read every row once, from a `datasets.Dataset`, a `MaskedDataset` or row dictionaries."""
     if hasattr(rows, "with_format"):
         rows = rows.with_format("numpy")  # ten times faster than nested Python lists
-    sample_ids, targets = [], []
-    pooled: dict[str, list[np.ndarray | str | None]] = {name: [] for name in modalities}
+    sample_ids, targets, pooled = [], [], {name: [] for name in modalities}
     for index in range(len(rows)):
         row = rows[index]
         sample_ids.append(str(row["sample_id"]))
         targets.append(row_targets(row, score_names))
         for name in modalities:
             pooled[name].append(_pool(row.get(name)))
-    available = np.array([[vector is not None for vector in pooled[name]] for name in modalities], dtype=bool).T
-    features = {name: _stack(pooled[name]) for name in modalities}
-    targets = np.array(targets).reshape(len(sample_ids), len(score_names))
-    return PooledRows(sample_ids, features, available, targets)
+    available = np.array([[content is not None for content in pooled[name]] for name in modalities], dtype=bool).T
+    features = {name: _stack(contents) for name, contents in pooled.items()}
+    return PooledRows(sample_ids, features, available, np.array(targets).reshape(len(sample_ids), len(score_names)))
+
+
+def _pool(content) -> np.ndarray | str | None:
+    """(clips, dim) -> (2 * dim,): mean, then maximum; text is kept."""
+    if content is None or isinstance(content, str):
+        return content
+    clips = np.asarray(content, dtype=np.float64)
+    return np.concatenate([clips.mean(axis=0), clips.max(axis=0)])
+
+
+def _stack(contents: list[np.ndarray | str | None]) -> np.ndarray:
+    if any(isinstance(content, str) for content in contents):
+        return np.array([content or "" for content in contents])
+    width = next((len(vector) for vector in contents if vector is not None), 0)
+    rows = [np.zeros(width) if vector is None else vector for vector in contents]
+    return np.array(rows).reshape(len(contents), width)
 
 
 def rows_by_mask(used: np.ndarray) -> dict[Mask, np.ndarray]:
-    """Group rows by the modalities used of them.
-
-    Args:
-        used: (rows, modalities) bool.
-
-    Returns:
-        Each non-empty mask that occurs, fullest first -> (rows,) bool.
-    """
+    """Group rows by `used` (rows, modalities) bool: each non-empty mask that occurs, fullest first -> (rows,) bool."""
     by_mask = {mask: (used == np.array(mask, dtype=bool)).all(axis=1) for mask in all_subsets(used.shape[1])}
     return {mask: rows for mask, rows in by_mask.items() if rows.any()}
 
@@ -103,6 +110,22 @@ class RidgeModel:
         return sparse.hstack(scaled).tocsr()
 
 
+def _is_text(block: np.ndarray) -> bool:
+    return block.dtype.kind == "U"
+
+
+def _make_text_reader() -> TfidfVectorizer:
+    return TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+
+
+def _has_words(texts: np.ndarray) -> bool:
+    try:
+        _make_text_reader().fit(texts)
+    except ValueError:  # an empty vocabulary
+        return False
+    return True
+
+
 class Baselines:
     """The training mean and the ridge models of every mask.
 
@@ -120,7 +143,8 @@ class Baselines:
     def __init__(self, train_rows: Sequence[dict], modalities: Sequence[str], score_names: Sequence[str]):
         self.modalities = list(modalities)
         train = pool_rows(train_rows, modalities, score_names)
-        self.means = np.array([_mean_of_given(column) for column in train.targets.T], dtype=np.float64)  # (scores,)
+        given = [column[~np.isnan(column)] for column in train.targets.T]
+        self.means = np.array([column.mean() if len(column) else np.nan for column in given])  # (scores,)
         self.models: dict[Mask, tuple[RidgeModel | None, ...]] = {}
         self.reasons: dict[Mask, tuple[str | None, ...]] = {}
         for mask in all_subsets(len(self.modalities)):
@@ -129,8 +153,7 @@ class Baselines:
 
     def _fit(self, train: PooledRows, mask: Mask, column: int) -> tuple[RidgeModel | None, str | None]:
         targets = train.targets[:, column]
-        complete = (train.available >= np.array(mask, dtype=bool)).all(axis=1)
-        rows = complete & ~np.isnan(targets)
+        rows = (train.available >= np.array(mask, dtype=bool)).all(axis=1) & ~np.isnan(targets)
         if rows.sum() < MINIMUM_ROWS:
             name = subset_name(mask, self.modalities)
             return None, f"{int(rows.sum())} training rows have {name} and a target, {MINIMUM_ROWS} are needed"
@@ -157,7 +180,7 @@ class Baselines:
         Returns:
             (rows, scores) float64.
         """
-        predictions = self.mean_predictions(len(pooled.sample_ids))
+        predictions = self.mean_predictions(len(used))
         for present, rows in rows_by_mask(used).items():
             blocks = pooled.blocks(present, rows)
             for column, model in enumerate(self.models[present]):
@@ -166,39 +189,3 @@ class Baselines:
         if mask is not None:
             predictions[:, [model is None for model in self.models[mask]]] = np.nan
         return predictions
-
-
-def _pool(content) -> np.ndarray | str | None:
-    """(clips, dim) -> (2 * dim,): mean, then maximum; text is kept."""
-    if content is None or isinstance(content, str):
-        return content
-    clips = np.asarray(content, dtype=np.float64)
-    return np.concatenate([clips.mean(axis=0), clips.max(axis=0)])
-
-
-def _stack(pooled: list[np.ndarray | str | None]) -> np.ndarray:
-    if any(isinstance(content, str) for content in pooled):
-        return np.array([content or "" for content in pooled])
-    width = next((len(vector) for vector in pooled if vector is not None), 0)
-    return np.array([np.zeros(width) if vector is None else vector for vector in pooled]).reshape(len(pooled), width)
-
-
-def _is_text(block: np.ndarray) -> bool:
-    return block.dtype.kind == "U"
-
-
-def _make_text_reader() -> TfidfVectorizer:
-    return TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
-
-
-def _has_words(texts: np.ndarray) -> bool:
-    try:
-        _make_text_reader().fit(texts)
-    except ValueError:  # an empty vocabulary
-        return False
-    return True
-
-
-def _mean_of_given(targets: np.ndarray) -> float:
-    given = targets[~np.isnan(targets)]
-    return float(given.mean()) if len(given) else float("nan")

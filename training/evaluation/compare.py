@@ -1,5 +1,6 @@
 """Compares two runs on the samples they share, whose difficulty is common to both."""
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -7,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from scipy import stats
 
-from .metrics.aqa_metrics import METRIC_NAMES
+from .metrics.aqa_metrics import CORRELATIONS, METRIC_NAMES
 from .metrics.bootstrap import draw_resamples, percentile_interval
-from .results import PREDICTIONS, ScoredRow, average_rows, measure_row, read_predictions
+from .results import PREDICTIONS, ScoredRow, average_rows, measure_row
 
 RIDGE = "ridge"
 COLUMNS = ("sample_id", "mask", "rates", "seed", "score_name", "score", "ridge", "target")
@@ -38,14 +40,7 @@ class RunScores:
 
 @dataclass(frozen=True)
 class CorrelationTest:
-    """Williams's test of two dependent correlations.
-
-    Attributes:
-        statistic: t, positive where the first correlation is larger.
-        degrees_of_freedom: samples - 3.
-        p_value: two-sided.
-        reason: why there is no test; the others are then None.
-    """
+    """Williams's t (positive where the first correlation is larger), two-sided; or the reason why there is no test."""
 
     statistic: float | None = None
     degrees_of_freedom: int | None = None
@@ -77,13 +72,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """
-    Attributes:
-        first, second: names of the runs.
-        caveats: caveats of both, each after A or B.
-        rows: rows of each score, followed by the average over its incomplete masks.
-        not_compared: rows that only one of the runs has.
-    """
+    """Names of both runs, caveats (each after A or B), rows of each score with the average over the incomplete masks
+    last, and the rows that only one of the runs has."""
 
     first: str
     second: str
@@ -107,19 +97,20 @@ def read_run_scores(folder: str | Path, ridge: bool = False) -> RunScores:
         ValueError: it lacks a column, or has a sample twice in one row.
     """
     path = Path(folder) / PREDICTIONS if Path(folder).is_dir() else Path(folder)
-    table, caveats = read_predictions(path, COLUMNS)
-    frame = table.to_pandas()
-    seeds = frame["seed"].astype("Int64").astype(str)
-    drawn = "missing rates " + frame["rates"] + ", mask seed " + seeds
+    table = pq.read_table(path)
+    if lacking := [name for name in COLUMNS if name not in table.column_names]:
+        raise ValueError(f"{path} has no column {', '.join(lacking)}; evaluate the model again with eval.py")
+    frame = table.select(COLUMNS).to_pandas()
+    drawn = "missing rates " + frame["rates"] + ", mask seed " + frame["seed"].astype("Int64").astype(str)
     frame["row"] = frame["mask"].where(frame["rates"].isna(), drawn)
     frame["predicted"] = frame[RIDGE if ridge else "score"]
     tables = {}
     for (row, score), part in frame.groupby(["row", "score_name"], sort=False):
-        if part["sample_id"].duplicated().any():
-            twice = part["sample_id"][part["sample_id"].duplicated()].iloc[0]
-            raise ValueError(f"{path} has the sample {twice!r} twice for {row}, {score}")
+        if (twice := part["sample_id"].duplicated()).any():
+            raise ValueError(f"{path} has the sample {part['sample_id'][twice].iloc[0]!r} twice for {row}, {score}")
         tables[row, score] = part.set_index("sample_id")[["predicted", "target", "mask"]]
     name = path.parent.resolve().name
+    caveats = json.loads((table.schema.metadata or {}).get(b"caveats", b"[]"))
     return RunScores(f"ridge of {name}" if ridge else name, str(folder), caveats, tables)
 
 
@@ -131,9 +122,8 @@ def compare_runs(first: RunScores, second: RunScores) -> Comparison:
     """
     keys = [key for key in first.tables if key in second.tables]
     if not keys:
-        raise ValueError(
-            f"no row in common: {_names(first.tables)} in {first.place}, {_names(second.tables)} in {second.place}"
-        )
+        names = [f"{_names(run.tables)} in {run.place}" for run in (first, second)]
+        raise ValueError(f"no row in common: {', '.join(names)}")
     pairs = {key: _pair(key, first, second) for key in keys}
     sample_ids = list(dict.fromkeys(sample for pair in pairs.values() for sample in pair.index))
     resamples = pd.DataFrame(draw_resamples(len(sample_ids)), index=sample_ids)
@@ -142,17 +132,14 @@ def compare_runs(first: RunScores, second: RunScores) -> Comparison:
         measured = {row: _measure(pairs[row, score], resamples) for row, other in keys if other == score}
         for row, both in measured.items():
             rows.append(_difference(row, score, both[0].model["samples"], *both, _test(pairs[row, score])))
-        incomplete = [measured[row] for row in _incomplete(measured)]
+        incomplete = [measured[row] for row in _incomplete(list(measured))]
         if len(incomplete) > 1:
-            name, samples = (
-                f"average of the {len(incomplete)} incomplete",
-                max(first.model["samples"] for first, _ in incomplete),
-            )
+            samples = max(row.model["samples"] for row, _ in incomplete)
             averages = [average_rows(run) for run in zip(*incomplete, strict=True)]
-            rows.append(_difference(name, score, samples, *averages, {}))
+            rows.append(_difference(f"average of the {len(incomplete)} incomplete", score, samples, *averages, {}))
     runs = {"A": first, "B": second}
-    alone = {name: [key for key in run.tables if key not in pairs] for name, run in runs.items()}
-    not_compared = [f"{_names([key])} (only in {name})" for name, others in alone.items() for key in others]
+    alone = [(name, key) for name, run in runs.items() for key in run.tables if key not in pairs]
+    not_compared = [f"{_names([key])} (only in {name})" for name, key in alone]
     caveats = [f"{name}: {caveat}" for name, run in runs.items() for caveat in run.caveats]
     return Comparison(first.name, second.name, caveats, rows, not_compared)
 
@@ -181,32 +168,28 @@ def _pair(key: Key, first: RunScores, second: RunScores) -> pd.DataFrame:
     return pd.DataFrame({"first": one["predicted"], "second": other["predicted"], "target": one["target"]})
 
 
-def _measure(pair: pd.DataFrame, resamples: pd.DataFrame) -> tuple[ScoredRow, ScoredRow]:
+def _measure(pair: pd.DataFrame, resamples: pd.DataFrame) -> list[ScoredRow]:
     targets, counts = pair["target"].to_numpy(float), resamples.loc[pair.index].to_numpy()
-    first, second = (measure_row({"model": pair[run].to_numpy(float)}, targets, counts) for run in ("first", "second"))
-    return first, second
+    return [measure_row({"model": pair[run].to_numpy(float)}, targets, counts) for run in ("first", "second")]
 
 
 def _test(pair: pd.DataFrame) -> dict[str, CorrelationTest]:
-    first, second, targets = (pair[name].to_numpy(float) for name in ("first", "second", "target"))
-    return {name: compare_correlations(first, second, targets, name == "spearman") for name in ("spearman", "pearson")}
+    arrays = [pair[name].to_numpy(float) for name in ("first", "second", "target")]
+    return {name: compare_correlations(*arrays, ranks=name == "spearman") for name in CORRELATIONS}
 
 
-def _difference(
-    row: str, score: str, samples: int, first: ScoredRow, second: ScoredRow, tests: dict[str, CorrelationTest]
-) -> Difference:
+def _difference(row: str, score: str, samples: int, first: ScoredRow, second: ScoredRow, tests: dict) -> Difference:
     differences, intervals = {}, {}
     for name in METRIC_NAMES:
         values = (first.model[name], second.model[name])
-        differences[name] = None if None in values else values[0] - values[1]
         paired = first.resampled["model"][name] - second.resampled["model"][name]
+        differences[name] = None if None in values else values[0] - values[1]
         intervals[name] = None if None in values else percentile_interval(paired)[0]
     return Difference(row, score, samples, first.model, second.model, differences, intervals, tests)
 
 
-def _incomplete(rows: Iterable[str]) -> list[str]:
+def _incomplete(rows: list[str]) -> list[str]:
     """All masks but the largest; none where masks were drawn."""
-    rows = list(rows)
     if any(row.startswith("missing rates") for row in rows):
         return []
     complete = max(rows, key=lambda row: row.count("+"))
@@ -221,7 +204,7 @@ def compare_correlations(first: np.ndarray, second: np.ndarray, targets: np.ndar
     """Test whether two predictors correlate differently with the same targets.
 
     Args:
-        first: (samples,) predictions.
+        first: (samples,) predictions of one.
         second: (samples,) predictions of the other.
         targets: (samples,), NaN = not given.
         ranks: whether to test the rank correlations, for which the test is an approximation.

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ...modeling_limssr.losses_limssr import LOSS_TERMS
-from .results import EvaluationResult, EvaluationRow, ScoredRow
+from .results import EvaluationResult, MaskResult, ScoredRow
 
 MODEL, WEAK, RIDGE, MEAN, BEST = "#2f6f9f", "#b9c4cc", "#d9822b", "#7a858d", "#2e2e2e"  # colours
 CURVES = (  # part of a `ScoredRow`, label, colour, line style
@@ -170,5 +170,5 @@ def _finish(axes: Axes, title: str, xlabel: str, grid: str = "both") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _name(row: EvaluationRow) -> str:
+def _name(row: MaskResult) -> str:
     return row.name.replace("+", " + ")

@@ -1,7 +1,7 @@
 """Results of an evaluation: the metrics of every row, and the files that hold them."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from ..data.masks import Mask, subset_name
 from ..prediction.predictor import PATHS, Predictions
 from .metrics.aqa_metrics import CORRELATIONS, METRIC_NAMES, average_metrics, repetition_metrics, score_metrics
 from .metrics.bootstrap import CONFIDENCE, RESAMPLES, add_intervals, average_resampled, resampled_metrics
-from .protocols import rates_name
 
 METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
 PARTS = ("model", "ridge", "mean_baseline", "best")
@@ -23,17 +22,12 @@ SCORE_COLUMNS = ("score", "reasoning_score", "cross_modal_score")  # of predicti
 
 
 def beats_mean(metric: str, value: float | None, mean_baseline: float | None) -> bool:
-    """Tell whether a model beats the training-mean baseline: a positive correlation, or a smaller error.
+    """Tell whether a metric beats the training-mean baseline: a positive correlation, or a smaller error.
 
-    Args:
-        metric: one of `METRIC_NAMES`.
-        value: metric of the model; None = undefined, which beats nothing.
-        mean_baseline: metric of the baseline, which a correlation does not need.
+    An undefined value (None) beats nothing; a correlation needs no `mean_baseline`.
     """
-    if value is None:
-        return False
-    if metric in CORRELATIONS:
-        return value > 0
+    if value is None or metric in CORRELATIONS:
+        return value is not None and value > 0
     return mean_baseline is not None and value < mean_baseline
 
 
@@ -45,7 +39,7 @@ class ScoredRow:
         model: the network.
         ridge: ridge regression on the training rows; None without training rows, or for `ridge_reason`.
         mean_baseline: the training mean for every sample; its correlations are always undefined.
-        best: the best possible predictor, where the data is synthetic and it is known; without intervals.
+        best: the best possible predictor, known for synthetic data; without intervals.
         resampled: part -> metric -> values in the bootstrap resamples, which all rows share.
     """
 
@@ -63,22 +57,16 @@ class ScoredRow:
     @property
     def not_better_than_mean(self) -> list[str]:
         """Metrics in which the model does not beat the training-mean baseline."""
-        if self.mean_baseline is None:
-            return []
-        return [name for name in METRIC_NAMES if not beats_mean(name, self.model[name], self.mean_baseline[name])]
+        mean = self.mean_baseline
+        return [name for name in METRIC_NAMES if mean and not beats_mean(name, self.model[name], mean[name])]
 
     def to_dict(self) -> dict:
         """Plain Python values, without the resamples."""
-        notes = {"ridge_reason": self.ridge_reason, "not_better_than_mean": self.not_better_than_mean}
-        return {**self.parts, **notes}
+        return self.parts | {"ridge_reason": self.ridge_reason, "not_better_than_mean": self.not_better_than_mean}
 
 
 def measure_row(
-    scored: Mapping[str, np.ndarray],
-    targets: np.ndarray,
-    resamples: np.ndarray,
-    best: dict | None = None,
-    ridge_reason: str | None = None,
+    scored: Mapping[str, np.ndarray], targets: np.ndarray, resamples: np.ndarray, **about: Any
 ) -> ScoredRow:
     """Compute the metrics of one score with their intervals.
 
@@ -86,104 +74,82 @@ def measure_row(
         scored: part -> predictions (samples,) in judges' units.
         targets: (samples,) in judges' units, NaN = not given.
         resamples: (samples, resamples) of `draw_resamples`.
-        best: known metrics of the best possible predictor.
-        ridge_reason: why there is no ridge baseline.
+        **about: `best` and `ridge_reason` of the row.
     """
     resampled = {part: resampled_metrics(values, targets, resamples) for part, values in scored.items()}
     parts = {part: add_intervals(score_metrics(values, targets), resampled[part]) for part, values in scored.items()}
-    return ScoredRow(**parts, best=best, ridge_reason=ridge_reason, resampled=resampled)
+    return ScoredRow(**parts, **about, resampled=resampled)
 
 
-def average_rows(rows: Sequence[ScoredRow]) -> ScoredRow:
-    """Average masks or tasks as published, correlations in Fisher's z; a part that any row lacks is None."""
-    return _combine(rows, average_metrics, CORRELATIONS)
+def average_rows(rows: Sequence[ScoredRow], repeated: bool = False) -> ScoredRow:
+    """Average rows part by part; a part that any row lacks is None.
 
-
-def average_repetitions(rows: Sequence[ScoredRow]) -> ScoredRow:
-    """Average repetitions of one row, with the standard deviation under `sd`; a part that any row lacks is None."""
-    return _combine(rows, repetition_metrics, ())
-
-
-def _combine(rows: Sequence[ScoredRow], average, in_fisher_z: Collection[str]) -> ScoredRow:
+    Args:
+        rows: masks or tasks, averaged as published with correlations in Fisher's z; or repetitions of one row.
+        repeated: whether they are repetitions: the plain mean, with the standard deviation under `sd`.
+    """
     parts, resampled = {}, {}
     for part in PARTS:
         metrics = [getattr(row, part) for row in rows]
         if not metrics or None in metrics:
             continue
-        parts[part] = average(metrics)
+        parts[part] = repetition_metrics(metrics) if repeated else average_metrics(metrics)
         if all(part in row.resampled for row in rows):
-            resampled[part] = average_resampled([row.resampled[part] for row in rows], in_fisher_z)
+            resampled[part] = average_resampled(
+                [row.resampled[part] for row in rows], () if repeated else CORRELATIONS
+            )
             parts[part] = add_intervals(parts[part], resampled[part])
     return ScoredRow(**parts, resampled=resampled)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationRow:
-    """One row of an evaluation.
+class MaskResult:
+    """One row of an evaluation: the split under one mask set, or the average over the seeds of drawn masks.
 
     Attributes:
         name: such as `video+audio`, `available` or `video 0.3, audio 0.5, flow 0.7`.
-        rates: missing rate of each modality, where masks are drawn; else None.
+        mask: mask that all samples share; None where each has its own.
+        rates, seed: missing rate of each modality and mask seed, where masks are drawn.
+        seeds: seeds of an average; its intervals are those of the average with other samples.
         samples: number of scored samples, those with at least one modality used.
         complete: number of them that have all allowed modalities.
         hidden: share of the available modalities of these samples that is hidden, in [0, 1).
         scores: score name -> metrics.
-    """
-
-    name: str
-    rates: dict[str, float] | None
-    samples: int
-    complete: int
-    hidden: float
-    scores: dict[str, ScoredRow]
-
-    def to_dict(self) -> dict:
-        about = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.repr}
-        return {**about, "scores": {name: row.to_dict() for name, row in self.scores.items()}}
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskResult(EvaluationRow):
-    """One pass over the split; results that were read from a file have no arrays.
-
-    Attributes:
-        mask: mask that all samples share; None where each has its own.
-        seed: mask seed, where masks are drawn; else None.
-        allowed: (samples, modalities) bool, the masks of the scored samples.
+        allowed: (samples, modalities) bool. Like all arrays it is only in memory, and not for averages.
         predictions: predictions of the network in the order of `targets`; None without a sample.
         ridge, targets: (samples, scores) float64, NaN = not available, not given.
     """
 
-    mask: Mask | None
-    seed: int | None
+    name: str
+    mask: Mask | None = None
+    rates: dict[str, float] | None = None
+    seed: int | None = None
+    seeds: list[int] | None = None
+    samples: int
+    complete: int
+    hidden: float
+    scores: dict[str, ScoredRow]
     allowed: np.ndarray | None = field(default=None, repr=False)
     predictions: Predictions | None = field(default=None, repr=False)
     ridge: np.ndarray | None = field(default=None, repr=False)
     targets: np.ndarray | None = field(default=None, repr=False)
 
-
-@dataclass(frozen=True, kw_only=True)
-class SeedSummary(EvaluationRow):
-    """Passes with the same rates, averaged over their seeds; intervals hold for the average with other samples.
-
-    Attributes:
-        seeds: mask seeds.
-    """
-
-    seeds: list[int]
+    def to_dict(self) -> dict:
+        about = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.repr}
+        return about | {"scores": {name: row.to_dict() for name, row in self.scores.items()}}
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Every pass of a protocol over one split; for `subsets` one for each mask, the complete one first.
+    """Every mask set of a protocol over one split; for `subsets` one for each mask, the complete one first.
 
     Attributes:
         samples: number of rows of the split.
-        summaries: one for each setting of the rates, where masks are drawn.
         averages: score name -> `subsets`: average over the incomplete masks, as published; `rates`: average over the
             settings, then the mean over the seeds. All parts are None for the other protocols.
+        summaries: average over the seeds for each setting of the rates, where masks are drawn.
         title: description of data and models, with the caveats.
-        caveats: reasons why the result is no fair measure; see `tables.result_caveats`.
+        caveats: reasons why the result is no fair measure, see `tables.result_caveats`.
     """
 
     protocol: str
@@ -191,33 +157,19 @@ class EvaluationResult:
     score_names: list[str]
     samples: int
     masks: list[MaskResult]
-    summaries: list[SeedSummary]
     averages: dict[str, ScoredRow]
+    summaries: Sequence[MaskResult] = ()
     title: str = ""
     caveats: Sequence[str] = ()
 
-    @classmethod
-    def collect(
-        cls, protocol: str, modalities: list[str], score_names: list[str], samples: int, masks: list[MaskResult]
-    ) -> "EvaluationResult":
-        """Add the summaries and averages of the protocol."""
-        names = dict.fromkeys(mask.name for mask in masks if mask.seed is not None)
-        summaries = [_summarize([mask for mask in masks if mask.name == name]) for name in names]
-        averages = {name: _average(protocol, masks, name) for name in score_names}
-        return cls(protocol, modalities, score_names, samples, masks, summaries, averages)
-
     @property
-    def rows(self) -> Sequence[EvaluationRow]:
+    def rows(self) -> Sequence[MaskResult]:
         """The rows of a report."""
         return self.summaries or self.masks
 
     def to_dict(self) -> dict:
         """Plain Python values, None for undefined, ready for strict JSON."""
-        names = ("protocol", "modalities", "score_names", "samples")
-        return {
-            "title": self.title,
-            "caveats": list(self.caveats),
-            **{name: getattr(self, name) for name in names},
+        return vars(self) | {
             "bootstrap": {"resamples": RESAMPLES, "seed": BOOTSTRAP_SEED, "confidence": CONFIDENCE},
             "masks": [mask.to_dict() for mask in self.masks],
             "summaries": [summary.to_dict() for summary in self.summaries],
@@ -225,37 +177,38 @@ class EvaluationResult:
         }
 
 
-def _summarize(passes: list[MaskResult]) -> SeedSummary:
-    first = passes[0]  # which samples are scored does not depend on the seed
-    return SeedSummary(
-        name=first.name,
-        rates=first.rates,
-        seeds=[one.seed for one in passes],
-        samples=first.samples,
-        complete=first.complete,
-        hidden=float(np.mean([one.hidden for one in passes])),
-        scores={name: average_repetitions([one.scores[name] for one in passes]) for name in first.scores},
-    )
+def summarize_seeds(masks: Sequence[MaskResult]) -> list[MaskResult]:
+    """Average drawn masks over their seeds."""
+    summaries = []
+    for name in dict.fromkeys(mask.name for mask in masks if mask.seed is not None):
+        draws = [mask for mask in masks if mask.name == name]
+        first = draws[0]  # which samples are scored does not depend on the seed
+        summary = MaskResult(
+            name=name,
+            rates=first.rates,
+            seeds=[draw.seed for draw in draws],
+            samples=first.samples,
+            complete=first.complete,
+            hidden=float(np.mean([draw.hidden for draw in draws])),
+            scores={score: average_rows([draw.scores[score] for draw in draws], True) for score in first.scores},
+        )
+        summaries.append(summary)
+    return summaries
 
 
-def _average(protocol: str, masks: list[MaskResult], score_name: str) -> ScoredRow:
+def average_masks(protocol: str, masks: Sequence[MaskResult], score_name: str) -> ScoredRow:
+    """Average the masks of a protocol, see `EvaluationResult.averages`."""
     if protocol == "subsets":
         return average_rows([mask.scores[score_name] for mask in masks[1:]])
     if protocol != "rates":
         return ScoredRow()
     seeds = dict.fromkeys(mask.seed for mask in masks)
     by_seed = [average_rows([mask.scores[score_name] for mask in masks if mask.seed == seed]) for seed in seeds]
-    return average_repetitions(by_seed)
-
-
-def write_metrics(result: EvaluationResult, path: str | Path, **about: Any) -> None:
-    """Write `metrics.json` as strict JSON, with `about` beside the result."""
-    text = json.dumps({**about, **result.to_dict()}, indent=2, allow_nan=False, ensure_ascii=False)
-    Path(path).write_text(text + "\n", encoding="utf-8")
+    return average_rows(by_seed, repeated=True)
 
 
 def read_results(folder: str | Path) -> EvaluationResult:
-    """Read the `metrics.json` of a run; predictions and resamples are not in it.
+    """Read the `metrics.json` of a run, without the arrays.
 
     Raises:
         OSError: there is no such file.
@@ -264,22 +217,23 @@ def read_results(folder: str | Path) -> EvaluationResult:
     path = Path(folder) / METRICS
     content = json.loads(path.read_text(encoding="utf-8"))
     try:
-        content |= {
-            "masks": [_read_row(MaskResult, entry) for entry in content["masks"]],
-            "summaries": [_read_row(SeedSummary, entry) for entry in content["summaries"]],
-            "averages": {name: ScoredRow(**parts) for name, parts in content["averages"].items()},
-        }
-        return _read(EvaluationResult, content)
-    except KeyError as error:
-        raise ValueError(f"{path} has no {error}; evaluate the model again with eval.py") from error
+        content |= {name: list(map(_read_mask, content.get(name, []))) for name in ("masks", "summaries")}
+        content["averages"] = {name: ScoredRow(**parts) for name, parts in content["averages"].items()}
+        return EvaluationResult(**_select(EvaluationResult, content))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is of another version ({error}); evaluate the model again with eval.py") from error
 
 
-def _read_row(kind: type[EvaluationRow], entry: dict) -> EvaluationRow:
-    return _read(kind, {**entry, "scores": {name: _read(ScoredRow, row) for name, row in entry["scores"].items()}})
+def _read_mask(entry: dict) -> MaskResult:
+    scores = {
+        name: ScoredRow(**{part: row[part] for part in PARTS}, ridge_reason=row.get("ridge_reason"))
+        for name, row in entry["scores"].items()
+    }
+    return MaskResult(**_select(MaskResult, entry | {"scores": scores}))
 
 
-def _read(kind: type, content: Mapping[str, Any]) -> Any:
-    return kind(**{entry.name: content[entry.name] for entry in fields(kind) if entry.repr})
+def _select(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
+    return {entry.name: content[entry.name] for entry in fields(kind) if entry.name in content}
 
 
 def write_predictions(result: EvaluationResult, path: str | Path) -> None:
@@ -296,10 +250,10 @@ def write_predictions(result: EvaluationResult, path: str | Path) -> None:
     with pq.ParquetWriter(path, schema) as writer:
         for mask in result.masks:
             if mask.predictions is not None:
-                writer.write_table(_prediction_table(mask, result, schema))
+                writer.write_table(pa.table(_prediction_columns(mask, result), schema=schema))
 
 
-def _prediction_table(mask: MaskResult, result: EvaluationResult, schema: pa.Schema) -> pa.Table:
+def _prediction_columns(mask: MaskResult, result: EvaluationResult) -> dict[str, Any]:
     predictions, count = mask.predictions, len(result.score_names)
 
     def each_score(values: Iterable[str]) -> list[str]:
@@ -308,7 +262,7 @@ def _prediction_table(mask: MaskResult, result: EvaluationResult, schema: pa.Sch
     numbers = {column: getattr(predictions, path) for column, path in zip(SCORE_COLUMNS, PATHS, strict=True)}
     numbers |= {"ridge": mask.ridge, "target": mask.targets}
     rates = None if mask.rates is None else rates_name(mask.rates)
-    columns = {
+    return {
         "sample_id": each_score(predictions.sample_ids),
         "mask": each_score(subset_name(tuple(allowed), result.modalities) for allowed in mask.allowed),
         "used": each_score("+".join(predictions.used_names(row)) for row in range(mask.samples)),
@@ -317,18 +271,8 @@ def _prediction_table(mask: MaskResult, result: EvaluationResult, schema: pa.Sch
         "score_name": result.score_names * mask.samples,
         **{name: pa.array(values.reshape(-1), from_pandas=True) for name, values in numbers.items()},
     }
-    return pa.table(columns, schema=schema)
 
 
-def read_predictions(path: str | Path, columns: Sequence[str]) -> tuple[pa.Table, list[str]]:
-    """Read columns of a `predictions.parquet`, and its caveats.
-
-    Raises:
-        OSError: there is no such file.
-        ValueError: a column is missing.
-    """
-    table = pq.read_table(path)
-    if lacking := [name for name in columns if name not in table.column_names]:
-        raise ValueError(f"{path} has no column {', '.join(lacking)}; evaluate the model again with eval.py")
-    caveats = json.loads((table.schema.metadata or {}).get(b"caveats", b"[]"))
-    return table.select(columns), caveats
+def rates_name(rates: Mapping[str, float]) -> str:
+    """`video 0.3, audio 0.5`."""
+    return ", ".join(f"{name} {rate:g}" for name, rate in rates.items())

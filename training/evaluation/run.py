@@ -15,12 +15,12 @@ from ..data import AqaData
 from ..data.masked_dataset import MaskedDataset
 from ..data.masks import available_masks, draw_static_masks
 from ..prediction.predictor import load_members
-from ..utils.files import RECORD_FILE, without_paths
+from ..utils.files import RECORD_FILE, write_json
 from ..utils.launching import exit_on_error
 from ..utils.loading import loading_options
 from .evaluator import Evaluator
 from .figures import save_figure
-from .results import METRICS, PREDICTIONS, EvaluationResult, write_metrics, write_predictions
+from .results import METRICS, PREDICTIONS, EvaluationResult, write_predictions
 from .tables import evaluation_table, result_caveats, title_with_caveats
 
 FIGURE = "evaluation.png"
@@ -39,7 +39,8 @@ def evaluate_checkpoint(arguments: argparse.Namespace, data: AqaData, accelerato
     Raises:
         SystemExit: model and data do not fit; the message says why.
     """
-    with exit_on_error(f"cannot load {' and '.join(arguments.models)}"):
+    models = " and ".join(arguments.models)
+    with exit_on_error(f"cannot load {models}"):
         options = loading_options(arguments.dtype, arguments.attention, arguments.quantization)
         members = load_members(arguments.models, arguments.language_model, accelerator.device, **options)
     (model, processor), *others = members
@@ -48,7 +49,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace, data: AqaData, accelerato
         raise SystemExit(f"the model knows {list(model.config.modalities)}, the dataset has {list(data.modalities)}")
     if arguments.split not in data.splits:
         raise SystemExit(f"the dataset has no split {arguments.split!r}, only {', '.join(data.splits)}")
-    with exit_on_error(f"cannot evaluate {' and '.join(arguments.models)} on {arguments.data}"):
+    with exit_on_error(f"cannot evaluate {models} on {arguments.data}"):
         evaluator = Evaluator(
             model,
             processor,
@@ -65,15 +66,14 @@ def evaluate_checkpoint(arguments: argparse.Namespace, data: AqaData, accelerato
 
 def _training_rows(arguments: argparse.Namespace, data: AqaData, modalities: list[str]) -> Dataset:
     """The training split without the features that static masks hid, which ridge must not read either."""
-    rows = data.splits["train"]
-    if arguments.train_missing_rates is None:
+    rows, rates = data.splits["train"], arguments.train_missing_rates
+    if rates is None:
         return rows
     available = available_masks(rows, modalities)
-    usable = [index for index, mask in enumerate(available) if any(mask)]
-    rows, available = rows.select(usable), [available[index] for index in usable]
+    rows = rows.select([index for index, mask in enumerate(available) if any(mask)])
     ids = rows.select_columns(["sample_id"])["sample_id"][:]
-    rates, seed = arguments.train_missing_rates, arguments.train_missing_seed
-    return MaskedDataset(rows, modalities, draw_static_masks(ids, modalities, rates, seed, available))
+    masks = draw_static_masks(ids, modalities, rates, arguments.train_missing_seed, list(filter(any, available)))
+    return MaskedDataset(rows, modalities, masks)
 
 
 def _best_attainable(data: AqaData, modalities: list[str]) -> dict:
@@ -87,23 +87,15 @@ def _best_attainable(data: AqaData, modalities: list[str]) -> dict:
 
 
 def selection_split(model: str) -> str | None:
-    """Find the split that selected a checkpoint in its run record: `validation`, `test` or `nothing`.
+    """Find the split that selected a checkpoint: `validation`, `test` or `nothing`; None without a run record.
 
     Args:
         model: folder of a run, checkpoint folder inside it, or Hub name.
-
-    Returns:
-        None where there is no record.
     """
     is_checkpoint = Path(model).is_dir() and Path(model).resolve().name.startswith(PREFIX_CHECKPOINT_DIR)
+    quietly = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     for folder in [model, Path(model).resolve().parent] if is_checkpoint else [model]:
-        record = cached_file(
-            folder,
-            RECORD_FILE,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        if record is not None:
+        if (record := cached_file(folder, RECORD_FILE, **quietly)) is not None:
             return json.loads(Path(record).read_text(encoding="utf-8")).get("selection", {}).get("on")
     return None
 
@@ -118,7 +110,7 @@ def report_evaluation(result: EvaluationResult, arguments: argparse.Namespace, d
     about = {name: getattr(arguments, name) for name in RECORDED}
     about["selected_on"] = selections[0] if count == 1 else selections
     title = f"{data.description}, {arguments.split} split" + (f", mean of {count} models" if count > 1 else "")
-    write_evaluation(result, arguments.output_dir, title, caveats, **without_paths(about))
+    write_evaluation(result, arguments.output_dir, title, caveats, **about)
     if None in selections:
         model = arguments.models[selections.index(None)]
         print(f"\nNo {RECORD_FILE} beside {model} says which split its checkpoint was selected on.")
@@ -128,18 +120,18 @@ def report_evaluation(result: EvaluationResult, arguments: argparse.Namespace, d
 def write_evaluation(
     result: EvaluationResult, folder: str | Path, title: str, caveats: Sequence[str], **about: Any
 ) -> None:
-    """Write `metrics.json`, `predictions.parquet` and `evaluation.png`.
+    """Write `metrics.json`, `predictions.parquet` and `evaluation.png`, all of them with the caveats.
 
     Args:
         result: the evaluation.
         folder: folder of the files; it is made.
         title: description of data and models.
-        caveats: reasons why the result is no fair measure; they are named in all files.
+        caveats: reasons why the result is no fair measure.
         **about: further entries of `metrics.json`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     result = replace(result, title=title_with_caveats(title, caveats), caveats=list(caveats))
-    write_metrics(result, folder / METRICS, **about)
+    write_json(folder / METRICS, about | result.to_dict())
     write_predictions(result, folder / PREDICTIONS)
     save_figure(result, folder / FIGURE)

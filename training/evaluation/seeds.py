@@ -1,13 +1,13 @@
 """Summarises several training runs: mean and s.d. over seeds, and the published average over tasks."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..utils.files import RECORD_FILE
-from .results import ScoredRow, average_repetitions, average_rows, read_results
+from .results import ScoredRow, average_rows, read_results
 
 TRAINING_SETTINGS = (  # training arguments that shape the model
     "per_device_train_batch_size",
@@ -26,6 +26,7 @@ TRAINING_SETTINGS = (  # training arguments that shape the model
     "max_grad_norm",
     "metric_for_best_model",
 )
+Rows = dict[str, ScoredRow]
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,10 @@ class TaskRun:
     seeds: dict[str, Any]
     settings: dict[str, Any]
     caveats: Sequence[str]
-    masks: dict[str, ScoredRow]
+    masks: Rows
 
     @property
-    def rows(self) -> dict[str, ScoredRow]:
+    def rows(self) -> Rows:
         """The masks, and the published average over the incomplete ones."""
         incomplete = list(self.masks.values())[1:]
         average = {f"average of the {len(incomplete)} incomplete": average_rows(incomplete)} if incomplete else {}
@@ -58,7 +59,8 @@ class TaskRun:
 
 @dataclass(frozen=True)
 class Summary:
-    """
+    """Mean over repetitions, or over tasks.
+
     Attributes:
         title: the task, or `average of n tasks`.
         repetitions: seeds of each repetition; one entry without seeds for an average without repetitions.
@@ -69,7 +71,7 @@ class Summary:
 
     title: str
     repetitions: list[dict[str, Any]]
-    rows: dict[str, ScoredRow]
+    rows: Rows
     caveats: list[str]
     note: str = ""
 
@@ -90,23 +92,21 @@ def read_task_runs(folder: str | Path) -> list[TaskRun]:
         raise ValueError(f"{error.filename} is not there: give folders of finished train.py runs") from None
     if result.protocol != "subsets":
         raise ValueError(f"{folder} was evaluated under {result.protocol!r}; summaries are of the subsets")
-    arguments = record["arguments"]
-    options = {name: value for name, value in record["dataset"]["options"].items() if name != "folder"}
-    settings = {
-        **{name: value for name, value in arguments["data"].items() if name != "mask_seed"},
-        "data_options": options,
-        **arguments["model"],
-        **{name: arguments["training"].get(name) for name in TRAINING_SETTINGS},
-    }
-    named = [f"{name}={value}" for name, value in options.items() if name != "scores"]
-    task = " ".join([record["dataset"]["name"], *named])
-    run = Path(folder).resolve().name
+    arguments, dataset = record["arguments"], record["dataset"]
+    options = {name: value for name, value in dataset["options"].items() if name != "folder"}
+    settings = arguments["data"] | {"data_options": options} | arguments["model"]
+    settings |= {name: arguments["training"].get(name) for name in TRAINING_SETTINGS}
+    del settings["mask_seed"]
+    task = " ".join([dataset["name"], *(f"{name}={value}" for name, value in options.items() if name != "scores")])
     seeds = {name: seed for name, seed in record["seeds"].items() if seed is not None}
-    masks = {score: {mask.name: mask.scores[score] for mask in result.masks} for score in result.score_names}
-    return [TaskRun(run, f"{task}, {score}", seeds, settings, result.caveats, masks[score]) for score in masks]
+    runs = []
+    for score in result.score_names:
+        masks = {mask.name: mask.scores[score] for mask in result.masks}
+        runs.append(TaskRun(Path(folder).resolve().name, f"{task}, {score}", seeds, settings, result.caveats, masks))
+    return runs
 
 
-def summarize_runs(runs: Sequence[TaskRun]) -> list[Summary]:
+def summarize_runs(runs: Iterable[TaskRun]) -> list[Summary]:
     """Summarise each task, and where there are several, their average.
 
     The average over tasks is the published one: Fisher's z for correlations, arithmetic for errors. Where all tasks
@@ -117,51 +117,44 @@ def summarize_runs(runs: Sequence[TaskRun]) -> list[Summary]:
     """
     tasks: dict[str, list[TaskRun]] = {}
     for run in runs:
-        tasks.setdefault(run.task, []).append(run)
-    for repetitions in tasks.values():
-        _check_repetitions(repetitions)
+        for other in tasks.setdefault(run.task, []):
+            _check_repetition(other, run)
+        tasks[run.task].append(run)
     summaries = [_summarize(task, repetitions) for task, repetitions in tasks.items()]
     return [*summaries, _over_tasks(list(tasks.values()))] if len(tasks) > 1 else summaries
 
 
-def _check_repetitions(runs: Sequence[TaskRun]) -> None:
-    first = runs[0]
-    for number, run in enumerate(runs):
-        for other in runs[:number]:
-            if other.seeds == run.seeds:
-                raise ValueError(
-                    f"{other.run} and {run.run} are runs of the same task ({run.task}) with the same seeds {run.seeds}"
-                )
-        for name, value in first.settings.items():
-            if run.settings.get(name) != value:
-                raise ValueError(
-                    f"{first.run} and {run.run} are runs of the same task ({run.task}), but `{name}` is {value!r} and "
-                    f"{run.settings.get(name)!r}; only seeds may differ"
-                )
-        if list(run.masks) != list(first.masks):
-            raise ValueError(f"{first.run} and {run.run} were evaluated on different masks")
+def _check_repetition(first: TaskRun, run: TaskRun) -> None:
+    both = f"{first.run} and {run.run} are runs of the same task ({run.task})"
+    if first.seeds == run.seeds:
+        raise ValueError(f"{both} with the same seeds {run.seeds}")
+    for name, value in first.settings.items():
+        if (other := run.settings.get(name)) != value:
+            raise ValueError(f"{both}, but `{name}` is {value!r} and {other!r}; only seeds may differ")
+    if list(run.masks) != list(first.masks):
+        raise ValueError(f"{both}, but were evaluated on different masks")
 
 
 def _summarize(title: str, runs: Sequence[TaskRun]) -> Summary:
-    rows = {name: average_repetitions([run.rows[name] for run in runs]) for name in runs[0].rows}
+    rows = _average([run.rows for run in runs], repeated=True)
     return Summary(title, [run.seeds for run in runs], rows, _caveats(runs))
 
 
 def _over_tasks(tasks: Sequence[Sequence[TaskRun]]) -> Summary:
     title, caveats = f"average of {len(tasks)} tasks", _caveats([run for runs in tasks for run in runs])
-    shared = [name for name in tasks[0][0].rows if all(name in run.rows for runs in tasks for run in runs)]
     by_seeds = [{json.dumps(run.seeds, sort_keys=True): run for run in runs} for runs in tasks]
     if any(seeds.keys() != by_seeds[0].keys() for seeds in by_seeds):
-        means = [_summarize("", runs).rows for runs in tasks]
-        rows = {name: average_rows([mean[name] for mean in means]) for name in shared}
+        rows = _average([_summarize("", runs).rows for runs in tasks])
         note = "The tasks do not have the same seeds: average of their means, no s.d."
         return Summary(title, [{}], rows, caveats, note)
-    by_repetition = [[seeds[key].rows for seeds in by_seeds] for key in by_seeds[0]]
-    averages = [
-        {name: average_rows([rows[name] for rows in of_tasks]) for name in shared} for of_tasks in by_repetition
-    ]
-    rows = {name: average_repetitions([average[name] for average in averages]) for name in shared}
-    return Summary(title, [run.seeds for run in by_seeds[0].values()], rows, caveats)
+    averages = [_average([seeds[key].rows for seeds in by_seeds]) for key in by_seeds[0]]
+    return Summary(title, [run.seeds for run in by_seeds[0].values()], _average(averages, repeated=True), caveats)
+
+
+def _average(parts: Sequence[Rows], repeated: bool = False) -> Rows:
+    """Average each row that all parts have."""
+    shared = [name for name in parts[0] if all(name in rows for rows in parts)]
+    return {name: average_rows([rows[name] for rows in parts], repeated) for name in shared}
 
 
 def _caveats(runs: Sequence[TaskRun]) -> list[str]:

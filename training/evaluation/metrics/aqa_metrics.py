@@ -35,10 +35,8 @@ def score_metrics(predictions: np.ndarray, targets: np.ndarray) -> dict:
     """
     predictions, targets = (np.asarray(values, dtype=np.float64) for values in (predictions, targets))
     if predictions.ndim != 1 or predictions.shape != targets.shape:
-        raise ValueError(
-            f"predictions and targets must both have shape (samples,), got {predictions.shape} and {targets.shape}; "
-            "for several scores call once for each column"
-        )
+        shapes = f"{predictions.shape} and {targets.shape}; call once for each score"
+        raise ValueError(f"predictions and targets must both have shape (samples,), got {shapes}")
     if np.isinf(targets).any():
         raise ValueError(f"target number {np.flatnonzero(np.isinf(targets))[0]} is infinite; use NaN for not given")
     given = ~np.isnan(targets)
@@ -59,10 +57,7 @@ def average_metrics(rows: Sequence[Mapping]) -> dict:
     Raises:
         ValueError: a correlation lies outside [-1, 1].
     """
-    averages = {
-        name: _fisher_z_mean(values) if name in CORRELATIONS else _arithmetic_mean(values)
-        for name, values in _columns(rows).items()
-    }
+    averages = {name: _mean(values, in_fisher_z=name in CORRELATIONS) for name, values in _columns(rows)}
     return {"rows": len(rows), **_with_reasons(averages)}
 
 
@@ -73,18 +68,17 @@ def repetition_metrics(rows: Sequence[Mapping]) -> dict:
         The arithmetic mean of the metrics that all rows have, `sd` (metric -> standard deviation with n - 1; None for
         a single repetition), `repetitions` and `undefined`. A metric that is undefined in any repetition has neither.
     """
-    means = {name: _arithmetic_mean(values) for name, values in _columns(rows).items()}
-    deviations = {
-        name: float(np.std(values, ddof=1)) if means[name][1] is None and len(values) > 1 else None
-        for name, values in _columns(rows).items()
-    }
+    means, deviations = {}, {}
+    for name, values in _columns(rows):
+        means[name] = _mean(values)
+        has_spread = len(values) > 1 and None not in values
+        deviations[name] = float(np.std(values, ddof=1)) if has_spread else None
     return {"repetitions": len(rows), "sd": deviations, **_with_reasons(means)}
 
 
-def _columns(rows: Sequence[Mapping]) -> dict[str, list[float | None]]:
+def _columns(rows: Sequence[Mapping]) -> list[tuple[str, list[float | None]]]:
     """Values of each metric that all rows have."""
-    shared = [name for name in METRIC_NAMES if all(name in row for row in rows)]
-    return {name: [row[name] for row in rows] for name in shared}
+    return [(name, [row[name] for row in rows]) for name in METRIC_NAMES if all(name in row for row in rows)]
 
 
 def _with_reasons(values: Mapping[str, Value]) -> dict:
@@ -128,27 +122,17 @@ _FORMULAS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 }
 
 
-def _why_no_mean(values: Sequence[float | None]) -> str | None:
+def _mean(values: Sequence[float | None], in_fisher_z: bool = False) -> Value:
+    """Arithmetic mean, or tanh(mean(artanh(r))) of correlations."""
     if not len(values):
-        return "nothing to average"
-    missing = sum(value is None for value in values)
-    return f"{missing} of {len(values)} values are undefined" if missing else None
-
-
-def _arithmetic_mean(values: Sequence[float | None]) -> Value:
-    reason = _why_no_mean(values)
-    return (None, reason) if reason else (float(np.mean(values)), None)
-
-
-def _fisher_z_mean(correlations: Sequence[float | None]) -> Value:
-    """tanh(mean(artanh(r)))."""
-    reason = _why_no_mean(correlations)
-    if reason is not None:
-        return None, reason
-    values = np.asarray(correlations, dtype=np.float64)
-    if not (np.abs(values) <= 1).all():
-        raise ValueError(f"a correlation lies in [-1, 1], got {values[~(np.abs(values) <= 1)][0]}")
-    if (values == 1).any() and (values == -1).any():
+        return None, "nothing to average"
+    if missing := sum(value is None for value in values):
+        return None, f"{missing} of {len(values)} values are undefined"
+    if not in_fisher_z:
+        return float(np.mean(values)), None
+    if outside := [value for value in values if not abs(value) <= 1]:
+        raise ValueError(f"a correlation lies in [-1, 1], got {outside[0]}")
+    if 1 in values and -1 in values:
         return None, "both 1 and -1 are among the correlations"
     with np.errstate(divide="ignore"):
         return float(np.tanh(np.mean(np.arctanh(values)))), None

@@ -1,8 +1,4 @@
-"""Spearman's rank correlation as a module of the `evaluate` library.
-
-`evaluate.load` copies this file and the modules it imports with a dot, but not what those import in turn: all that is
-needed must be imported here.
-"""
+"""Spearman's rank correlation as a module of the `evaluate` library (see `aqa_suite` on imports)."""
 
 import datasets
 import evaluate
