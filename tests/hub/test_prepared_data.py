@@ -29,12 +29,7 @@ assert here == there
 
 @pytest.mark.slow
 def test_prepared_data_is_pushed_and_loaded(client):
-<<<<<<< HEAD
-    options = ["--data_options", "samples_train=30", "samples_test=7", "--max_shard_size", "20KB"]
-    client.script("prepare_data.py", "synthetic", "-", "made", *options)
-=======
     options = {"samples_train": 30, "samples_test": 7}
     prepare_data("synthetic", "-", client.home / "made", options, max_shard_size="10KB")
     assert len(list((client.home / "made").rglob("*train*.arrow"))) > 1
->>>>>>> hub
     client.run("-c", PROGRAM)
