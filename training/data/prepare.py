@@ -17,9 +17,9 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.info import DatasetInfosDict
 from datasets.utils.py_utils import convert_file_size_to_int
 from huggingface_hub import DatasetCard, DatasetCardData
-from transformers.modelcard import make_markdown_table
 
 from ..utils.files import without_paths
+from ..utils.markdown import markdown_table
 from . import AqaData, build, dataset_class, report_missing
 from .file_dataset import FileDataset, RowReader
 from .missing import MissingFeature, MissingSummary
@@ -44,7 +44,9 @@ rows = load_dataset("{title}")  # this folder, or the name of the repository
 data.
 
 {scores}
+
 {modalities}
+
 {missing} `missing.csv` lists each sample, modality and cause. `sha256sum --check checksums.sha256` verifies the files.
 """
 
@@ -241,21 +243,21 @@ def dataset_card(title: str, data: AqaData, info: DatasetInfo) -> str:
         configs=[{"config_name": "default", "data_files": files}],
     )
     DatasetInfosDict({"default": info}).to_dataset_card_data(metadata)
-    scores = zip(data.score_names, data.score_minimums, data.score_ranges, strict=True)
-    missing, causes = data.missing, {name: [] for name in data.modalities}
-    for name, counts in missing.counts().items():
-        causes[name] = [f"{count} {cause}" for cause, count in counts.items()]
+    missing, counts = data.missing, data.missing.counts()
     modalities = [
-        {"modality": name, "size": size, f"missing of {missing.samples} samples": ", ".join(causes[name])}
+        (name, size, ", ".join(f"{count} {cause}" for cause, count in counts.get(name, {}).items()))
         for name, size in data.modalities.items()
     ]
+    ranges = zip(data.score_names, data.score_minimums, data.score_ranges, strict=True)
     left_out = f"; {len(missing.dropped)} samples had none and were left out" if missing.dropped else ""
     text = CARD.format(
         title=title,
         description=data.description,
         leaky="\n**The features reveal the label.**\n" if data.leaky else "",
-        scores=make_markdown_table([{"score": name, "from": low, "to": low + size} for name, low, size in scores]),
-        modalities=make_markdown_table(modalities),
+        scores=markdown_table(
+            [("score", "lowest", "highest"), *((name, low, low + size) for name, low, size in ranges)]
+        ),
+        modalities=markdown_table([("modality", "size", f"missing of {missing.samples} samples"), *modalities]),
         missing=f"{len(missing.features)} features are missing{left_out}.",
     )
     return str(DatasetCard(f"---\n{metadata.to_yaml()}\n---\n{text}"))

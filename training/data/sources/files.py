@@ -52,7 +52,7 @@ class FileSource:
     Args:
         folder: folder of the files; an id may contain slashes, for subfolders.
         feature_size: width of the features.
-        average_views: average arrays [clips, views, dim] over their views.
+        average_views: average arrays [clips, views, dim] over the views.
     """
 
     folder: Path
