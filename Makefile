@@ -1,5 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests that run at the same time.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: demo test test-fast environment
 
@@ -7,10 +10,10 @@ demo: environment  ## Train a small model with missing modalities, show every ma
 	$(BIN)/python training/demo.py $(ARGS)
 
 test: environment  ## Run all tests.
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: environment  ## Run all tests but the slow ones.
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 environment: .venv/ready
 
