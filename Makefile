@@ -1,8 +1,5 @@
 PYTHON ?= python3
 BIN := .venv/bin
-# Tests that run at the same time.
-WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: demo test test-fast environment
 
@@ -10,10 +7,10 @@ demo: environment  ## Train a small model with missing modalities, show every ma
 	$(BIN)/python training/demo.py $(ARGS)
 
 test: environment  ## Run all tests.
-	$(PYTEST)
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-fast: environment  ## Run all tests but the slow ones.
-	$(PYTEST) -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 environment: .venv/ready
 

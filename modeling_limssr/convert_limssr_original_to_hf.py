@@ -191,8 +191,8 @@ def save_language_model(tensors: dict[str, torch.Tensor], config: LimssrConfig, 
     language_model.save_pretrained(folder)
 
 
-def main() -> None:
-    (arguments,) = HfArgumentParser(ConversionArguments).parse_args_into_dataclasses()
+def main(words: list[str] | None = None) -> None:
+    (arguments,) = HfArgumentParser(ConversionArguments).parse_args_into_dataclasses(words)
     convert(arguments)
     print(f"Converted checkpoint: {arguments.output_dir}")
 

@@ -228,7 +228,7 @@ class LimssrModel(LimssrPreTrainedModel):
             modality_hidden_state=_average_spans(hidden, layout.spans),
             modality_mask=layout.modality_mask,
             hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            attentions=outputs.get("attentions"),  # a state-space model has none
         )
 
     def _refuse_unknown_arguments(self, kwargs: dict) -> None:

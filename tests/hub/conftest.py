@@ -1,30 +1,11 @@
-"""A Hub on the loopback address, and processes that are its clients."""
+"""A Hub on the loopback address and its clients, shared by the tests of a module."""
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.helpers.hub_client import Client
+from tests.helpers.hub_client import Caller, Client
 from tests.helpers.loopback_hub import LoopbackHub
-
-REPOSITORY = Path(__file__).parents[2]
-
-
-class Caller:
-    """A client process (`calls.py`) that makes one call after the other."""
-
-    def __init__(self, client: Client):
-        self.process = client.start(REPOSITORY / "tests" / "helpers" / "hub_calls.py")
-
-    def __call__(self, function: str, **arguments) -> str:
-        """What it returned, or `ErrorType: message`."""
-        self.process.stdin.write(json.dumps([function, arguments], default=str) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        assert answer, self.process.stderr.read()
-        return json.loads(answer)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +21,7 @@ def client(hub, tmp_path_factory) -> Client:
 
 @pytest.fixture(scope="module")
 def call(client) -> Iterator[Caller]:
-    """`call("publish", folder=..., repo_id=...)` in another process."""
+    """`call("publish", folder=..., repo_id=...)` calls the function in another process."""
     caller = Caller(client)
     yield caller
     caller.process.communicate(timeout=60)
