@@ -131,6 +131,7 @@ def desk(read, write_layout, shared, tmp_path_factory) -> Path:
     example = folder / "runs" / "demo" / "example"
     shutil.copy(example / "video.npy", folder / "a.npy")
     save_file({"clips": np.load(example / "audio.npy")}, folder / "b.safetensors")
+    (folder / "list.csv").write_text("sample_id,video,audio\nfirst,a.npy,b.safetensors\nsecond,a.npy,\n")
     return folder
 
 
