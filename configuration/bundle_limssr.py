@@ -7,7 +7,7 @@ from pathlib import Path
 RELATIVE_IMPORT = re.compile(r"^from (\.+)([\w.]+) import ", flags=re.MULTILINE)
 
 
-def write_code_bundle(folder: str | Path, module: str) -> None:
+def write_code_bundle(folder: str | Path, module: str) -> list[str]:
     """
     Copy a module, and all it imports of this package, into a checkpoint folder.
 
@@ -17,6 +17,9 @@ def write_code_bundle(folder: str | Path, module: str) -> None:
     Args:
         folder (`str` or `Path`): checkpoint folder.
         module (`str`): full name of the module that defines the class being saved.
+
+    Returns:
+        Names of the files written.
     """
     pending, written = [module], set()
     while pending:
@@ -31,3 +34,4 @@ def write_code_bundle(folder: str | Path, module: str) -> None:
             pending.append(importlib.util.resolve_name(dots + name, package))
         flat = RELATIVE_IMPORT.sub(lambda found: f"from .{found[2].rpartition('.')[2]} import ", source)
         (Path(folder) / file.name).write_text(flat, encoding="utf-8")
+    return sorted(written)

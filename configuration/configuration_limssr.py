@@ -1,4 +1,4 @@
-"""Configuration of LIMSSR: a language model that scores performances from whatever modalities are present."""
+"""Configuration of LIMSSR, a language model that scores performances from whatever modalities are available."""
 
 import difflib
 import math
@@ -12,11 +12,11 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 CROSS_MODAL_ATTENTION_HEADS = 4  # fixed by the paper
-TEXT = "text"  # in place of a feature size: the language model reads the words of this modality itself
+TEXT = "text"  # in place of a feature size: the language model reads the words itself
 
 
 def clip_token(modality: str) -> str:
-    """The token that holds the place of one projected clip."""
+    """Token that holds the place of one projected clip."""
     return f"<|{modality}|>"
 
 
@@ -29,30 +29,29 @@ def end_token(modality: str) -> str:
 
 
 def missing_token(modality: str) -> str:
-    """The trainable placeholder of a clip of a modality that the sample lacks."""
+    """Trainable placeholder for a clip of a missing modality."""
     return f"<|missing_{modality}|>"
 
 
 def fusion_token(slot: int) -> str:
-    """The fusion token of a slot, counted from 1 as in the paper."""
+    """Fusion token of a slot, counted from 1 as in the paper."""
     return f"<|fusion_{slot}|>"
 
 
 def trainable_tokens(modalities, num_fusion_tokens: int) -> list[str]:
-    """The 3M + K added tokens with a trainable embedding: boundaries, placeholders of missing clips, fusion tokens."""
+    """The 3M + K added tokens with trainable embeddings: boundaries, placeholders of missing clips, fusion tokens."""
     boundaries = [token(name) for name in modalities for token in (start_token, end_token)]
     missing = [missing_token(name) for name in modalities]
     return boundaries + missing + [fusion_token(slot + 1) for slot in range(num_fusion_tokens)]
 
 
 def feature_modalities(modalities: dict[str, int | str]) -> dict[str, int]:
-    """The modalities that come as feature clips, with their sizes: all but those of text."""
+    """Modality name -> feature size, without the modalities of text."""
     return {name: size for name, size in modalities.items() if size != TEXT}
 
 
 def added_tokens(modalities: dict[str, int | str], num_fusion_tokens: int) -> list[str]:
-    """All added tokens in the order of their default ids: the 3M + K trainable ones, then a clip token for each
-    modality of features."""
+    """Added tokens in the order of their default ids: the 3M + K trainable ones, then the clip tokens."""
     return trainable_tokens(modalities, num_fusion_tokens) + [
         clip_token(name) for name in feature_modalities(modalities)
     ]
@@ -87,7 +86,7 @@ class LimssrConfig(PreTrainedConfig):
     """
 
     model_type = "limssr"
-    # `Trainer.predict` then gives the judged scores alone.
+    # `Trainer.predict` then returns the scores alone.
     keys_to_ignore_at_inference = [  # noqa: RUF012
         "reasoning_scores",
         "cross_modal_scores",
@@ -181,7 +180,7 @@ class LimssrConfig(PreTrainedConfig):
             self.place_added_tokens(self.language_model_config.vocab_size)
 
     def place_added_tokens(self, first_id: int) -> None:
-        """Gives the added tokens consecutive ids: for a tokenizer that has more tokens than its model has rows."""
+        """Give the added tokens consecutive ids, for a tokenizer with more tokens than the table has rows."""
         names = added_tokens(self.modalities, self.num_fusion_tokens)
         self.added_token_ids = {name: first_id + index for index, name in enumerate(names)}
 
@@ -191,7 +190,7 @@ class LimssrConfig(PreTrainedConfig):
 
     @property
     def language_model_config(self) -> PreTrainedConfig:
-        """The decoder's own configuration, also where `text_config` is a composite (Gemma 3 and others)."""
+        """Configuration of the decoder itself, where `text_config` is a composite (Gemma 3 and others)."""
         return self.text_config.get_text_config(decoder=True)
 
     @property
@@ -204,17 +203,20 @@ class LimssrConfig(PreTrainedConfig):
 
     @property
     def uses_fusion_tokens(self) -> bool:
-        """Whether sequences end in fusion tokens: not when the reasoning path reads the mean of the spans instead."""
+        """Whether sequences end in fusion tokens; with `fusion="mean"` they do not."""
         return self.fusion == "tokens"
 
     @property
     def feature_sizes(self) -> dict[str, int]:
-        """The modalities that come as feature clips, with their sizes."""
+        """Modality name -> feature size, without the modalities of text."""
         return feature_modalities(self.modalities)
 
     def token_ids(self, token, names=None) -> list[int]:
-        """Ids of one kind of token, for example `token_ids(start_token)`, in the order of the modalities; -1, which
-        no position has, for the clip token of a modality of text."""
+        """
+        Ids of one kind of token, for example `token_ids(start_token)`, in the order of the modalities.
+
+        The clip token of a modality of text, which does not exist, has -1.
+        """
         return [self.added_token_ids.get(token(name), -1) for name in (names or self.modalities)]
 
     @property
@@ -223,11 +225,11 @@ class LimssrConfig(PreTrainedConfig):
 
     @property
     def trainable_token_ids(self) -> list[int]:
-        """Ids in the order of the rows of the trainable token table."""
+        """Ids of the trainable tokens, in the order of the rows of their table."""
         return [self.added_token_ids[name] for name in trainable_tokens(self.modalities, self.num_fusion_tokens)]
 
     def validate_modalities(self):
-        """Part of `@strict`: names are identifiers no other token can be confused with, sizes are positive."""
+        """Called by `@strict`: names are identifiers no other token can be confused with, sizes are positive."""
         if not self.modalities:
             raise ValueError("`modalities` is empty; give at least one, for example {'video': 1024}.")
         for name, size in self.modalities.items():
@@ -245,7 +247,7 @@ class LimssrConfig(PreTrainedConfig):
                 raise ValueError(
                     f"`modalities[{name!r}]` is {size!r}; allowed are feature sizes of 1 and more, and {TEXT!r}."
                 )
-        # Clip tokens of all of them, so that a modality keeps a name that it could have as features too.
+        # With the clip tokens of all modalities: a name must be possible for features and for text.
         names = trainable_tokens(self.modalities, max(self.num_fusion_tokens, 1)) + list(
             map(clip_token, self.modalities)
         )
@@ -255,7 +257,7 @@ class LimssrConfig(PreTrainedConfig):
             )
 
     def validate_numbers(self):
-        """Part of `@strict`: sizes at least 1, rates in [0, 1), weights finite and not negative."""
+        """Called by `@strict`: sizes at least 1, rates in [0, 1), weights finite and not negative."""
         for name in ("num_fusion_tokens", "lora_rank"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; allowed are whole numbers of 1 and more.")
@@ -278,7 +280,7 @@ class LimssrConfig(PreTrainedConfig):
             )
 
     def validate_scores(self):
-        """Part of `@strict`: distinct names, one finite minimum and one positive finite range for each."""
+        """Called by `@strict`: distinct names, one finite minimum and one positive finite range for each."""
         if not self.score_names or len(set(self.score_names)) < self.num_scores:
             raise ValueError(f"`score_names` is {self.score_names}; allowed is a list of one or more distinct names.")
         for name in ("score_minimums", "score_ranges"):
@@ -293,14 +295,14 @@ class LimssrConfig(PreTrainedConfig):
             raise ValueError(f"`score_ranges` is {self.score_ranges}; allowed are numbers above 0 (highest - lowest).")
 
     def validate_fusion(self):
-        """Part of `@strict`: the ablation switches fit together."""
+        """Called by `@strict`: the ablation switches fit together."""
         if self.fusion == "mean" and self.aggregation == "cross_modal":
             raise ValueError(
                 "`fusion` is 'mean', which only the reasoning path reads, but `aggregation` is 'cross_modal'."
             )
 
     def validate_added_token_ids(self):
-        """Part of `@strict`: exactly the added tokens, each with an id of its own."""
+        """Called by `@strict`: exactly the added tokens, each with an id of its own."""
         expected = added_tokens(self.modalities, self.num_fusion_tokens)
         if set(self.added_token_ids) != set(expected):
             differing = sorted(set(self.added_token_ids) ^ set(expected))

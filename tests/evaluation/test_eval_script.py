@@ -88,7 +88,7 @@ def ridge_of_training(options: dict, rates: float, seed: int) -> np.ndarray:
     """Ridge scores of the complete test samples, fitted on the rows of a training run with static masks."""
     arguments = DataArguments(dataset="synthetic", missingness="static", missing_rates=rates, mask_seed=seed)
     data = load("synthetic", **options)
-    rows = prepare_training_data(data, arguments, seed=0).seen
+    rows = prepare_training_data(data, arguments, seed=0).baseline
     modalities = list(data.modalities)
     test = pool_rows(data.splits["test"], modalities, ["score"])
     return Baselines(rows, modalities, ["score"]).ridge_predictions(test, test.available)[:, 0]

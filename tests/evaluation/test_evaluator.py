@@ -24,7 +24,7 @@ from limssr.training.evaluation.metrics.bootstrap import (
 )
 from limssr.training.evaluation.results import ScoredRow, write_metrics, write_predictions
 from limssr.training.evaluation.tables import evaluation_table, format_interval
-from limssr.training.prediction.predictor import PATHS, mean_predictions, predict
+from limssr.training.prediction.predictor import PATHS, predict
 
 
 def make_dataset(
@@ -78,7 +78,7 @@ def test_batched_predictions_equal_one_sample_at_a_time(tiny_model, tiny_process
     expected = one_by_one(tiny_model, tiny_processor, dataset, tiny_model.config.modalities)
     np.testing.assert_allclose(predictions.scores, expected, atol=1e-3)
     assert predictions.sample_ids == dataset["sample_id"][:]
-    assert predictions.visible.all()
+    assert predictions.used.all()
 
 
 def test_paths_blend_into_the_score_in_judges_units(tiny_model, tiny_processor, dataset):
@@ -137,19 +137,10 @@ def test_several_models_are_scored_as_the_mean_of_each_under_every_mask(
         for path in PATHS:
             expected = (getattr(first.predictions, path) + getattr(second.predictions, path)) / 2
             np.testing.assert_allclose(getattr(mean.predictions, path), expected, rtol=1e-12)
-        assert mean.predictions.used(0) == first.predictions.used(0)
+        assert mean.predictions.used_names(0) == first.predictions.used_names(0)
         assert mean.scores["score"].model["mse"] == pytest.approx(
             ((mean.predictions.scores - mean.targets) ** 2).mean()
         )
-
-
-def test_the_mean_of_models_has_no_path_that_one_of_them_lacks(tiny_model, tiny_config, tiny_processor, dataset):
-    single_path = LimssrForScoreRegression(type(tiny_config)(**{**tiny_config.to_dict(), "aggregation": "reasoning"}))
-    found = [predict(model, tiny_processor, dataset) for model in (tiny_model, single_path)]
-    mean = mean_predictions(found)
-    np.testing.assert_allclose(mean.scores, (found[0].scores + found[1].scores) / 2)
-    assert np.isfinite(mean.reasoning_scores).all()
-    assert np.isnan(mean.cross_modal_scores).all()
 
 
 def test_hidden_columns_are_not_read(tiny_model, tiny_processor, dataset):
@@ -166,7 +157,7 @@ def test_samples_that_lack_data_are_scored_and_counted(tiny_model, tiny_processo
     assert (complete.samples, complete.complete) == (24, 21)
     assert (only_last.samples, only_last.complete) == (22, 22)
     assert {"s0", "s1"}.isdisjoint(only_last.predictions.sample_ids)
-    assert complete.predictions.used(2) == [last]
+    assert complete.predictions.used_names(2) == [last]
     assert np.isfinite(complete.ridge).all()
 
 

@@ -119,7 +119,7 @@ def test_a_drawn_pass_scores_each_sample_under_its_own_mask(evaluator, data):
     expected = [by_name[subset_name(mask, MODALITIES)][row] for row, mask in enumerate(masks)]
     (drawn,) = result.masks
     np.testing.assert_array_equal(drawn.predictions.scores[:, 0], expected)
-    np.testing.assert_array_equal(drawn.predictions.visible, np.array(masks, dtype=bool))
+    np.testing.assert_array_equal(drawn.predictions.used, np.array(masks, dtype=bool))
     assert drawn.scores["score"].model["mse"] == pytest.approx(np.mean((np.array(expected) - targets) ** 2))
     assert drawn.hidden == pytest.approx(1 - np.mean(masks))
     pooled = pool_rows(data.splits["test"], MODALITIES, ["score"])

@@ -5,8 +5,6 @@ import torch
 from transformers.utils import is_flash_attn_2_available
 
 from limssr import LimssrForScoreRegression, LimssrTrainingArguments
-from limssr.training.data.sources.files import FeatureFileError
-from limssr.training.prediction.files import samples_from_csv, samples_from_folder
 from limssr.training.utils.loading import loading_options
 
 
@@ -86,21 +84,3 @@ def test_sharding_a_model_on_the_cpu_is_refused_rather_than_left_undone(tmp_path
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ValueError, match=r"accelerators only.*ddp_cpu\.yaml"):
         LimssrTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
-
-
-def test_texts_are_read_from_folders_and_csv(tmp_path):
-    (tmp_path / "commentary").mkdir()
-    (tmp_path / "commentary" / "a.txt").write_text("\ufeff A clean entry.\n", encoding="utf-8")
-    (tmp_path / "commentary" / "b.txt").write_bytes(b"\xff\xfe\x00")
-    (tmp_path / "commentary" / "c.txt").write_text(" \n")
-    (tmp_path / "commentary" / "d.npy").touch()
-    first, *wrong = samples_from_folder(tmp_path, ["dive", "commentary"], texts=["commentary"])
-    assert first.read() == {"commentary": "A clean entry."}
-    for sample, message in zip(wrong, (r"b\.txt: not a text in UTF-8", r"c\.txt: the text is empty"), strict=True):
-        with pytest.raises(FeatureFileError, match=message):
-            sample.read()
-    (tmp_path / "list.csv").write_text("sample_id,commentary\none,commentary/a.txt\ntwo,commentary/e.txt\n")
-    one, two = samples_from_csv(tmp_path / "list.csv", ["dive", "commentary"])
-    assert one.read() == first.read()
-    with pytest.raises(FeatureFileError, match=r"e\.txt: no such file; expected a \.txt file"):
-        two.read()

@@ -3,24 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, Features, List, Value
 
 from limssr import LimssrProcessor
 from limssr.training.data.masked_dataset import MaskedDataset, longest_first, sequence_lengths
 from limssr.training.fitting.sampler import EpochSampler, length_groups
 from limssr.training.prediction.predictor import predict
-
-SIZES = {"video": 16, "audio": 12, "flow": 8}
-
-
-def make_dataset(samples: int = 30, longest: int = 20) -> Dataset:
-    random = np.random.default_rng(3)
-    columns = {"sample_id": [f"s{number}" for number in range(samples)]}
-    for name, size in SIZES.items():
-        clips = [random.normal(size=(random.integers(1, longest), size)).astype("float32") for _ in range(samples)]
-        columns[name] = [None if name != "video" and random.random() < 0.3 else array for array in clips]
-    clip_features = {name: List(List(Value("float32"), length=size)) for name, size in SIZES.items()}
-    return Dataset.from_dict(columns, features=Features({"sample_id": Value("string"), **clip_features}))
+from tests.helpers.feature_rows import SIZES, make_dataset
 
 
 def written_lengths(rows, processor) -> list[int]:
@@ -103,6 +91,6 @@ def test_scores_come_back_in_the_order_of_the_rows(tiny_model, tiny_processor):
     found = predict(tiny_model, tiny_processor, dataset, batch_size=4)
     hook.remove()
     assert [batch.shape[1] for batch in seen] == sorted((batch.shape[1] for batch in seen), reverse=True)
-    alone = [predict(tiny_model, tiny_processor, dataset.select([row])).score[0] for row in range(len(dataset))]
+    alone = [predict(tiny_model, tiny_processor, dataset.select([row])).scores[0] for row in range(len(dataset))]
     np.testing.assert_allclose(found.scores, alone, atol=1e-3)
     assert found.sample_ids == dataset["sample_id"][:]

@@ -1,4 +1,4 @@
-"""Scores in shards: whatever is stopped, removed or mixed up, every sample comes out exactly once or it is said."""
+"""Scoring into a folder: whatever is killed, removed or mixed up, every sample comes out once or it is said."""
 
 import os
 import shutil
@@ -14,212 +14,319 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
+from filelock import FileLock
 
-from limssr.training.prediction.cluster import RESULT_FILE, ShardedPrediction, digest_of, read_samples, sample_table
+from limssr import LimssrForScoreRegression
+from limssr.training.prediction.cluster import (
+    PROGRESS,
+    RESULT_FILE,
+    Worker,
+    digest_of,
+    is_finished,
+    merge,
+    predict_into_folder,
+    read_samples,
+    sample_table,
+)
 from limssr.training.prediction.files import FileSample, samples_from_folder
-from limssr.training.prediction.predictor import predict_stream
+from limssr.training.prediction.predictor import load_members, predict_stream
+from tests.helpers.feature_rows import write_folder
 
 PREDICT = Path(__file__).parents[2] / "training" / "predict.py"
+NAMES = ["video", "audio"]
 
 
 @pytest.fixture
-def features(tmp_path):
-    """`features(count)` writes samples s00 ... and returns their folder; every third has audio too."""
-
-    def write(count: int) -> Path:
-        random = np.random.default_rng(0)
-        for number in range(count):
-            for name, size in (("video", 16), ("audio", 12))[: 1 + (number % 3 == 0)]:
-                (tmp_path / "features" / name).mkdir(parents=True, exist_ok=True)
-                clips = random.normal(size=(2 + number % 4, size)).astype("float32")
-                np.save(tmp_path / "features" / name / f"s{number:02}.npy", clips)
-        return tmp_path / "features"
-
-    return write
+def checkpoint(tiny_model, tiny_processor, tmp_path):
+    tiny_model.save_pretrained(tmp_path / "checkpoint")
+    tiny_processor.save_pretrained(tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
 
 
 @pytest.fixture
-def sharded(tiny_model, tiny_processor, tmp_path):
-    """`sharded(**settings)`: shards of two samples, into the same folder each time."""
-    settings = {"samples_per_shard": 2, "batch_size": 2}
-    return lambda **changes: ShardedPrediction(tmp_path / "out", [(tiny_model, tiny_processor)], **settings | changes)
+def samples(tmp_path):
+    """`samples(count)` writes samples and lists them."""
+    return lambda count: samples_from_folder(write_folder(tmp_path / "features", count), NAMES)
 
 
-def scores_of(folder: Path) -> dict[str, float | None]:
-    table = pq.read_table(folder / RESULT_FILE)
+@pytest.fixture
+def score_by_hand(checkpoint, tmp_path):
+    """`score_by_hand(samples)` fills the folder as Ray does, in shards of two, up to the merge; returns the shards."""
+
+    def score(samples: list[FileSample]) -> list[Path]:
+        out, table, digest = tmp_path / "out", sample_table(samples), digest_of(load_members([checkpoint]))
+        assert not is_finished(out, table, digest)
+        worker = Worker({"names": [checkpoint]}, digest, batch_size=2)
+        parts = out / PROGRESS / "parts"
+        parts.mkdir()
+        shards = [parts / f"{start:03}.parquet" for start in range(0, len(table), 2)]
+        for shard in reversed(shards):
+            pq.write_table(worker(table.slice(int(shard.stem), 2)), shard)
+        return shards
+
+    return score
+
+
+def scores_of(out: Path) -> dict[str, float | None]:
+    table = pq.read_table(out / RESULT_FILE)
     assert len(set(table["sample_id"].to_pylist())) == table.num_rows
     return dict(zip(table["sample_id"].to_pylist(), table["score"].to_pylist(), strict=True))
 
 
-def assert_all_scored(folder: Path, model, processor, samples) -> None:
-    expected = {each.sample_id: each.scores[0] for each in predict_stream([(model, processor)], samples)}
-    assert scores_of(folder) == pytest.approx(expected, abs=1e-3)
+def expected_scores(members, samples) -> dict[str, float]:
+    return {one.sample_id: one.scores[0] for one in predict_stream(members, samples)}
 
 
-def change_score(shard: Path, score: float) -> None:
-    """Leaves a mark in a shard that scoring it anew would wipe out."""
-    table = pq.read_table(shard)
-    column = table.schema.get_field_index("score")
-    pq.write_table(table.set_column(column, "score", pa.array([score] * table.num_rows, pa.float64())), shard)
+def launch(*words, **environment) -> subprocess.Popen:
+    command = [sys.executable, PREDICT, *map(str, words)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
-def test_killing_one_of_two_processes_costs_only_the_shards_that_were_not_there(
-    tiny_model, tiny_processor, features, tmp_path
+def committed(out: Path) -> list[Path]:
+    """The parts that Ray's checkpoint knows."""
+    names = [path.stem for path in (out / PROGRESS / "done").glob("*.parquet") if ".pending" not in path.name]
+    return [path for name in names for path in (out / PROGRESS / "parts").glob(f"{name}*")]
+
+
+def wait_for(count: int, out: Path, running: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 300
+    while len(committed(out)) < count:
+        assert running.poll() is None, running.stdout.read()[-3000:]
+        assert time.monotonic() < deadline, f"no {count} shards were written"
+        time.sleep(0.01)
+
+
+def workers_of(running: subprocess.Popen) -> list[psutil.Process]:
+    processes = psutil.Process(running.pid).children(recursive=True)
+    return [each for each in processes if "".join(each.cmdline()[:1]).startswith("ray::MapWorker")]
+
+
+def change_scores(part: Path, score: float) -> list[str]:
+    """Leaves a mark that scoring the samples anew would wipe out; returns their ids."""
+    table = pq.read_table(part)
+    place = table.schema.get_field_index("score")
+    pq.write_table(table.set_column(place, "score", pa.array([score] * table.num_rows, pa.float64())), part)
+    return table["sample_id"].to_pylist()
+
+
+@pytest.mark.slow
+def test_a_killed_worker_and_a_killed_run_lose_nothing_and_repeat_little(
+    checkpoint, samples, tiny_model, tiny_processor, tmp_path
 ):
-    tiny_model.save_pretrained(tmp_path / "model")
-    tiny_processor.save_pretrained(tmp_path / "model")
-    folder, out = features(40), tmp_path / "out"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    words = [PREDICT, tmp_path / "model", "--folder", folder, "--output_dir", out, "--samples_per_shard", 1]
-    command = [*launch, *map(str, [*words, "--batch_size", 1])]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as running:
-        deadline = time.monotonic() + 400
-        while len(shards := list((out / ".scoring").glob("shard-*.parquet"))) < 3:
-            assert running.poll() is None, "the processes ended before anything was written"
-            assert time.monotonic() < deadline, "no shard was written"
-            time.sleep(0.002)
+    listed, out = samples(400), tmp_path / "out"
+    (tmp_path / "features" / "video" / "s007.npy").write_bytes(b"damaged")
+    words = [checkpoint, "--folder", tmp_path / "features", "--output_dir", out, "--samples_per_shard", 2]
+    words += ["--workers", 2]
+    with launch(*words) as running:
+        wait_for(2, out, running)
+        victim, _ = workers_of(running)
+        victim.kill()
+        wait_for(len(committed(out)) + 10, out, running)  # the run goes on
         descendants = psutil.Process(running.pid).children(recursive=True)
-        (second,) = [each for each in descendants if each.environ().get("RANK") == "1"]
-        second.kill()
-        assert running.wait(timeout=120) != 0
-    left = sorted((out / ".scoring").glob("shard-*.parquet"))
-    assert {*shards} <= {*left}
-    assert len(left) < 40
+        running.kill()
+        assert running.wait() != 0
+    psutil.wait_procs(descendants, timeout=60)  # Ray ends with its driver
+    left = committed(out)
+    assert 12 <= len(left) < 200
     assert not (out / RESULT_FILE).exists()
-    change_score(left[0], 123.0)
+    kept = change_scores(left[5], 123.0)
 
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=400)
-    assert done.returncode == 0, done.stderr[-3000:]
-    scores, samples = scores_of(out), samples_from_folder(folder, list(tiny_model.config.modalities))
-    kept = samples[int(left[0].stem.removeprefix("shard-"))].sample_id
-    assert scores.pop(kept) == 123.0
-    rest = [sample for sample in samples if sample.sample_id != kept]
-    expected = {each.sample_id: each.scores[0] for each in predict_stream([(tiny_model, tiny_processor)], rest)}
-    assert scores == pytest.approx(expected, abs=1e-3)
-    assert sorted(path.name for path in out.iterdir()) == [RESULT_FILE]
+    with launch(*words) as running:
+        output, _ = running.communicate(timeout=400)
+    assert running.returncode == 1, output[-3000:]
+    assert "1 of 400 samples could not be scored" in output
+    assert str(tmp_path / "features" / "video" / "s007.npy") in output
+    scores = scores_of(out)
+    assert list(scores) == [sample.sample_id for sample in listed]
+    assert [sample_id for sample_id, score in scores.items() if score == 123.0] == kept
+    assert scores.pop("s007") is None
+    rest = [sample for sample in listed if sample.sample_id not in (*kept, "s007")]
+    expected = expected_scores([(tiny_model, tiny_processor)], rest)
+    assert {name: scores[name] for name in expected} == pytest.approx(expected, abs=1e-3)
+    assert [path.name for path in out.iterdir()] == [RESULT_FILE]
 
 
-def test_any_number_of_processes_writes_the_same_and_in_the_order_of_the_samples(
-    sharded, features, tiny_model, tiny_processor, tmp_path
+@pytest.mark.slow
+def test_an_existing_cluster_scores_several_models_and_another_model_is_refused(
+    checkpoint, samples, tiny_model, tiny_config, tiny_processor, tmp_path, monkeypatch
 ):
-    samples = samples_from_folder(features(7), ["video", "audio"])
-    sharded().begin(samples)
-    for rank in (2, 0, 1):
-        sharded(rank=rank, processes=3).write()
-    sharded().merge()
-    assert_all_scored(tmp_path / "out", tiny_model, tiny_processor, samples)
-    assert list(scores_of(tmp_path / "out")) == [sample.sample_id for sample in samples]
+    torch.manual_seed(1)
+    other = LimssrForScoreRegression(tiny_config).eval()
+    other.save_pretrained(tmp_path / "other")
+    tiny_processor.save_pretrained(tmp_path / "other")
+    listed, out = samples(7), tmp_path / "out"
+    for name, value in {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_USAGE_STATS_ENABLED": "0"}.items():
+        monkeypatch.setenv(name, value)
+    start = ["ray.scripts.scripts", "start", "--head", "--port=0", "--num-cpus=2", "--block"]
+    start += ["--include-dashboard=false", "--object-store-memory=100000000"]
+    log = tmp_path / "ray.log"
+    with (
+        log.open("w") as stream,
+        subprocess.Popen([sys.executable, "-m", *start], stdout=stream, stderr=stream) as head,
+    ):
+        try:
+            deadline = time.monotonic() + 120
+            while "ray start --address=" not in log.read_text():
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.2)
+            address = log.read_text().split("ray start --address='")[1].split("'")[0]
+            words = (checkpoint, "--folder", tmp_path / "features", "--output_dir", out, "--workers", 1)
+            with launch(*words, "--ensemble_with", tmp_path / "other", RAY_ADDRESS=address) as running:
+                output, _ = running.communicate(timeout=300)
+            assert running.returncode == 0, output
+            with launch(*words, RAY_ADDRESS=address) as running:
+                refused, _ = running.communicate(timeout=300)
+            assert running.returncode == 1
+        finally:
+            head.terminate()
+    expected = expected_scores([(tiny_model, tiny_processor), (other, tiny_processor)], listed)
+    assert scores_of(out) == pytest.approx(expected, abs=1e-3)
+    assert "holds scores of another model or of other samples" in refused
+    assert "Traceback" not in refused
 
 
-def test_another_number_of_processes_goes_on(sharded, features, tmp_path):
-    samples = samples_from_folder(features(8), ["video", "audio"])
-    sharded().begin(samples)
-    sharded(rank=1, processes=2).write()
-    change_score(sharded().shard_file(1), 123.0)
-    sharded().begin(samples)
-    sharded().write()
-    sharded().merge()
+@pytest.mark.slow
+def test_the_memory_of_a_worker_does_not_grow_with_the_number_of_samples(checkpoint, tmp_path):
+    features = write_folder(tmp_path / "features", 100)
+    lines = [f"{number},{features}/video/s{number % 100:03}.npy" for number in range(6000)]
+    (tmp_path / "list.csv").write_text("\n".join(["sample_id,video", *lines]))
+    out, resident = tmp_path / "out", []
+    words = ("--csv", tmp_path / "list.csv", "--output_dir", out, "--workers", 1, "--samples_per_shard", 50)
+    with launch(checkpoint, *words) as running:
+        for parts in range(20, 120, 20):
+            wait_for(parts, out, running)
+            resident.append(max(worker.memory_info().rss for worker in workers_of(running)))
+        running.communicate(timeout=300)
+    assert running.returncode == 0
+    assert pq.read_metadata(out / RESULT_FILE).num_rows == 6000
+    assert resident[-1] - resident[0] < 30e6, resident
+
+
+@pytest.mark.slow
+def test_what_is_wrong_with_a_model_is_said_in_words(samples, tmp_path):
+    with pytest.raises(OSError, match="nowhere"):
+        predict_into_folder([str(tmp_path / "nowhere")], samples(2), tmp_path / "out", workers=1)
+
+
+def test_all_scores_come_out_in_the_order_of_the_samples(score_by_hand, samples, tiny_model, tiny_processor, tmp_path):
+    listed = samples(7)
+    score_by_hand(listed)
+    merge(tmp_path / "out")
     scores = scores_of(tmp_path / "out")
-    assert [sample_id for sample_id, score in scores.items() if score == 123.0] == ["s02", "s03"]
-    assert len(scores) == 8
+    assert list(scores) == [sample.sample_id for sample in listed]
+    assert scores == pytest.approx(expected_scores([(tiny_model, tiny_processor)], listed), abs=1e-3)
+    for row in pq.read_table(tmp_path / "out" / RESULT_FILE).to_pylist():
+        assert row["path_disagreement"] == pytest.approx(abs(row["reasoning_score"] - row["cross_modal_score"]))
+        assert row["used"] == ("video+audio" if int(row["sample_id"][1:]) % 3 == 0 else "video")
 
 
-def test_samples_that_cannot_be_read_come_out_too(sharded, features):
-    folder = features(4)
-    (folder / "video" / "s01.npy").write_bytes(b"damaged")
-    sharded().begin(samples_from_folder(folder, ["video", "audio"]))
-    sharded().write()
-    sharded().merge()
-    (failed,) = sharded().failures().to_pylist()
-    assert failed["sample_id"] == "s01"
-    assert str(folder / "video" / "s01.npy") in failed["error"]
-    assert [score is None for score in scores_of(sharded().out).values()] == [False, True, False, False]
+def test_samples_that_cannot_be_read_come_out_too(score_by_hand, samples, tmp_path):
+    listed = samples(4)
+    listed[1].paths["video"].write_bytes(b"damaged")
+    score_by_hand(listed)
+    merge(tmp_path / "out")
+    rows = pq.read_table(tmp_path / "out" / RESULT_FILE).to_pylist()
+    assert [row["score"] is None for row in rows] == [False, True, False, False]
+    assert str(listed[1].paths["video"]) in rows[1]["error"]
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda table: table.slice(1), "'s02' is there 0 times, expected 1"),
-        (lambda table: pa.concat_tables([table, table.slice(0, 1)]), "'s02' is there 2 times, expected 1"),
-        (lambda table: table.replace_schema_metadata({b"limssr": b'{"samples": "a", "model": "b"}'}), "another model"),
+        (lambda table: table.slice(1), "'s002' is there 0 times, expected 1"),
+        (lambda table: pa.concat_tables([table, table.slice(0, 1)]), "'s002' is there 2 times, expected 1"),
         (
-            lambda table: table.set_column(0, "sample_id", pc.replace_substring(table["sample_id"], "s02", "s00")),
-            "'s00' is there 1 times, expected 0",
+            lambda table: table.set_column(0, "row", pc.subtract(table["row"], 2)),
+            "'s000' is there 2 times, expected 1",
         ),
     ],
-    ids=["lost", "twice", "of another model", "of another shard"],
+    ids=["lost", "twice", "of another shard"],
 )
-def test_a_merge_finds_what_did_not_come_out_once(sharded, features, spoil, message):
-    sharded().begin(samples_from_folder(features(5), ["video", "audio"]))
-    sharded().write()
-    shard = sharded().shard_file(1)
-    pq.write_table(spoil(pq.read_table(shard)), shard)
-    with pytest.raises(ValueError, match=rf"shard-00001\.parquet.*{message}.*same command again"):
-        sharded().merge()
-    assert not sharded().is_finished()
-    shard.unlink()
-    with pytest.raises(ValueError, match=r"shard-00001\.parquet is not there"):
-        sharded().merge()
-    sharded().write()
-    sharded().merge()
-    assert len(scores_of(sharded().out)) == 5
+def test_a_merge_finds_what_did_not_come_out_once(score_by_hand, samples, tmp_path, spoil, message):
+    shards = score_by_hand(samples(5))
+    pq.write_table(spoil(pq.read_table(shards[1])), shards[1])
+    with pytest.raises(ValueError, match=rf"\.scoring: sample {message}; remove this folder"):
+        merge(tmp_path / "out")
+    assert not (tmp_path / "out" / RESULT_FILE).exists()
 
 
 @pytest.mark.parametrize("finished", [False, True])
-def test_scores_of_other_samples_or_another_model_are_never_mixed(sharded, features, tiny_model, finished):
-    samples = samples_from_folder(features(4), ["video", "audio"])
-    sharded().begin(samples)
-    sharded().write()
+def test_scores_of_other_samples_or_another_model_are_never_mixed(
+    checkpoint, score_by_hand, samples, tmp_path, finished
+):
+    out, listed, members = tmp_path / "out", samples(4), load_members([checkpoint])
+    score_by_hand(listed)
     if finished:
-        sharded().merge()
-    sharded().begin(samples)  # the same is welcome
+        merge(out)
+    digest = digest_of(members)
+    assert is_finished(out, sample_table(listed), digest) == finished
     with pytest.raises(FileExistsError, match="of other samples"):
-        sharded().begin(samples[1:])
-    with pytest.raises(FileExistsError, match="in other shards"):
-        sharded(samples_per_shard=3).begin(samples)
+        is_finished(out, sample_table(listed[1:]), digest)
     with torch.no_grad():
-        tiny_model.reasoning_weight += 0.01
+        members[0][0].reasoning_weight += 0.01
     with pytest.raises(FileExistsError, match="another model"):
-        sharded().begin(samples)
-    if not finished:
-        with pytest.raises(ValueError, match="process 1 loaded another model"):
-            sharded(rank=1, processes=2).write()
+        is_finished(out, sample_table(listed), digest_of(members))
 
 
-def test_a_folder_with_something_else_is_left_alone(sharded, features, tmp_path):
+def test_a_worker_that_loads_another_model_scores_nothing(checkpoint):
+    with pytest.raises(ValueError, match="loads another model than the first machine"):
+        Worker({"names": [checkpoint]}, "another", batch_size=2)
+
+
+def test_a_folder_with_something_else_or_in_use_is_left_alone(checkpoint, samples, tmp_path):
+    pytest.importorskip("ray")
+    listed = samples(2)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
-    with pytest.raises(FileExistsError, match="no scores"):
-        sharded().begin(samples_from_folder(features(2), ["video"]))
+    with pytest.raises(FileExistsError, match="are no scores"):
+        predict_into_folder([checkpoint], listed, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+    (tmp_path / "used" / PROGRESS).mkdir(parents=True)
+    with FileLock(tmp_path / "used" / PROGRESS / "lock"), pytest.raises(OSError, match="lock"):
+        predict_into_folder([checkpoint], listed, tmp_path / "used")
 
 
-def test_the_plan_keeps_samples_as_they_were():
+def test_the_table_keeps_samples_as_they_were():
     samples = [
-        FileSample("a", {"video": Path("v.npy"), "audio": Path("a.npy")}),
-        FileSample("b", {"audio": Path("b.npy")}),
+        FileSample("a", {"video": Path("/v.npy"), "audio": Path("/a.npy")}),
+        FileSample("b", {"audio": Path("/b.npy")}),
         FileSample("c", error="two files"),
     ]
-    assert read_samples(sample_table(samples, ["video", "audio"])) == samples
+    assert list(read_samples(sample_table(samples))) == samples
+    (relative,) = read_samples(sample_table([FileSample("a", {"video": Path("v.npy")})]))
+    assert relative.paths == {"video": Path.cwd() / "v.npy"}  # a worker may run elsewhere
     with pytest.raises(ValueError, match="'a' is given twice"):
-        sample_table([*samples, samples[0]], ["video", "audio"])
+        sample_table([*samples, samples[0]])
     with pytest.raises(ValueError, match="no sample"):
-        sample_table([], ["video"])
+        sample_table([])
 
 
-def test_a_digest_follows_weights_precision_and_processor_and_not_the_place(tiny_model, tiny_processor, tmp_path):
+def test_a_digest_follows_weights_precision_and_processor_and_not_the_place(
+    tiny_model, tiny_processor, tiny_tokenizer, tmp_path
+):
     expected = digest_of([(tiny_model, tiny_processor)])
     for name in ("one", "two"):
         tiny_model.save_pretrained(tmp_path / name)
         tiny_processor.save_pretrained(tmp_path / name)
     shutil.copytree(tmp_path / "one", tmp_path / "three")
-    load = type(tiny_model).from_pretrained
-    digests = {digest_of([(load(tmp_path / name), tiny_processor)]) for name in ("one", "two", "three")}
-    assert len(digests) == 1
+    load, read = type(tiny_model).from_pretrained, type(tiny_processor).from_pretrained
+    folders = [tmp_path / name for name in ("one", "two", "three")]
+    assert len({digest_of([(load(folder), read(folder))]) for folder in folders}) == 1
     others = {expected, digest_of([(load(tmp_path / "one", dtype=torch.bfloat16), tiny_processor)])}
     others.add(digest_of([(tiny_model, tiny_processor)] * 2))
     tiny_processor.max_clips = 11
     others.add(digest_of([(tiny_model, tiny_processor)]))
-    assert len(others) == 4
+    tiny_processor.tokenizer.add_tokens(["score"])
+    others.add(digest_of([(tiny_model, tiny_processor)]))
+    assert len(others) == 5
+
+
+def test_the_result_is_read_with_one_call(score_by_hand, samples, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    score_by_hand(samples(3))
+    merge(tmp_path / "out")
+    read = datasets.load_dataset(
+        "parquet", data_files=str(tmp_path / "out" / RESULT_FILE), cache_dir=tmp_path / "cache"
+    )
+    assert np.isfinite(read["train"]["score"]).all()

@@ -28,8 +28,7 @@ from ..data.sources.tables import load_restricted
 from ..fitting.sampler import length_groups
 from ..fitting.trainer import LimssrTrainer
 from ..prediction.files import FileSample
-from ..prediction.predictor import predict, predict_stream
-from ..prediction.subset_prediction import predict_masks
+from ..prediction.predictor import predict, predict_masks, predict_stream
 from .workload import (
     CONTENDERS,
     MODALITIES,
@@ -230,7 +229,7 @@ def measure_subsets(settings: Settings) -> dict:
     wanted = dict.fromkeys(all_subsets(len(MODALITIES)), np.ones(len(dataset), dtype=bool))
     calls = {
         "complete": lambda: predict(model, processor, dataset, settings.batch_size),
-        "subsets": lambda: predict_masks(model, processor, dataset, wanted, list(MODALITIES), settings.batch_size),
+        "subsets": lambda: predict_masks([(model, processor)], dataset, wanted, list(MODALITIES), settings.batch_size),
     }
     tokens = {name: count_tokens(model, call) for name, call in calls.items()}
     seconds = take_turns(calls, settings)

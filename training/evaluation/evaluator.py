@@ -8,8 +8,7 @@ from tqdm.auto import tqdm
 
 from ..data.aqa_data import target_columns
 from ..data.masks import Mask, available_masks
-from ..prediction.predictor import PATHS, Member, Predictions
-from ..prediction.subset_prediction import predict_masks
+from ..prediction.predictor import PATHS, Member, Predictions, predict_masks
 from .baselines import Baselines, PooledRows, pool_rows, rows_by_mask
 from .metrics.bootstrap import draw_resamples
 from .protocols import MaskSet, Protocol
@@ -101,15 +100,15 @@ class Evaluator:
         pending = {mask: rows for mask, rows in pending.items() if rows.any()}
         if not pending:
             return
-        total = len(self.members) * sum(int(rows.sum()) for rows in pending.values())
+        total = sum(int(rows.sum()) for rows in pending.values())
         with tqdm(total=total, desc="evaluating", unit="score", disable=self.silent) as bar:
-            settings = (self.dataset, pending, self.modalities, self.batch_size, self.accelerator, bar)
-            of_members = [predict_masks(*member, *settings) for member in self.members]
+            settings = (self.modalities, self.batch_size, self.accelerator, bar)
+            found = predict_masks(self.members, self.dataset, pending, *settings)
         for mask, rows in pending.items():
             self._scored[mask] = self._scored.get(mask, False) | rows
             scores = self._scores.setdefault(mask, {path: np.full_like(self.rows.targets, np.nan) for path in PATHS})
             for path in PATHS:
-                scores[path][rows] = np.mean([found[mask][path][rows] for found in of_members], axis=0)
+                scores[path][rows] = found[mask][path][rows]
 
     def _predictions(self, used: np.ndarray) -> Predictions | None:
         """Predictions for the samples of which anything is used, in the order of the split."""
@@ -120,11 +119,11 @@ class Evaluator:
         for mask, chosen in rows_by_mask(used).items():
             for path in PATHS:
                 scores[path][chosen] = self._scores[mask][path][chosen]
-        visible = np.zeros((int(rows.sum()), len(self.model_modalities)), dtype=bool)
-        visible[:, [self.model_modalities.index(name) for name in self.modalities]] = used[rows]
+        of_model = np.zeros((int(rows.sum()), len(self.model_modalities)), dtype=bool)
+        of_model[:, [self.model_modalities.index(name) for name in self.modalities]] = used[rows]
         sample_ids = [self.rows.sample_ids[row] for row in np.flatnonzero(rows)]
         scores = {path: values[rows] for path, values in scores.items()}
-        return Predictions(sample_ids, self.model_modalities, visible=visible, **scores)
+        return Predictions(sample_ids, self.model_modalities, used=of_model, **scores)
 
     def _measure(self, mask_set: MaskSet, allowed: np.ndarray) -> MaskResult:
         """Measure a mask set whose samples are all scored."""

@@ -311,7 +311,7 @@ def _prediction_table(mask: MaskResult, result: EvaluationResult, schema: pa.Sch
     columns = {
         "sample_id": each_score(predictions.sample_ids),
         "mask": each_score(subset_name(tuple(allowed), result.modalities) for allowed in mask.allowed),
-        "used": each_score("+".join(predictions.used(row)) for row in range(mask.samples)),
+        "used": each_score("+".join(predictions.used_names(row)) for row in range(mask.samples)),
         "rates": [rates] * mask.samples * count,
         "seed": [mask.seed] * mask.samples * count,
         "score_name": result.score_names * mask.samples,

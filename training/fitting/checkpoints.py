@@ -10,17 +10,16 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.optim import Optimizer
 
 from ...modeling_limssr.language_model_limssr import strip_peft_names
 from ..utils.files import OPTIMIZER_FILE, RANDOM_FILES, SCALER_FILE, SCHEDULE_FILE
 
 
 class TrainingStateMixin:
-    """Part of a `Trainer`: saves the training state as tensors and text.
+    """Part of a `Trainer`: saves the state of the training as tensors and text.
 
-    The trainer has no public hook for the six methods below. The stock ones write pickles, which must neither be
-    published nor loaded. FSDP and DeepSpeed keep their own formats.
+    The trainer has no public hook for these six methods. The stock ones write pickles, which must neither be published
+    nor loaded. FSDP and DeepSpeed keep their own formats.
     """
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -57,14 +56,12 @@ class TrainingStateMixin:
         return RANDOM_FILES.replace("*", f"_{self.args.process_index}" if self.args.world_size > 1 else "")
 
 
-def save_optimizer(folder: str | Path, optimizer: Optimizer, scheduler) -> None:
-    """Save optimizer and learning rate schedule.
+def save_optimizer(folder: str | Path, optimizer, scheduler) -> None:
+    """Save tensors as `{parameter index}.{name}`, or `{parameter index}.{group}.{name}` if nested (8-bit optimizers).
 
-    `optimizer.safetensors` holds the tensors of the optimizer's state as `{parameter index}.{name}`, or, if nested (an
-    8-bit optimizer), `{parameter index}.{group}.{name}`. `optimizer.json` holds the rest.
+    What is no tensor goes into a second file, with the learning rate schedule.
     """
-    state = optimizer.state_dict()
-    tensors, numbers = {}, {}
+    state, tensors, numbers = optimizer.state_dict(), {}, {}
     for name, value in _flatten(state["state"]):
         (tensors if isinstance(value, torch.Tensor) else numbers)[name] = value
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(folder) / OPTIMIZER_FILE)
@@ -72,12 +69,8 @@ def save_optimizer(folder: str | Path, optimizer: Optimizer, scheduler) -> None:
     _write(Path(folder) / SCHEDULE_FILE, rest)
 
 
-def load_optimizer(folder: str | Path, optimizer: Optimizer, scheduler) -> None:
-    """Load what `save_optimizer` saved.
-
-    Raises:
-        ValueError: the optimizer has other parameters than the saved one.
-    """
+def load_optimizer(folder: str | Path, optimizer, scheduler) -> None:
+    """Load what `save_optimizer` saved. An optimizer with other parameters raises a ValueError."""
     rest, state = _read(Path(folder) / SCHEDULE_FILE), {}
     for key, value in {**rest["state"], **load_file(Path(folder) / OPTIMIZER_FILE)}.items():
         index, *groups, name = key.split(".")
@@ -101,11 +94,12 @@ def _flatten(nested: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def random_state() -> dict:
     """Return the state of the generators of Python, numpy, torch and every CUDA device, as lists of numbers."""
     name, keys, *rest = np.random.get_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {
         "python": random.getstate(),
         "numpy": [name, keys.tolist(), *rest],
         "torch": torch.get_rng_state().tolist(),
-        "cuda": [state.tolist() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+        "cuda": [state.tolist() for state in cuda],
     }
 
 
@@ -128,53 +122,49 @@ def _read(path: Path) -> Any:
 
 
 def checkpoint_form(config) -> str:
-    """Return the form of a checkpoint: `adapter` if its language model is frozen or has LoRA and a known source."""
+    """Return `adapter`, or `full` if the language model is trained as a whole or could not be found again."""
     return "full" if config.language_model_training == "full" or not config.language_model_source else "adapter"
 
 
 def final_form(args, config) -> str:
-    """Return the form of the final model: `save_form`, or one that loads by its name alone if it is pushed."""
+    """Return the form of the final model: `save_form`, or by default one that loads by its name if it is pushed."""
     if args.save_form is None and args.push_to_hub and not _is_on_hub(config):
         return "full"
     return args.save_form or checkpoint_form(config)
-
-
-def check_form(args, model) -> None:
-    """
-    Raises:
-        ValueError: the final model is to be an adapter, which cannot hold what is trained, or a full one, which cannot
-            hold what is quantised, or checkpoints are to be pushed that nobody could load.
-    """
-    config = model.config
-    if final_form(args, config) == "full" and getattr(model.model.language_model, "is_quantized", False):
-        raise ValueError(
-            "The language model is quantised, and the final model would be a full checkpoint, which holds it in "
-            "floating point: give `save_form` 'adapter'; `publish.py` makes a full one of it."
-        )
-    if args.save_form == "adapter" and checkpoint_form(config) == "full":
-        raise ValueError(
-            "`save_form` is 'adapter', which leaves the language model out, but it is trained as a whole or is a "
-            "random one that nobody could find again: give 'full', or leave `save_form` out."
-        )
-    pushes_adapters = args.push_to_hub and args.hub_strategy != "end" and checkpoint_form(config) == "adapter"
-    if pushes_adapters and not _is_on_hub(config):
-        raise ValueError(
-            "`hub_strategy` is 'every_save', but checkpoints are adapters of a language model that is not on the Hub, "
-            "where nobody could load them: name it by its Hub name, or push only the final model ('end')."
-        )
 
 
 def _is_on_hub(config) -> bool:
     return "repository" in (config.language_model_source or {})
 
 
+def check_form(args, model) -> None:
+    """
+    Raises:
+        ValueError: the final model would leave out what is trained or could not hold what is quantised, or checkpoints
+            are to be pushed that nobody could load.
+    """
+    default, is_quantised = checkpoint_form(model.config), getattr(model.model.language_model, "is_quantized", False)
+    if final_form(args, model.config) == "full" and is_quantised:
+        raise ValueError(
+            "The language model is quantised, and the final model would be a full checkpoint, which holds it in "
+            "floating point: give `save_form` 'adapter'; `publish.py` makes a full one of it."
+        )
+    if args.save_form == "adapter" and default == "full":
+        raise ValueError(
+            "`save_form` is 'adapter', which leaves the language model out, but it is trained as a whole or is a "
+            "random one that nobody could find again: give 'full', or leave `save_form` out."
+        )
+    pushes_checkpoints = args.push_to_hub and args.hub_strategy != "end"
+    if pushes_checkpoints and default == "adapter" and not _is_on_hub(model.config):
+        raise ValueError(
+            "`hub_strategy` is 'every_save', but checkpoints are adapters of a language model that is not on the Hub, "
+            "where nobody could load them: name it by its Hub name, or push only the final model ('end')."
+        )
+
+
 @torch.no_grad()
 def load_trained_weights(model: nn.Module, checkpoint: str | Path) -> None:
-    """Load a checkpoint of the trainer into a model in training, whose LoRA stays apart.
-
-    Args:
-        model: a `LimssrForScoreRegression` made like the saved one.
-        checkpoint: folder of the checkpoint.
+    """Load a checkpoint of the trainer into a model that was made like the saved one, its LoRA apart.
 
     Raises:
         FileNotFoundError: no weights in the folder.
@@ -185,11 +175,9 @@ def load_trained_weights(model: nn.Module, checkpoint: str | Path) -> None:
     if not files:
         raise FileNotFoundError(f"{folder} holds no model*.safetensors; name a checkpoint folder of the trainer.")
     saved = {name: tensor for file in files for name, tensor in load_file(file).items()}
-    source = _read(folder / "config.json").get("language_model_source")
-    if source != model.config.language_model_source:
-        raise ValueError(
-            f"{folder} was trained on the language model {source}, not {model.config.language_model_source}."
-        )
+    source, expected = _read(folder / "config.json").get("language_model_source"), model.config.language_model_source
+    if source != expected:
+        raise ValueError(f"{folder} was trained on the language model {source}, not {expected}.")
     own = strip_peft_names(model.state_dict())
     if model.config.language_model_training != "full":
         own = model.adapter_state_dict(own)

@@ -20,18 +20,16 @@ MASK_COLUMN = "training_mask"
 class LimssrCollator:
     """Turn rows of a dataset into inputs of the model, labels included.
 
-    All that is random (crop, dynamic mask, dropout) follows from the seed, the epoch and the sample ids of the batch:
-    neither from the number of workers nor from earlier draws.
+    Crops, masks and dropout follow from the seed, the epoch and the sample ids of the batch, not from earlier draws.
 
     Args:
         processor: the model's processor.
         modalities: modality columns.
         score_names: label columns, in the model's order.
-        dynamic_mask: draws one mask for each batch; `None` leaves the rows as they are.
+        dynamic_mask: draws one mask for each batch.
         modality_dropout: draws a further mask for each sample and epoch.
-        all_masks: use each sample once with every non-empty subset of its modalities, side by side in the batch.
-        clip_dropout: modality -> rate at which its clips, or the words of its text, are left out, anew for each
-            sample, epoch and mask.
+        all_masks: use each sample with every non-empty subset of its modalities, side by side in the batch.
+        clip_dropout: modality -> rate at which clips, or words, are left out, anew for each sample, epoch and mask.
         crop: `random` for training, `center` for evaluation.
         seed: seed of crops and clip dropout.
     """

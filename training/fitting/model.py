@@ -18,20 +18,11 @@ from ..utils.loading import loading_options, resolve_packaged
 def build_model(arguments: ModelArguments, data: AqaData) -> tuple[LimssrForScoreRegression, LimssrProcessor]:
     """Build a model for the dataset's modalities and scores around a pretrained or a small random language model.
 
-    Args:
-        arguments: the language model, and what is given of configuration and processor.
-        data: modalities, scores and number of clips.
-
     Raises:
         ValueError: the attention or quantization is not installed, or does not go with the rest.
     """
-    settings = {
-        "modalities": data.modalities,
-        "score_names": data.score_names,
-        "score_minimums": data.score_minimums,
-        "score_ranges": data.score_ranges,
-        **arguments.config_fields(),
-    }
+    names = ("modalities", "score_names", "score_minimums", "score_ranges")
+    settings = {name: getattr(data, name) for name in names} | arguments.config_fields()
     build = _around_random if arguments.language_model_config else _around_pretrained
     model, tokenizer = build(arguments, settings)
     if arguments.attention is not None:

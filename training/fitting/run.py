@@ -1,7 +1,6 @@
 """One training run from arguments to results: what `train.py` and the demo call."""
 
 import platform
-import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -32,14 +31,7 @@ PACKAGES = ("limssr", "torch", "transformers", "peft", "accelerate", "datasets")
 
 @dataclass
 class PreparedRun:
-    """
-    Attributes:
-        arguments: arguments of model, data and training.
-        data: the dataset.
-        rows: its rows for training, validation and baselines.
-        trainer: trainer, ready to train.
-        checkpoint: folder of the checkpoint to continue; None for a new run.
-    """
+    """A run that is ready to train; `checkpoint` is the folder it continues, None for a new run."""
 
     arguments: Arguments
     data: AqaData
@@ -48,9 +40,7 @@ class PreparedRun:
     checkpoint: str | None
 
 
-def run_training(
-    model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: LimssrTrainingArguments
-) -> EvaluationResult:
+def run_training(*arguments: ModelArguments | DataArguments | LimssrTrainingArguments) -> EvaluationResult:
     """Train, keep the checkpoint that validates best (or the last one), evaluate it on every subset of the test split.
 
     Writes into `output_dir`: model, processor and code, `metrics.json`, `predictions.parquet`, `evaluation.png`,
@@ -59,21 +49,20 @@ def run_training(
     Returns:
         The evaluation on the test split.
     """
-    run = prepare_run(model_arguments, data_arguments, training_arguments)
+    run = prepare_run(*arguments)
     result = finish_run(run)
     push_run(run)
     return result
 
 
 def prepare_run(
-    model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: LimssrTrainingArguments
+    model_arguments: ModelArguments, data_arguments: DataArguments, args: LimssrTrainingArguments
 ) -> PreparedRun:
     """Load data and model, and find out before any training whether everything fits.
 
     Raises:
         OSError, ValueError, ModuleNotFoundError: something is not there or does not fit; the message says what.
     """
-    args = training_arguments
     checkpoint = find_checkpoint(args)
     find_template()
     with args.main_process_first(desc="loading the dataset"):  # which may write a cache
@@ -107,9 +96,7 @@ def prepare_run(
 def finish_run(run: PreparedRun) -> EvaluationResult:
     """Train, evaluate and write, see `run_training`."""
     trainer, data, args = run.trainer, run.data, run.trainer.args
-    start = time.time()
-    trainer.train(resume_from_checkpoint=run.checkpoint)
-    seconds = time.time() - start
+    seconds = trainer.train(resume_from_checkpoint=run.checkpoint).metrics["train_runtime"]
     result = evaluate_subsets(
         trainer.model,
         trainer.processing_class,
@@ -123,9 +110,8 @@ def finish_run(run: PreparedRun) -> EvaluationResult:
     )
     trainer.save_model(_internal_call=True)  # without a push: the card is not written yet
     if trainer.is_world_process_zero():
-        record = describe_run(run) | {"training_seconds": round(seconds, 1)}
         folder = Path(args.output_dir)
-        write_results(result, record, folder)
+        write_results(result, describe_run(run) | {"training_seconds": round(seconds, 1)}, folder)
         write_model_card(folder, trainer.hub_model_id or folder.name)
     return result
 
@@ -213,9 +199,9 @@ def describe_run(run: PreparedRun) -> dict:
 
 def parameter_counts(model) -> dict[str, int]:
     """Count the parameters: all, the trained ones, and those outside the language model."""
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    outside = sum(size for name, size in sizes.items() if "language_model." not in name)
+    parameters = dict(model.named_parameters())
+    trained = sum(parameter.numel() for parameter in parameters.values() if parameter.requires_grad)
+    outside = sum(parameter.numel() for name, parameter in parameters.items() if "language_model." not in name)
     within = model.model.language_model.num_parameters()  # which knows that 4-bit weights lie two in a byte
     return {"all": outside + within, "trained": trained, "outside_language_model": outside}
 

@@ -16,14 +16,13 @@ EPOCH_COLUMN = "training_epoch"
 class EpochSampler(Sampler[tuple[int, int]]):
     """Shuffle the rows anew in every epoch, and send the epoch along with each row number.
 
-    Each pass takes one number from torch's global generator, which a `DataLoader` without a generator of its own does
-    too, but not with persistent workers: dropout would then differ from that of other workers.
+    Each epoch takes one number from torch's global generator, as a plain `DataLoader` does unless its workers persist:
+    dropout is then the same for every kind of workers.
 
     Args:
         length: number of rows.
         seed: seed of the order.
-        lengths: tokens of each row, to batch rows of about the same length.
-        batch_size: rows of such a batch.
+        lengths: tokens of each row, to put rows of about the same length into batches of `batch_size`.
     """
 
     def __init__(self, length: int, seed: int, lengths: Sequence[int] | None = None, batch_size: int = 1):
@@ -50,11 +49,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class EpochRows(Dataset):
-    """Rows that carry the epoch in which they are read, which the sampler sends: workers need not be told.
-
-    Args:
-        rows: `datasets.Dataset`, `MaskedDataset` or a sequence of row dictionaries.
-    """
+    """Rows that carry the epoch in which they are read, which the sampler sends: workers need not be told."""
 
     def __init__(self, rows: Sequence[dict]):
         self.rows = rows.with_format("numpy") if hasattr(rows, "with_format") else rows
@@ -68,15 +63,10 @@ class EpochRows(Dataset):
 
 
 def length_groups(lengths: Sequence[int], batch_size: int, generator: torch.Generator) -> list[int]:
-    """Return row numbers in random order, rows of about the same length side by side.
+    """Return row numbers in random order, rows of about the same length in one batch.
 
-    The groups are those of `transformers`. Their batches are shuffled, because it sorts them by length within a group,
-    which would train on one kind of samples after the other.
-
-    Args:
-        lengths: tokens of each row.
-        batch_size: rows of a batch.
-        generator: generator of both shuffles.
+    The groups are those of `transformers`, which sorts the batches of a group by length. They are shuffled here, or
+    training would see one kind of samples after the other.
     """
     order = get_length_grouped_indices(lengths, batch_size, generator=generator)
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

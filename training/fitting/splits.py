@@ -23,11 +23,10 @@ class TrainingData:
     """
     Attributes:
         train: rows to train on.
-        validation: mask set by name -> validation rows; the mean over them selects the best checkpoint. Empty if
-            nothing selects it.
+        validation: validation rows by name of their mask set, over which the mean selects the best checkpoint.
         baseline: rows to fit the baselines on: the training split, the rows held back for validation included.
-        dynamic_mask: draws a mask for each training batch; `None` unless missingness is `dynamic`.
-        modality_dropout: draws a further mask for each training sample; `None` unless asked for.
+        dynamic_mask: draws a mask for each training batch, if missingness is `dynamic`.
+        modality_dropout: draws a further mask for each training sample, if asked for.
         summary: counts for the record of the run.
     """
 
@@ -40,11 +39,7 @@ class TrainingData:
 
 
 def prepare_training_data(data: AqaData, arguments: DataArguments, seed: int) -> TrainingData:
-    """
-    Args:
-        data: the dataset.
-        arguments: what to hide and what to hold back.
-        seed: seed of the validation split.
+    """Hide modalities, and hold validation rows back by `seed`.
 
     Raises:
         ValueError: nothing is left to train on, a rate is impossible, or a split is missing.
@@ -64,14 +59,8 @@ def prepare_training_data(data: AqaData, arguments: DataArguments, seed: int) ->
         dynamic_mask = DynamicMask(modalities, arguments.missing_rates, arguments.mask_seed)
     if arguments.modality_dropout is not None:
         modality_dropout = DynamicMask(modalities, arguments.modality_dropout, arguments.mask_seed)
-    return TrainingData(
-        train=masked["train"],
-        validation=mask_sets,
-        baseline=masked["baseline"],
-        dynamic_mask=dynamic_mask,
-        modality_dropout=modality_dropout,
-        summary={name: _summary(masked[name]) for name in ("train", "validation")},
-    )
+    summary = {name: _summary(masked[name]) for name in ("train", "validation")}
+    return TrainingData(masked["train"], mask_sets, masked["baseline"], dynamic_mask, modality_dropout, summary)
 
 
 def _usable(data: AqaData, split: str, arguments: DataArguments) -> Dataset:
@@ -127,18 +116,8 @@ def _summary(masked: MaskedDataset) -> dict:
     return {"samples": len(masked), "masks": dict(counts.most_common())}
 
 
-def split_validation(
-    train: Dataset, score_names: list[str], fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def split_validation(train: Dataset, score_names: list[str], fraction: float, seed: int) -> list[np.ndarray]:
     """Return row numbers of training and validation, stratified by quantiles of the first score.
-
-    No feature is read.
-
-    Args:
-        train: the training split.
-        score_names: names of the scores; the first one stratifies.
-        fraction: share of the rows that validates, above 0 and below 1.
-        seed: seed of the split.
 
     Raises:
         ValueError: the split has too few rows for two parts of at least 2.
@@ -154,6 +133,5 @@ def split_validation(
     count = max(1, min(MOST_STRATA, validating, len(scores) - validating))
     ranks = np.argsort(np.argsort(scores, kind="stable"), kind="stable")  # (rows,), NaN last
     strata = ranks * count // len(scores)  # (rows,), strata of equal size
-    rows = np.arange(len(scores))
-    train_rows, validation_rows = train_test_split(rows, test_size=validating, stratify=strata, random_state=seed)
-    return np.sort(train_rows), np.sort(validation_rows)
+    parts = train_test_split(np.arange(len(scores)), test_size=validating, stratify=strata, random_state=seed)
+    return [np.sort(rows) for rows in parts]

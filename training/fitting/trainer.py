@@ -5,7 +5,6 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -42,42 +41,31 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
     - training rows are shuffled, cropped and masked by seed and epoch alone, so that runs repeat for any kind and
       number of workers, and a resumed run equals one that was never stopped;
     - validation scores each sample once, also over several processes, and logs AQA metrics in judges' units;
-    - checkpoints hold only what was trained, with processor and code bundle, and no pickle (`TrainingStateMixin`);
-      loading one fails on any weight that is missing or left over;
-    - whole revisions that anyone can load go to the Hub (`HubMixin`);
+    - checkpoints hold only what was trained, with processor and code, and no pickle (`TrainingStateMixin`); loading
+      one fails on any weight that is missing or left over; whole revisions go to the Hub (`HubMixin`);
     - the three terms of the loss are logged, and the language model can have a learning rate of its own;
     - a schedule-free optimizer is validated, saved and kept with the weights it ends with, not those of its steps.
 
     Args:
         data_collator: by default a `LimssrCollator` with random crops.
-        train_dataset: rows of a dataset, `datasets.Dataset` or `MaskedDataset`.
-        eval_dataset: the same, or several by name: metrics without a name are their mean.
-        processing_class: the model's `LimssrProcessor`.
-        **kwargs: further arguments of `transformers.Trainer`. `compute_metrics` gets scores and judged scores, both
-            `(samples, scores)` in judges' units, once for each evaluation set. `compute_loss_func` gets, in
-            validation, the scores of a whole set without hidden states.
+        train_dataset: rows, `datasets.Dataset` or `MaskedDataset`.
+        eval_dataset: the same, or several by name, over which metrics without a name are the mean.
+        *arguments, **kwargs: as for `transformers.Trainer`; `processing_class` is the model's `LimssrProcessor`.
+            `compute_metrics` gets scores and labels of one evaluation set at a time, `(samples, scores)` in judges'
+            units, and so does `compute_loss_func` in validation, without hidden states.
 
     Attributes:
         describe: returns the record of the run so far, for `run.json` in its checkpoints; None for no record.
     """
 
-    def __init__(
-        self,
-        model=None,
-        args=None,
-        data_collator=None,
-        train_dataset=None,
-        eval_dataset=None,
-        processing_class=None,
-        **kwargs,
-    ):
+    def __init__(self, model=None, args=None, data_collator=None, *arguments, **kwargs):
         if not isinstance(args, LimssrTrainingArguments):
             raise TypeError(f"`args` is {type(args).__name__}, expected LimssrTrainingArguments.")
         if model is not None:
             check_form(args, model)
         self.describe: Callable[[], dict] | None = None
         self._loss_terms: dict[str, list[torch.Tensor]] = defaultdict(list)
-        super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)
+        super().__init__(model, args, data_collator, *arguments, **kwargs)
         if data_collator is None:
             self.data_collator = self._collator("random")
         self.add_callback(EndSettled())
@@ -86,6 +74,7 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
                 callback.logging_dir = os.path.join(args.output_dir, "logs")
 
     def call_model_init(self, trial=None) -> nn.Module:
+        """Check a model of `model_init` as one that is given."""
         model = super().call_model_init(trial)
         check_form(self.args, model)
         return model
@@ -94,22 +83,15 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Return batches in the order of an `EpochSampler`, to which accelerate hands on the epoch."""
-        args = self.args
-        grouping = {}
+        args, rows, size = self.args, self.train_dataset, self._train_batch_size
+        lengths = None
         if args.train_sampling_strategy == "group_by_length":
-            batch_size = self._train_batch_size * args.gradient_accumulation_steps * args.world_size
-            lengths = sequence_lengths(self.train_dataset, self.processing_class)
-            grouping = {"lengths": lengths, "batch_size": batch_size}
-        data_seed = args.seed if args.data_seed is None else args.data_seed
-        sampler = EpochSampler(len(self.train_dataset), data_seed, **grouping)
-        loader = self._loader(
-            EpochRows(self.train_dataset),
-            self._train_batch_size,
-            self.data_collator,
-            sampler=sampler,
-            drop_last=args.dataloader_drop_last,
-            generator=torch.Generator().manual_seed(args.seed + args.process_index),  # seeds the workers
-        )
+            lengths = sequence_lengths(rows, self.processing_class)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        sampler = EpochSampler(len(rows), seed, lengths, size * args.gradient_accumulation_steps * args.world_size)
+        options = {"sampler": sampler, "drop_last": args.dataloader_drop_last}
+        options["generator"] = torch.Generator().manual_seed(args.seed + args.process_index)  # seeds the workers
+        loader = self._loader(EpochRows(rows), size, self.data_collator, **options)
         loader.set_sampler(sampler)  # else no epoch would reach it through the batches of a process that skips some
         return loader
 
@@ -144,13 +126,10 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
                 is_vector = parameter.dim() < 2 or name.endswith("token_embeddings")
                 groups[LANGUAGE_MODEL_PREFIX in name, args.decay_all or not is_vector].append(parameter)
         head_rate = args.learning_rate if args.head_learning_rate is None else args.head_learning_rate
+        rates = {True: args.learning_rate, False: head_rate}
         return [
-            {
-                "params": parameters,
-                "lr": args.learning_rate if of_language_model else head_rate,
-                "weight_decay": args.weight_decay if decays else 0.0,
-            }
-            for (of_language_model, decays), parameters in groups.items()
+            {"params": parameters, "lr": rates[in_language_model], "weight_decay": args.weight_decay * decays}
+            for (in_language_model, decays), parameters in groups.items()
         ]
 
     # Loss.
@@ -176,9 +155,8 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
 
         Returns:
             With the prefix: every metric of `METRIC_NAMES` in judges' units, averaged over evaluation sets and scores
-            (correlations in Fisher's z); `loss`, without the separation term, which belongs to batches; what
-            `compute_metrics` returns; and, of several sets, the Spearman and the results of `compute_metrics` of each.
-            NaN where undefined.
+            (correlations in Fisher's z); `loss`, without the separation term, which belongs to batches; the results of
+            `compute_metrics`; and Spearman and those results for each of several sets. NaN where undefined.
         """
         rows_by_name = self.eval_dataset if eval_dataset is None else eval_dataset
         rows_by_name = rows_by_name if isinstance(rows_by_name, Mapping) else {"": rows_by_name}
@@ -239,24 +217,27 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
         folder = Path(self.args.output_dir if output_dir is None else output_dir)
         is_final = folder == Path(self.args.output_dir)
         form = final_form(self.args, self.model.config) if is_final else checkpoint_form(self.model.config)
-        with _no_progress_bar():
-            self.accelerator.unwrap_model(self.model).save_pretrained(folder, form=form, state_dict=state_dict)
+        had_bar = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
+        self.accelerator.unwrap_model(self.model).save_pretrained(folder, form=form, state_dict=state_dict)
+        if had_bar:
+            logging.enable_progress_bar()
         self.processing_class.save_pretrained(folder)
         write_json(folder / "training_args.json", self.args.to_dict())
         if self.describe is not None and not is_final:
             write_json(folder / RECORD_FILE, self.describe())
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """No public hook: the stock one knows no adapter form, and only warns of weights that do not fit."""
+        """Load either form. No public hook: the stock one knows no adapters, and only warns of misfitting weights."""
         load_trained_weights(self.model if model is None else model, resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        """No public hook, as for `_load_from_checkpoint`."""
+        """Load either form; no public hook, as for `_load_from_checkpoint`."""
         load_trained_weights(self.model, self.state.best_model_checkpoint)
 
 
 class EndSettled(TrainerCallback):
-    """Ends training with the weights of `settle_weights`, before the best checkpoint may replace them."""
+    """Settles the weights at the end of training, before the best checkpoint may replace them."""
 
     def on_epoch_end(self, args, state, control, optimizer=None, **kwargs):
         if control.should_epoch_stop or control.should_training_stop:
@@ -264,19 +245,6 @@ class EndSettled(TrainerCallback):
 
 
 def settle_weights(optimizer) -> None:
-    """Go from the weights at which a schedule-free optimizer takes its steps to those it ends with; its next step
-    goes back."""
+    """Move from the weights at which a schedule-free optimizer takes its steps to the average it ends with."""
     if hasattr(optimizer, "eval"):
         optimizer.eval()
-
-
-@contextmanager
-def _no_progress_bar():
-    """Write a checkpoint without a bar for its shards."""
-    enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            logging.enable_progress_bar()

@@ -1,256 +1,280 @@
-"""Scores of very many samples, in shards that several processes write and a restart does not write again.
+"""Scores of very many samples with Ray Data, on all cores or GPUs of a machine or a cluster; a restart continues.
 
 OUT/
-    predictions.parquet     one row a sample and score, once every shard is there
-    .scoring/               only until then
-        samples.parquet     what is to be scored; a row group is a shard
-        shard-00000.parquet
+    predictions.parquet     one row per sample and score, once every sample is scored
+    .scoring/               until then
+        samples.parquet     samples to score, and what tells this scoring from others
+        parts/              scores as Ray writes them
+        done/               Ray's checkpoint: numbers of the samples in `parts`
 """
 
 import hashlib
 import json
+import logging
+import os
+import platform
+import secrets
 import shutil
+import tempfile
+import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from filelock import FileLock
 from tqdm.auto import tqdm
 
 from ..utils.files import atomic_write
-from ..utils.launching import join_processes
 from .files import FileSample
-from .predictor import Member, predict_stream
-from .writers import STREAM_SCHEMA, stream_rows
+from .predictor import ORIGIN, Member, describe_processor, load_members, predict_stream
+from .writers import ROW_SCHEMA, prediction_rows
 
 RESULT_FILE, PROGRESS = "predictions.parquet", ".scoring"
-PLAN_FILE = f"{PROGRESS}/samples.parquet"
-METADATA = b"limssr"
+OBJECT_STORE_BYTES = 128 * 2**20  # for paths and scores; features never enter it
+MAX_RESTARTS = 3  # of a worker; a sample that kills one would kill every further one
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What tells one scoring from another; it lies in the metadata of every Parquet file.
-
-    Attributes:
-        samples: digest of the samples, their files and their division into shards.
-        model: digest of model and processor.
-    """
-
-    samples: str
-    model: str
-
-    @classmethod
-    def read(cls, path: Path) -> "Plan":
-        return cls(**json.loads(pq.read_schema(path).metadata[METADATA]))
-
-    def metadata(self) -> dict[bytes, bytes]:
-        return {METADATA: json.dumps(asdict(self)).encode()}
-
-
-@dataclass
-class ShardedPrediction:
-    """
-    Args:
-        out: the folder to write.
-        members: models in eval mode, each with its processor, whose mean is the score.
-        samples_per_shard: samples in a shard, at most.
-        batch_size: samples scored at a time.
-        rank: number of this process, from 0.
-        processes: how many there are; shard n belongs to process n modulo this.
-    """
-
-    out: Path
-    members: Sequence[Member]
-    samples_per_shard: int = 1024
-    batch_size: int = 16
-    rank: int = 0
-    processes: int = 1
-
-    def __post_init__(self):
-        if self.samples_per_shard < 1:
-            raise ValueError(f"`samples_per_shard` is {self.samples_per_shard}, expected 1 or more")
-        self.out = Path(self.out)
-        self.config = self.members[0][0].config
-        self.score_names = list(self.config.score_names)
-        self.model_digest = digest_of(self.members)
-
-    def begin(self, samples: Sequence[FileSample]) -> None:
-        """Writes the plan in a new or empty folder, or finds that what was begun or finished there is the same.
-
-        Raises:
-            FileExistsError: the folder holds something else.
-        """
-        table = sample_table(samples, list(self.config.modalities))
-        content = json.dumps([self.samples_per_shard, table.to_pydict()], sort_keys=True)
-        plan = Plan(hashlib.sha256(content.encode()).hexdigest(), self.model_digest)
-        for name in (RESULT_FILE, PLAN_FILE):
-            if (self.out / name).is_file():
-                if Plan.read(self.out / name) != plan:
-                    raise FileExistsError(
-                        f"{self.out} holds scores of another model, of other samples or in other shards; name another "
-                        "folder or remove it"
-                    )
-                return
-        if self.out.exists() and any(self.out.iterdir()):
-            raise FileExistsError(f"{self.out} is not empty, and what is in it are no scores; name another folder")
-        with atomic_write(self.out / PLAN_FILE) as unfinished:
-            pq.write_table(table.replace_schema_metadata(plan.metadata()), unfinished, self.samples_per_shard)
-
-    def is_finished(self) -> bool:
-        return (self.out / RESULT_FILE).is_file()
-
-    def write(self) -> None:
-        """Scores this process's shards that are not there yet.
-
-        Raises:
-            ValueError: this process loaded another model than the one that the plan was made with.
-        """
-        plan = Plan.read(self.out / PLAN_FILE)
-        if plan.model != self.model_digest:
-            raise ValueError(f"process {self.rank} loaded another model than process 0; copy the same one everywhere")
-        with pq.ParquetFile(self.out / PLAN_FILE) as samples:
-            own = range(self.rank, samples.num_row_groups, self.processes)
-            undone = [number for number in own if not self.shard_file(number).is_file()]
-            total = sum(samples.metadata.row_group(number).num_rows for number in undone)
-            name = f"process 1 of {self.processes}" if self.processes > 1 else "scoring"
-            with tqdm(total=total, desc=name, unit="sample", disable=self.rank > 0) as bar:
-                for number in undone:
-                    self._write_shard(number, samples.read_row_group(number), plan, bar)
-
-    def shard_file(self, number: int) -> Path:
-        return self.out / PROGRESS / f"shard-{number:05}.parquet"
-
-    def merge(self) -> None:
-        """Checks that every sample came out exactly once, then makes one file of all shards, in their order.
-
-        Raises:
-            ValueError: one did not, or a shard is not there or was made with another model; the message names it.
-        """
-        plan = Plan.read(self.out / PLAN_FILE)
-        schema = STREAM_SCHEMA.with_metadata(plan.metadata())
-        with (
-            pq.ParquetFile(self.out / PLAN_FILE) as samples,
-            atomic_write(self.out / RESULT_FILE) as unfinished,
-            pq.ParquetWriter(unfinished, schema) as writer,
-        ):
-            for number in range(samples.num_row_groups):
-                sample_ids = samples.read_row_group(number, columns=["sample_id"])["sample_id"].to_pylist()
-                writer.write_table(self._checked_shard(number, sample_ids, plan).cast(schema))
-        shutil.rmtree(self.out / PROGRESS)
-
-    def failures(self) -> pa.Table:
-        """The samples without a score, columns `sample_id` and `error`."""
-        path = self.out / RESULT_FILE
-        return pq.read_table(path, columns=["sample_id", "error"], filters=pa.compute.field("error").is_valid())
-
-    def _write_shard(self, number: int, table: pa.Table, plan: Plan, bar: tqdm) -> None:
-        predictions = predict_stream(self.members, read_samples(table), self.batch_size)
-        rows = []
-        for prediction in predictions:
-            rows += stream_rows(prediction, self.score_names)
-            bar.update()
-        with atomic_write(self.shard_file(number)) as unfinished:
-            pq.write_table(pa.Table.from_pylist(rows, STREAM_SCHEMA.with_metadata(plan.metadata())), unfinished)
-
-    def _checked_shard(self, number: int, sample_ids: list[str], plan: Plan) -> pa.Table:
-        path = self.shard_file(number)
-        again = f"remove it and give the same command again, which scores these {len(sample_ids)} samples anew"
-        if not path.is_file():
-            raise ValueError(f"{path} is not there; give the same command again")
-        if Plan.read(path) != plan:
-            raise ValueError(f"{path} was made with another model or of other samples; {again}")
-        table = pq.read_table(path)
-        failed = set(table.filter(pa.compute.is_valid(table["error"]))["sample_id"].to_pylist())
-        found = Counter(zip(table["sample_id"].to_pylist(), table["score_name"].to_pylist(), strict=True))
-        expected = Counter(
-            (id_, name) for id_ in sample_ids for name in ([None] if id_ in failed else self.score_names)
-        )
-        if wrong := (found - expected) + (expected - found):
-            row = min(wrong, key=str)
-            raise ValueError(
-                f"{path}: sample {row[0]!r} is there {found[row]} times, expected {expected[row]}; {again}"
-            )
-        return table
-
-
-def predict_in_shards(
-    members: Sequence[Member],
-    find_samples: Callable[[], Sequence[FileSample]],
+def predict_into_folder(
+    models: Sequence[str],
+    samples: Sequence[FileSample],
     out: str | Path,
-    samples_per_shard: int = 1024,
+    workers: int | None = None,
+    samples_per_shard: int = 256,
     batch_size: int = 16,
+    **loading,
 ) -> pa.Table:
-    """
-    Scores samples into `OUT/predictions.parquet`; called by every process that `accelerate launch` started.
+    """Score samples into `OUT/predictions.parquet`, in their order.
 
     Args:
-        members: models in eval mode, each with its processor, whose mean is the score; the same in every process.
-        find_samples: gives the samples, each id once; only the first process calls it.
-        out: the folder to write, which all processes see: new, empty, or one that an earlier call did not finish.
-        samples_per_shard: samples in a shard, at most: what a stopped process has to score again.
-        batch_size: samples scored at a time.
+        models: checkpoint folders or Hub names; the score is the mean over all.
+        samples: samples to score, each id once.
+        out: folder that all machines see: new, empty, or left by a call that was stopped.
+        workers: number of processes that score; by default one per GPU, or per core where there is no GPU.
+        samples_per_shard: samples scored and written together; a stopped worker repeats no more.
+        batch_size: samples per batch.
+        **loading: further arguments of `load_members`.
 
     Returns:
         The samples that could not be scored, columns `sample_id` and `error`.
 
     Raises:
-        ValueError, OSError: the samples or the folder cannot be used; the message says why.
+        FileExistsError: the folder holds something else.
+        ModuleNotFoundError: Ray is not installed.
+        OSError, ValueError: samples or models cannot be used, or another process is scoring into the folder.
     """
-    state = join_processes()
-    settings = (samples_per_shard, batch_size, state.process_index, state.num_processes)
-    prediction = ShardedPrediction(Path(out), members, *settings)
-    if state.is_main_process:
-        prediction.begin(find_samples())
-    state.wait_for_everyone()
-    finished = prediction.is_finished()
-    if not finished:
-        prediction.write()
-    state.wait_for_everyone()
-    if state.is_main_process and not finished:
-        prediction.merge()
-    state.wait_for_everyone()
-    return prediction.failures()
+    try:
+        import ray
+        import ray.data.checkpoint
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("--output_dir needs the package ray: pip install 'ray[data]'") from error
+    if min(samples_per_shard, workers or 1) < 1:
+        raise ValueError(f"got {samples_per_shard} samples per shard and {workers} workers, expected 1 or more")
+    out, table = Path(out).absolute(), sample_table(samples)
+    progress = out / PROGRESS
+    if out.exists() and os.listdir(out) and not progress.exists() and not (out / RESULT_FILE).exists():
+        raise FileExistsError(f"{out} is not empty, and what is in it are no scores; name another folder")
+    loading["names"] = [str(Path(name).absolute()) if Path(name).exists() else name for name in models]
+    progress.mkdir(parents=True, exist_ok=True)
+    with FileLock(progress / "lock", timeout=0), _connection(ray, workers):
+        resources = ray.cluster_resources()
+        gpus = int(resources.get("GPU", 0))
+        workers = workers or gpus or int(resources["CPU"])
+        # Workers reserve no CPU: their number is given, and Ray's own tasks would wait for ever for a free one.
+        needs = {"num_cpus": 0, "num_gpus": 1 / -(-workers // gpus) if gpus else 0}
+        try:
+            digest = ray.get(ray.remote(**needs)(_digest_of_models).remote(loading))
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        if not is_finished(out, table, digest):
+            scorer = {"loading": loading, "digest": digest, "batch_size": batch_size}
+            shard = min(samples_per_shard, -(-len(table) // workers))  # at least one for each worker
+            with _progress_bar(progress / "done", -(-len(table) // shard)):
+                _score(ray, progress, scorer, shard, workers, needs)
+            merge(out)
+        shutil.rmtree(progress)
+    failed = pa.compute.field("error").is_valid()
+    return pq.read_table(out / RESULT_FILE, columns=["sample_id", "error"], filters=failed)
 
 
-def sample_table(samples: Sequence[FileSample], modalities: Sequence[str]) -> pa.Table:
-    """One row a sample: `sample_id`, `paths` by modality (null = missing) and `error`.
+def sample_table(samples: Sequence[FileSample]) -> pa.Table:
+    """One row per sample: `row`, `sample_id`, `paths` (JSON, modality -> absolute path) and `error`.
 
     Raises:
-        ValueError: there is none, or an id occurs twice.
+        ValueError: there is no sample, or an id occurs twice.
     """
-    repeated = [sample_id for sample_id, count in Counter(each.sample_id for each in samples).items() if count > 1]
+    counts = Counter(sample.sample_id for sample in samples)
+    repeated = [sample_id for sample_id, count in counts.items() if count > 1]
     if repeated or not samples:
         raise ValueError(f"the sample {repeated[0]!r} is given twice" if repeated else "there is no sample to score")
-    paths = pa.struct([(name, pa.string()) for name in modalities])
+    paths = [json.dumps({name: str(path.absolute()) for name, path in each.paths.items()}) for each in samples]
     columns = {
+        "row": pa.array(range(len(samples)), pa.int64()),
         "sample_id": pa.array([sample.sample_id for sample in samples], pa.string()),
-        "paths": pa.array([{name: str(path) for name, path in each.paths.items()} for each in samples], paths),
+        "paths": pa.array(paths, pa.string()),
         "error": pa.array([sample.error for sample in samples], pa.string()),
     }
     return pa.table(columns)
 
 
-def read_samples(table: pa.Table) -> list[FileSample]:
+def read_samples(table: pa.Table) -> Iterator[FileSample]:
     """The inverse of `sample_table`."""
-    return [
-        FileSample(row["sample_id"], {name: Path(path) for name, path in row["paths"].items() if path}, row["error"])
-        for row in table.to_pylist()
-    ]
+    for row in table.to_pylist():
+        paths = {name: Path(path) for name, path in json.loads(row["paths"]).items()}
+        yield FileSample(row["sample_id"], paths, row["error"])
+
+
+def is_finished(out: Path, table: pa.Table, model: str) -> bool:
+    """Whether the folder holds all scores; where it holds nothing yet, write down what is to be scored.
+
+    Args:
+        out: folder of the scores.
+        table: samples, see `sample_table`.
+        model: digest of the models.
+
+    Raises:
+        FileExistsError: the folder holds scores of another model or of other samples.
+    """
+    digest = hashlib.sha256(model.encode())
+    for batch in table.to_batches(max_chunksize=1024):
+        digest.update(json.dumps(batch.to_pylist()).encode())
+    metadata = {b"limssr": digest.hexdigest().encode()}
+    for path in (out / RESULT_FILE, out / PROGRESS / "samples.parquet"):
+        if path.exists():
+            if pq.read_schema(path).metadata != metadata:
+                raise FileExistsError(
+                    f"{out} holds scores of another model or of other samples; name another folder or remove it"
+                )
+            return path.name == RESULT_FILE
+    with atomic_write(out / PROGRESS / "samples.parquet") as path:
+        pq.write_table(table.replace_schema_metadata(metadata), path)
+    return False
+
+
+def merge(out: Path) -> None:
+    """Check that every sample was scored exactly once, then write all scores to one file, in the samples' order.
+
+    Raises:
+        ValueError: a sample is missing or there twice; the message names it.
+    """
+    samples = pq.read_table(out / PROGRESS / "samples.parquet", columns=["sample_id"])
+    found = pq.read_table(out / PROGRESS / "parts").sort_by("row")  # stable: scores keep their order
+    rows, failed = found["row"].to_numpy(), found["error"].is_valid().to_numpy()
+    times = np.bincount(rows, minlength=len(samples))
+    is_failed = np.bincount(rows, failed, minlength=len(samples)) > 0
+    expected = np.where(is_failed, 1, len(found["score_name"].drop_null().unique()) or 1)
+    for number in np.flatnonzero(times != expected):
+        raise ValueError(
+            f"{out / PROGRESS}: sample {samples['sample_id'][number].as_py()!r} is there {times[number]} times, "
+            f"expected {expected[number]}; remove this folder and give the same command again"
+        )
+    with atomic_write(out / RESULT_FILE) as path:
+        pq.write_table(found.drop_columns("row").cast(ROW_SCHEMA.with_metadata(samples.schema.metadata)), path)
+
+
+class Worker:
+    """Scores shards, with models that are loaded once.
+
+    Args:
+        loading: arguments of `load_members`.
+        digest: digest of the models that the scoring was begun with.
+        batch_size: samples per batch.
+
+    Raises:
+        ValueError: the models on this machine are others.
+    """
+
+    def __init__(self, loading: dict, digest: str, batch_size: int) -> None:
+        self.members, self.batch_size = load_members(**loading), batch_size
+        self.score_names = list(self.members[0][0].config.score_names)
+        if digest_of(self.members) != digest:
+            raise ValueError(f"{platform.node()} loads another model than the first machine; copy the same to both")
+
+    def __call__(self, shard: pa.Table) -> pa.Table:
+        """Rows of `sample_table` -> rows of `ROW_SCHEMA`, each with the `row` of its sample."""
+        predictions = predict_stream(self.members, read_samples(shard), self.batch_size)
+        numbered = zip(shard["row"].to_pylist(), predictions, strict=True)
+        rows = [{"row": row, **fields} for row, one in numbered for fields in prediction_rows(one, self.score_names)]
+        return pa.Table.from_pylist(rows, pa.schema([("row", pa.int64()), *ROW_SCHEMA]))
 
 
 def digest_of(members: Sequence[Member]) -> str:
     """SHA-256 of all that decides a score: weights in their precision, configuration and processor of each model."""
     digest = hashlib.sha256()
     for model, processor in members:
-        for settings in (model.config.to_dict(), processor.to_dict()):
-            for name in ("transformers_version", "_name_or_path"):
-                settings.pop(name, None)
-            digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+        settings = {name: value for name, value in model.config.to_dict().items() if name not in ORIGIN}
+        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+        digest.update(describe_processor(processor).encode())
         for name, tensor in sorted(model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _digest_of_models(loading: dict) -> str:
+    return digest_of(load_members(**loading))
+
+
+def _score(ray, progress: Path, scorer: dict, shard: int, workers: int, needs: dict) -> None:
+    """Score the samples that are not in the checkpoint yet."""
+    samples = ray.data.read_parquet(str(progress / "samples.parquet"))
+    checkpoint = ray.data.checkpoint.CheckpointConfig(
+        "row", str(progress / "done"), delete_checkpoint_on_success=False
+    )
+    checkpoint.checkpoint_actor_pool_max_size, checkpoint.checkpoint_actor_memory_bytes = 1, 2**28
+    samples.context.checkpoint_config = checkpoint
+    samples.context.enable_progress_bars = False
+    samples.context.execution_no_progress_timeout_s = -1  # a shard may take long
+    samples.repartition(target_num_rows_per_block=shard).map_batches(
+        Worker,
+        batch_size=shard,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        fn_constructor_kwargs=scorer,
+        max_restarts=MAX_RESTARTS,
+        max_task_retries=MAX_RESTARTS,
+        **needs,
+    ).write_parquet(str(progress / "parts"))
+
+
+@contextmanager
+def _connection(ray, workers: int | None) -> Iterator[None]:
+    """Ray on the cluster that `RAY_ADDRESS` names, or else on this machine alone."""
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:  # sockets need a short path
+        if "RAY_ADDRESS" in os.environ:
+            ray.init(**quiet)
+        else:
+            os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Ray would write one to the home folder
+            cpus = max(2, workers or len(os.sched_getaffinity(0)))  # Ray's own tasks need two
+            local = {"object_store_memory": OBJECT_STORE_BYTES, "_temp_dir": folder, "include_dashboard": False}
+            ray.init("local", num_cpus=cpus, **local, **quiet)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _progress_bar(done: Path, shards: int) -> Iterator[None]:
+    """Show how many files Ray's checkpoint has."""
+    finished = threading.Event()
+
+    def watch() -> None:
+        with tqdm(total=shards, desc="scoring", unit="shard", disable=None) as bar:
+            while not finished.wait(timeout=1):
+                bar.update(len(list(done.glob("*[!g].parquet"))) - bar.n)  # not *.pending.parquet
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join()

@@ -1,4 +1,4 @@
-"""Feature clips and texts from files: one a file, one sample from single files, a folder or a CSV."""
+"""Samples from files: one sample from single files, or many from a folder or a CSV."""
 
 import csv
 from collections.abc import Collection, Iterator, Sequence
@@ -15,8 +15,8 @@ class FileSample:
     """A sample whose features are still on disk.
 
     Attributes:
-        paths: modality -> file; what is missing is not in it.
-        error: what was already found wrong with the sample, raised when it is read.
+        paths: modality -> file, without the missing modalities.
+        error: a mistake found before the files are read.
     """
 
     sample_id: str
@@ -24,10 +24,10 @@ class FileSample:
     error: str | None = None
 
     def read(self) -> dict[str, np.ndarray | str]:
-        """modality -> (clips, dim) float32, or the text of a `.txt` file.
+        """Modality -> (clips, dim) float32, or the text of a `.txt` file.
 
         Raises:
-            FeatureFileError: the sample names no file at all, or one of them cannot be used.
+            FeatureFileError: `error` is set, the sample has no file, or a file cannot be used.
         """
         if self.error is not None:
             raise FeatureFileError(self.error)
@@ -42,34 +42,34 @@ class FileSample:
 def samples_from_folder(
     folder: str | Path, modalities: Sequence[str], texts: Collection[str] = ()
 ) -> list[FileSample]:
-    """Samples of `<modality>/<id>.npy|.safetensors|.txt`, sorted by id; an id may contain subfolders.
+    """Find the samples of `<modality>/<id>.npy|.safetensors|.txt`, sorted by id; an id may contain subfolders.
 
     Args:
-        folder: has a subfolder for each modality, or for some.
-        modalities: their names.
-        texts: which of them are texts; their files are `.txt`, those of the others are not.
+        folder: folder with a subfolder for one or more modalities.
+        modalities: names of the modalities.
+        texts: modalities whose files are `.txt`; all others are feature files.
 
     Raises:
-        FeatureFileError: no subfolder named like a modality, or no feature file in any of them.
+        FeatureFileError: no subfolder is named like a modality, or none holds a file.
     """
     folder = Path(folder)
     found = [name for name in modalities if (folder / name).is_dir()]
     if not found:
         raise FeatureFileError(f"{folder}: expected a folder with at least one subfolder of {list(modalities)}")
-    paths: dict[str, dict[str, list[Path]]] = {}
+    files: dict[str, dict[str, list[Path]]] = {}
     for name in found:
         for path in sorted((folder / name).rglob("*")):
             if path.suffix in ((TEXT_SUFFIX,) if name in texts else SUFFIXES):
                 sample_id = path.relative_to(folder / name).with_suffix("").as_posix()
-                paths.setdefault(sample_id, {}).setdefault(name, []).append(path)
-    if not paths:
+                files.setdefault(sample_id, {}).setdefault(name, []).append(path)
+    if not files:
         suffixes = " or ".join([*SUFFIXES, TEXT_SUFFIX] if texts else SUFFIXES)
         raise FeatureFileError(f"{folder}: no {suffixes} file in the subfolders {found}")
-    return [_folder_sample(sample_id, files) for sample_id, files in sorted(paths.items())]
+    return [_folder_sample(sample_id, paths) for sample_id, paths in sorted(files.items())]
 
 
 def samples_from_csv(path: str | Path, modalities: Sequence[str]) -> list[FileSample]:
-    """Samples of a CSV with the column `sample_id` and one path column a modality.
+    """Read a CSV with the column `sample_id` and one column of paths per modality.
 
     An empty cell is a missing modality; relative paths start at the CSV's folder.
 
@@ -83,9 +83,7 @@ def samples_from_csv(path: str | Path, modalities: Sequence[str]) -> list[FileSa
         )
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            _check_columns(path, reader.fieldnames or [], modalities)
-            return list(_csv_samples(path, reader))
+            return list(_csv_samples(path, csv.DictReader(stream), modalities))
     except (UnicodeDecodeError, csv.Error) as error:
         raise FeatureFileError(f"{path}: not a CSV in UTF-8: {error}") from error
 
@@ -99,25 +97,21 @@ def _folder_sample(sample_id: str, files: dict[str, list[Path]]) -> FileSample:
     return FileSample(sample_id, {name: paths[0] for name, paths in files.items()})
 
 
-def _check_columns(path: Path, columns: Sequence[str], modalities: Sequence[str]) -> None:
-    unknown = [name for name in columns if name != "sample_id" and name not in modalities]
-    if "sample_id" not in columns or unknown or len(columns) < 2 or len(set(columns)) < len(columns):
+def _csv_samples(path: Path, reader: csv.DictReader, modalities: Sequence[str]) -> Iterator[FileSample]:
+    columns = list(reader.fieldnames or [])
+    expected = {"sample_id", *modalities}
+    if "sample_id" not in columns or len(columns) < 2 or len(set(columns) & expected) < len(columns):
         raise FeatureFileError(
-            f"{path}: the columns are {list(columns)}, expected sample_id and one or more of {list(modalities)}"
+            f"{path}: the columns are {columns}, expected sample_id and one or more of {list(modalities)}"
         )
-
-
-def _csv_samples(path: Path, reader: csv.DictReader) -> Iterator[FileSample]:
     lines: dict[str, int] = {}
     for row in reader:
-        sample_id = row.pop("sample_id")
+        sample_id, where = row.pop("sample_id"), f"{path}, line {reader.line_num}"
         if None in row or None in row.values():
-            raise FeatureFileError(f"{path}, line {reader.line_num}: expected {len(reader.fieldnames)} cells")
+            raise FeatureFileError(f"{where}: expected {len(columns)} cells")
         if not sample_id:
-            raise FeatureFileError(f"{path}, line {reader.line_num}: sample_id is empty")
+            raise FeatureFileError(f"{where}: sample_id is empty")
         if sample_id in lines:
-            raise FeatureFileError(
-                f"{path}, line {reader.line_num}: sample_id {sample_id!r} is already on line {lines[sample_id]}"
-            )
+            raise FeatureFileError(f"{where}: sample_id {sample_id!r} is already on line {lines[sample_id]}")
         lines[sample_id] = reader.line_num
         yield FileSample(sample_id, {name: path.parent / cell for name, cell in row.items() if cell})

@@ -1,37 +1,46 @@
-"""From rows with feature clips to scores: whole datasets (also over several processes) and streams of files."""
+"""From feature clips to scores: one loop for whole datasets, several masks, several models and streams of files."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from accelerate.utils import DistributedType
+from datasets import Dataset
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader
 
 from ...modeling_limssr.modeling_limssr import LimssrForScoreRegression
 from ...processing.processing_limssr import LimssrProcessor
-from ..data.masked_dataset import longest_first, sequence_lengths
+from ..data.masked_dataset import MaskedDataset, longest_first, sequence_lengths
+from ..data.masks import Mask
 from ..data.sources.files import FeatureFileError
 from ..utils.loading import resolve_packaged
 from .files import FileSample
 
 PATHS = ("scores", "reasoning_scores", "cross_modal_scores")
 STREAMED_BATCHES = 4  # read ahead by `predict_stream`
+# The projectors of a sharded model exist only inside its forward pass.
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 Member = tuple[LimssrForScoreRegression, LimssrProcessor]
+Inputs = dict[str, torch.Tensor]
+ORIGIN = ("transformers_version", "_name_or_path")  # of settings: where they came from
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Scores of n rows, everything in judges' units.
+    """Scores of n rows, in judges' units.
 
     Attributes:
         sample_ids: n ids.
+        modalities: names of the model's modalities.
         scores: (n, scores) float64, the blend of both paths.
-        reasoning_scores: (n, scores) reasoning path; NaN where the model has only the other one.
-        cross_modal_scores: (n, scores) cross-modal path; NaN where the model has only the other one.
-        modalities: the model's, in its order.
-        visible: (n, modalities) bool, what each row showed.
+        reasoning_scores: (n, scores) float64; NaN where the model has no reasoning path.
+        cross_modal_scores: (n, scores) float64; NaN where the model has no cross-modal path.
+        used: (n, modalities) bool, the modalities each row was scored from.
     """
 
     sample_ids: list[str]
@@ -39,26 +48,26 @@ class Predictions:
     scores: np.ndarray
     reasoning_scores: np.ndarray
     cross_modal_scores: np.ndarray
-    visible: np.ndarray
+    used: np.ndarray
 
     @property
     def path_disagreement(self) -> np.ndarray:
         """|reasoning_scores - cross_modal_scores|, (n, scores)."""
         return np.abs(self.reasoning_scores - self.cross_modal_scores)
 
-    def used(self, row: int) -> list[str]:
+    def used_names(self, row: int) -> list[str]:
         """Names of the modalities a row was scored from."""
-        return [name for name, shown in zip(self.modalities, self.visible[row], strict=True) if shown]
+        return [name for name, used in zip(self.modalities, self.used[row], strict=True) if used]
 
 
 @dataclass(frozen=True)
 class SamplePrediction:
-    """One sample of a stream: its scores in judges' units, or why there are none.
+    """One sample of a stream: its scores in judges' units, or the reason why there are none.
 
     Attributes:
-        used: names of the modalities the score was made from.
+        used: names of the modalities the sample was scored from.
         scores, reasoning_scores, cross_modal_scores: (scores,) float64; None with an error.
-        error: None, or what was wrong with the sample.
+        error: what is wrong with the sample, or None.
     """
 
     sample_id: str
@@ -71,17 +80,18 @@ class SamplePrediction:
 
 def load_model_and_processor(
     name: str, language_model: str | None = None, device: torch.device | str | None = None, **loading
-) -> tuple[LimssrForScoreRegression, LimssrProcessor]:
-    """A checkpoint folder or Hub name, in eval mode.
+) -> Member:
+    """Load a checkpoint in eval mode.
 
     Args:
-        name: the folder, or the name on the Hub.
-        language_model: where an adapter finds its language model: folder, GGUF file, Hub name or a key of `PACKAGED_MODELS`.
-        device: where to; by default the accelerator where there is one.
-        **loading: of `from_pretrained`, as `loading_options` makes them.
+        name: checkpoint folder or Hub name.
+        language_model: place of an adapter's language model: folder, GGUF file, Hub name or a key of
+            `PACKAGED_MODELS`.
+        device: device of the model; by default the accelerator where there is one.
+        **loading: arguments of `from_pretrained`, see `loading_options`.
 
     Raises:
-        OSError, ValueError, ModuleNotFoundError: one of the two is not there or does not fit the other.
+        OSError, ValueError, ModuleNotFoundError: a part is missing or does not fit the others.
     """
     language_model = None if language_model is None else resolve_packaged(language_model)
     if device is None:
@@ -96,17 +106,11 @@ def load_model_and_processor(
 def load_members(
     names: Sequence[str], language_model: str | None = None, device: torch.device | str | None = None, **loading
 ) -> list[Member]:
-    """Models whose scores can be averaged.
-
-    Args:
-        names: checkpoint folders or Hub names, one or more.
-        language_model: as for `load_model_and_processor`, and so are the next two; the same for all.
-        device: where to.
-        **loading: of `from_pretrained`.
+    """Load models whose scores can be averaged; the arguments are those of `load_model_and_processor`.
 
     Raises:
-        ValueError: one has other modalities or other scores than the first, or cannot be loaded.
-        OSError, ModuleNotFoundError: one cannot be loaded.
+        ValueError: a model has other modalities or scores than the first one, or cannot be loaded.
+        OSError, ModuleNotFoundError: a model cannot be loaded.
     """
     members = [load_model_and_processor(name, language_model, device, **loading) for name in names]
     first = members[0][0].config
@@ -121,110 +125,88 @@ def load_members(
     return members
 
 
-def mean_predictions(of_members: Sequence[Predictions]) -> Predictions:
-    """The mean of what several models say of the same rows; NaN for a path that one of them does not have."""
-    means = {name: np.mean([getattr(one, name) for one in of_members], axis=0) for name in PATHS}
-    return replace(of_members[0], **means)
-
-
 def predict(
     model, processor, rows: Sequence[dict], batch_size: int = 16, accelerator=None, progress=None
 ) -> Predictions:
-    """Scores every row once, from whatever modalities it has.
+    """Score every row once, from the modalities it has.
 
     Args:
         model: a `LimssrForScoreRegression`, possibly prepared by `accelerator`; its mode is restored afterwards.
         processor: the model's `LimssrProcessor`.
         rows: `datasets.Dataset`, `MaskedDataset` or any sequence of row dictionaries with `sample_id`.
-        batch_size: rows a batch and process; masks may mix freely, and the longest are scored first, together.
-        accelerator: shares the rows over its processes; each of them returns all predictions.
-        progress: tqdm bar, moved on by the number of rows scored.
+        batch_size: rows per batch and process; a batch may mix masks.
+        accelerator: shares the rows over its processes; each process returns all predictions.
+        progress: tqdm bar, advanced by the number of rows scored.
 
     Returns:
         `Predictions` in the order of `rows`.
+
+    Raises:
+        TypeError, ValueError: the processor refuses a row; the message names its `sample_id`.
     """
-    unwrapped = accelerator.unwrap_model(model) if accelerator else model
-    config, modalities = unwrapped.config, list(unwrapped.config.modalities)
     if hasattr(rows, "with_format"):
         rows = rows.with_format("numpy")  # ten times faster than nested Python lists
-    order = longest_first(sequence_lengths(rows, processor))
-    collate = _Collate(processor, modalities)
-    loader = DataLoader(NumberedRows(rows), batch_size=batch_size, sampler=order, collate_fn=collate)
-    loader = accelerator.prepare(loader) if accelerator else loader
-    shape = (len(rows), len(config.score_names))
-    result = {name: np.full(shape, np.nan) for name in PATHS}
-    visible = np.zeros((len(rows), len(modalities)), dtype=bool)
-    with evaluating(model), accelerator.autocast() if accelerator else nullcontext():
-        for batch in loader:
-            inputs = {name: value.to(unwrapped.device) for name, value in batch.pop("inputs").items()}
-            outputs = {**batch, **path_scores(model(**inputs))}
-            outputs = accelerator.gather_for_metrics(outputs) if accelerator else outputs
-            index = outputs["index"].cpu().numpy()  # each row goes to its own place, so none can count twice
-            visible[index] = outputs["visible"].cpu().numpy()
-            for name in result:
-                result[name][index] = outputs[name].cpu().numpy()
-            if progress is not None:
-                progress.update(len(index))
-    return Predictions(read_sample_ids(rows), modalities, visible=visible, **result)
+    scorer = _Scorer([(model, processor)], batch_size, accelerator)
+    scores, used = scorer.score_dataset(rows, [scorer.modalities], np.ones((len(rows), 1), dtype=bool), progress)
+    if hasattr(rows, "select_columns"):  # without reading a single feature
+        sample_ids = rows.select_columns(["sample_id"])["sample_id"]
+    else:
+        sample_ids = [rows[index]["sample_id"] for index in range(len(rows))]
+    scores = {path: values[:, 0] for path, values in scores.items()}
+    return Predictions(list(map(str, sample_ids)), scorer.modalities, used=used, **scores)
+
+
+def predict_masks(
+    members: Sequence[Member],
+    dataset: Dataset,
+    wanted: Mapping[Mask, np.ndarray],
+    modalities: Sequence[str],
+    batch_size: int = 16,
+    accelerator=None,
+    progress=None,
+) -> dict[Mask, dict[str, np.ndarray]]:
+    """Score samples under several masks; a feature is read only if one of the sample's masks has it.
+
+    Args:
+        members: models with their processors; their mean is the score.
+        dataset: one column per modality, and `sample_id`.
+        wanted: mask -> (samples,) bool, the samples to score under it; each has every modality of the mask.
+        modalities: names in mask order; other modalities of the model are hidden.
+        batch_size: sequences per batch and process.
+        accelerator: shares the samples over its processes; each process returns all scores.
+        progress: tqdm bar, advanced by the number of samples and masks scored.
+
+    Returns:
+        Mask -> path of `PATHS` -> (samples, scores) float64 in judges' units, NaN where not wanted.
+    """
+    masks, chosen = list(wanted), np.stack(list(wanted.values()), axis=1)  # (samples, masks)
+    samples = np.flatnonzero(chosen.any(axis=1))
+    needed = chosen[samples].astype(int) @ np.array(masks) > 0  # (samples, modalities)
+    columns = [name for name in ("sample_id", *modalities) if name in dataset.column_names]
+    rows = MaskedDataset(dataset.select_columns(columns).select(samples), modalities, needed.astype(int).tolist())
+    names = [[name for name, bit in zip(modalities, mask, strict=True) if bit] for mask in masks]
+    scores, _ = _Scorer(members, batch_size, accelerator).score_dataset(rows, names, chosen[samples], progress)
+    results = {path: np.full((len(dataset), *values.shape[1:]), np.nan) for path, values in scores.items()}
+    for path, values in scores.items():
+        results[path][samples] = values
+    return {mask: {path: results[path][:, number] for path in PATHS} for number, mask in enumerate(masks)}
 
 
 def predict_stream(
     members: Sequence[Member], samples: Iterable[FileSample], batch_size: int = 16
 ) -> Iterator[SamplePrediction]:
-    """Scores samples in the order they come, holding a few batches at a time in memory, to sort them by length.
+    """Score samples in the order they come, with a few batches in memory to sort them by length.
 
-    A sample that cannot be read or that the processor refuses gives a `SamplePrediction` with its `error`; the others
-    are scored all the same.
+    A sample that cannot be read or that a processor refuses gives a `SamplePrediction` with its `error`.
 
     Args:
-        members: a model with its processor, or several (see `load_members`), whose mean is the score.
-        samples: the files.
-        batch_size: samples a batch.
+        members: models with their processors, see `load_members`; their mean is the score.
+        samples: samples whose features are on disk.
+        batch_size: samples per batch.
     """
-    samples = iter(samples)
+    scorer, samples = _Scorer(members, batch_size), iter(samples)
     while window := list(islice(samples, batch_size * STREAMED_BATCHES)):
-        yield from _predict_readable(members, window, batch_size)
-
-
-def _predict_readable(
-    members: Sequence[Member], window: list[FileSample], batch_size: int
-) -> Iterator[SamplePrediction]:
-    model, processor = members[0]
-    rows, errors = [], {}
-    for number, sample in enumerate(window):
-        try:
-            row = {"sample_id": sample.sample_id, **sample.read()}
-            _Collate(processor, list(model.config.modalities))([{"index": 0, **row}])  # the processor's own checks
-            rows.append(row)
-        except FeatureFileError as error:
-            errors[number] = str(error)
-        except (TypeError, ValueError) as error:  # the processor's message names sample and modality, not the file
-            errors[number] = f"{error} Read from {', '.join(map(str, sample.paths.values()))}"
-    predictions = mean_predictions([predict(*member, rows, batch_size) for member in members]) if rows else None
-    position = 0
-    for number, sample in enumerate(window):
-        if number in errors:
-            yield SamplePrediction(sample.sample_id, [], error=errors[number])
-            continue
-        scores = (
-            predictions.scores[position],
-            predictions.reasoning_scores[position],
-            predictions.cross_modal_scores[position],
-        )
-        yield SamplePrediction(sample.sample_id, predictions.used(position), *scores)
-        position += 1
-
-
-def read_sample_ids(rows: Sequence[dict]) -> list[str]:
-    if hasattr(rows, "select_columns"):  # without reading a single feature
-        return [str(sample_id) for sample_id in rows.select_columns(["sample_id"])["sample_id"]]
-    return [str(rows[index]["sample_id"]) for index in range(len(rows))]
-
-
-def path_scores(output) -> dict[str, torch.Tensor]:
-    """The blended score and those of both paths, each `(batch, scores)`; NaN for a path the model leaves out."""
-    missing = torch.full_like(output.scores, float("nan"))
-    return {name: missing if output.get(name) is None else output[name] for name in PATHS}
+        yield from scorer.score_files(window)
 
 
 @contextmanager
@@ -240,29 +222,191 @@ def evaluating(model) -> Iterator[None]:
             module.training = mode
 
 
-class NumberedRows(Dataset):
-    """Rows that know their position, which is how predictions from several processes find their place."""
+class _Scorer:
+    """The scoring loop.
 
-    def __init__(self, rows: Sequence[dict]):
+    Args:
+        members: models with their processors.
+        batch_size: sequences per batch.
+        accelerator: shares datasets over its processes.
+    """
+
+    def __init__(self, members: Sequence[Member], batch_size: int, accelerator=None) -> None:
+        self.models, self.batch_size, self.accelerator = [model for model, _ in members], batch_size, accelerator
+        self.bare = [accelerator.unwrap_model(model) if accelerator else model for model in self.models]
+        self.modalities, self.num_scores = list(self.bare[0].config.modalities), self.bare[0].config.num_scores
+        alike: dict[str, LimssrProcessor] = {}  # members whose processors agree share one, and what it writes
+        keys = [describe_processor(processor) if len(members) > 1 else "" for _, processor in members]
+        self.processors = [alike.setdefault(key, processor) for key, (_, processor) in zip(keys, members, strict=True)]
+        self.projects_ahead = accelerator is None or accelerator.distributed_type not in SHARDED
+
+    def score_dataset(
+        self, rows: Sequence[dict], masks: Sequence[Sequence[str]], wanted: np.ndarray, progress=None
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Score rows under masks, the longest first: what does not fit in memory fails at once.
+
+        Args:
+            rows: rows of a dataset.
+            masks: names of the modalities of each mask; those that a row lacks are missing.
+            wanted: (rows, masks) bool, what to score.
+            progress: tqdm bar or None.
+
+        Returns:
+            Path -> (rows, masks, scores) float64, the mean of the members, NaN where not wanted; and the modalities
+            that each row has, (rows, modalities) bool.
+        """
+        loader = DataLoader(
+            _NumberedRows(rows),
+            batch_size=self.batch_size,
+            sampler=longest_first(sequence_lengths(rows, self.processors[0])),
+            collate_fn=lambda batch: {"index": torch.tensor([index for index, _ in batch]), "rows": batch},
+        )
+        loader = self.accelerator.prepare(loader) if self.accelerator else loader
+        shape = (*wanted.shape, len(self.models), self.num_scores)
+        results = {path: np.full(shape, np.nan) for path in PATHS}
+        used = np.zeros((len(rows), len(self.modalities)), dtype=bool)
+        with self._ready():
+            for batch in loader:
+                outputs = {"index": batch["index"], **self._score_rows(batch["rows"], masks, wanted)}
+                outputs = self.accelerator.gather_for_metrics(outputs) if self.accelerator else outputs
+                outputs = {name: values.cpu().numpy() for name, values in outputs.items()}
+                index = outputs["index"]  # each row goes to its own place, so none can count twice
+                used[index] = outputs["used"]
+                for path in PATHS:
+                    results[path][index] = outputs[path]
+                if progress is not None:
+                    progress.update(int(wanted[index].sum()))
+        return {path: values.mean(axis=2) for path, values in results.items()}, used
+
+    def score_files(self, window: Sequence[FileSample]) -> list[SamplePrediction]:
+        """Score a few samples from files, or say what is wrong with them."""
+        sequences, found = [], {}
+        for number, sample in enumerate(window):
+            try:
+                row = {"sample_id": sample.sample_id, **sample.read()}
+                sequences.append((number, self._write(row, self.modalities)))
+            except FeatureFileError as error:
+                found[number] = SamplePrediction(sample.sample_id, [], error=str(error))
+            except (TypeError, ValueError) as error:  # the processor names sample and modality, not the file
+                message = f"{error} Read from {', '.join(map(str, sample.paths.values()))}"
+                found[number] = SamplePrediction(sample.sample_id, [], error=message)
+        sequences.sort(key=lambda sequence: -_length(sequence[1][0]))
+        with self._ready():
+            for batch in _split(sequences, self.batch_size):
+                scores = {path: values.double().cpu().numpy() for path, values in self._score(batch).items()}
+                for place, (number, _) in enumerate(batch):
+                    sample_id, paths = window[number].sample_id, window[number].paths
+                    means = {path: values[place].mean(axis=0) for path, values in scores.items()}
+                    found[number] = SamplePrediction(sample_id, [n for n in self.modalities if n in paths], **means)
+        return [found[number] for number in range(len(window))]
+
+    @contextmanager
+    def _ready(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for model in self.models:
+                stack.enter_context(evaluating(model))
+            for model in self.bare:
+                stack.enter_context(model.model.prefix_cache.keep())
+            stack.enter_context(self.accelerator.autocast() if self.accelerator else nullcontext())
+            yield
+
+    def _score_rows(self, batch: list[tuple[int, dict]], masks: Sequence[Sequence[str]], wanted: np.ndarray) -> Inputs:
+        """`used` (rows, modalities), and path -> (rows, masks, members, scores), NaN where not wanted."""
+        rows = [row for _, row in batch]
+        places = np.argwhere(wanted[[index for index, _ in batch]].T)  # (mask, row), mask by mask
+        sequences = [(row, self._write(rows[row], masks[mask])) for mask, row in places.tolist()]
+        used = torch.tensor([[row.get(name) is not None for name in self.modalities] for row in rows])
+        outputs = {"used": used.to(self.bare[0].device)}
+        for path, values in self._score(sequences).items():
+            outputs[path] = values.new_full((len(rows), len(masks), *values.shape[1:]), torch.nan)
+            outputs[path][places[:, 1], places[:, 0]] = values
+        return outputs
+
+    def _write(self, row: dict, names: Sequence[str]) -> list[Inputs]:
+        """Inputs for each member, a batch of one sample; processors that agree run once."""
+        features = {name: [row.get(name) if name in names else None] for name in self.modalities}
+        different = {id(processor): processor for processor in self.processors}
+        sample_ids = [str(row["sample_id"])]
+        written = {key: dict(write(features=features, sample_ids=sample_ids)) for key, write in different.items()}
+        return [written[id(processor)] for processor in self.processors]
+
+    def _score(self, sequences: list[tuple[int, list[Inputs]]]) -> dict[str, torch.Tensor]:
+        """Score sequences of a few rows, each given by its row's number and by the inputs for each member.
+
+        Returns:
+            Path -> (sequences, members, scores).
+        """
+        rows = [row for row, _ in sequences]
+        of_members = [
+            self._score_member(member, rows, [dict(inputs[member]) for _, inputs in sequences])
+            for member in range(len(self.models))
+        ]
+        return {path: torch.stack([scores[path] for scores in of_members], dim=1) for path in PATHS}
+
+    def _score_member(self, member: int, rows: list[int], inputs: list[Inputs]) -> dict[str, torch.Tensor]:
+        """Path -> (sequences, scores); NaN for a path the model leaves out."""
+        bare, tokenizer = self.bare[member], self.processors[member].tokenizer
+        if self.projects_ahead:
+            _project(bare, rows, inputs)
+        scores = {path: torch.full((len(rows), self.num_scores), torch.nan, device=bare.device) for path in PATHS}
+        for places in _split(longest_first([_length(each) for each in inputs]), self.batch_size):
+            batch = _stack([inputs[place] for place in places], padding=tokenizer.pad_token_id or 0)
+            output = self.models[member](**{name: values.to(bare.device) for name, values in batch.items()})
+            for path in PATHS:
+                if output.get(path) is not None:
+                    scores[path][places] = output[path].float()
+        return scores
+
+
+def _project(model, rows: Sequence[int], inputs: list[Inputs]) -> None:
+    """Replace features with what the projectors make of them; the clips of a row are projected once."""
+    for name, projector in model.model.projectors.items():
+        weight, clips = projector.linear_1.weight, {}
+        for row, each in sorted(zip(rows, inputs, strict=True), key=lambda pair: pair[0]):
+            features = each.pop(f"{name}_features")[0]  # (clips, feature size)
+            if len(features):
+                clips.setdefault(row, features)
+        together = torch.cat([weight.new_zeros(0, weight.shape[1]), *(each.to(weight) for each in clips.values())])
+        projected = projector(together)  # (clips, hidden)
+        of_row = dict(zip(clips, projected.split([len(each) for each in clips.values()]), strict=True))
+        for row, each in zip(rows, inputs, strict=True):
+            has_clips = each[f"{name}_clip_mask"].any()
+            each[f"{name}_projected"] = (of_row[row] if has_clips else projected[:0])[None]  # (1, clips, hidden)
+
+
+def _stack(inputs: Sequence[Inputs], padding: int) -> Inputs:
+    """Batches of one sample -> one batch, padded at the end as the processor does."""
+    fill = {"input_ids": padding}
+    return {
+        name: pad_sequence([each[name][0] for each in inputs], batch_first=True, padding_value=fill.get(name, 0))
+        for name in inputs[0]
+    }
+
+
+def _length(inputs: Inputs) -> int:
+    return inputs["input_ids"].shape[1]
+
+
+def _split(items: list, size: int) -> Iterator[list]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+class _NumberedRows(torch.utils.data.Dataset):
+    """Rows with their numbers, by which scores from several processes find their place."""
+
+    def __init__(self, rows: Sequence[dict]) -> None:
         self.rows = rows
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict:
-        return {**self.rows[index], "index": index}
+    def __getitem__(self, index: int) -> tuple[int, dict]:
+        return index, self.rows[index]
 
 
-class _Collate:
-    """Rows -> processor inputs, their positions (batch,) and what they show (batch, modalities)."""
-
-    def __init__(self, processor, modalities: list[str]):
-        self.processor = processor
-        self.modalities = modalities
-
-    def __call__(self, rows: list[dict]) -> dict:
-        features = {name: [row.get(name) for row in rows] for name in self.modalities}
-        visible = torch.tensor([[values[row] is not None for values in features.values()] for row in range(len(rows))])
-        sample_ids = [str(row["sample_id"]) for row in rows]
-        inputs = self.processor(features=features, sample_ids=sample_ids, crop="center", return_tensors="pt")
-        return {"inputs": dict(inputs), "index": torch.tensor([row["index"] for row in rows]), "visible": visible}
+def describe_processor(processor: LimssrProcessor) -> str:
+    """All that decides what a processor writes: its settings and its tokenizer, but not where they came from."""
+    settings = {name: value for name, value in processor.to_dict().items() if name not in ORIGIN}
+    backend = getattr(processor.tokenizer, "backend_tokenizer", None)
+    words = sorted(processor.tokenizer.get_vocab().items()) if backend is None else backend.to_str()
+    return json.dumps([settings, type(processor.tokenizer).__name__, words], sort_keys=True, default=str)

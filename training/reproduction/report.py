@@ -49,7 +49,13 @@ def write_report(path: Path, table: Table, runs: Sequence[Run], states: Sequence
     for (dataset, metric), group in groupby(entries, key=itemgetter("dataset", "metric")):
         parts += [f"## {dataset}: {HEADINGS[metric]}", _format_table(metric, list(group))]
     listed = "\n".join(f"- {name}: {state}" for name, state in progress.items())
-    parts += ["## What the words mean", MEANING.strip(), "## Runs", f"{len(results)} of {len(progress)} finished.", listed]
+    parts += [
+        "## What the words mean",
+        MEANING.strip(),
+        "## Runs",
+        f"{len(results)} of {len(progress)} finished.",
+        listed,
+    ]
     atomic_write_text(path.with_suffix(".md"), "\n\n".join(parts) + "\n")
 
 

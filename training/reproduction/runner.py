@@ -154,7 +154,9 @@ def _run(dataset: str, configuration: str, variant: Variant, repetition: int, se
 def _find_problem(variant: Variant, settings: Mapping[str, Any]) -> str:
     """Why a variant of this configuration cannot be run, or would say nothing; empty where it can."""
     dataset, changed = settings["dataset"], {name.partition("_")[0] for name in variant.settings}
-    if settings.get("language_model_config") and (variant.random_language_model or not changed.isdisjoint({"lora", "language"})):
+    if settings.get("language_model_config") and (
+        variant.random_language_model or not changed.isdisjoint({"lora", "language"})
+    ):
         return "the language model of this configuration is a random one, trained as a whole"
     if "prompt" in changed and not settings.get("use_prompt", True):
         return "this configuration has no prompt"

@@ -1,0 +1,194 @@
+"""`predict.py`: one sample, a folder or a CSV; what it prints, and what it says about mistakes."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from limssr import LimssrForScoreRegression
+from limssr.training import predict as script
+from limssr.training.utils.launching import exit_on_error
+from tests.helpers.feature_rows import write_folder
+
+
+@pytest.fixture
+def checkpoint(tmp_path, tiny_model, tiny_processor):
+    tiny_model.save_pretrained(tmp_path / "checkpoint")
+    tiny_processor.save_pretrained(tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Samples s000 to s003 with video; s000 and s003 have audio too."""
+    return write_folder(tmp_path / "features", 4)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """`run(*words)` calls the script in this process and returns its exit status, output and errors."""
+
+    def call(*words) -> tuple[int | str, str, str]:
+        monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, words)])
+        try:
+            status = script.main()
+        except SystemExit as exit_:
+            status = exit_.code
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+def score_of(model, processor, **features) -> float:
+    with torch.no_grad():
+        return (
+            model.eval()(**processor(features={name: [clips] for name, clips in features.items()})).scores[0, 0].item()
+        )
+
+
+def test_the_script_scores_one_sample_from_npy_and_safetensors(checkpoint, tiny_model, tiny_processor, tmp_path):
+    video, audio = np.random.default_rng(0).normal(size=(2, 3, 16)).astype("float32")
+    np.save(tmp_path / "a.npy", video)
+    save_file({"clips": torch.from_numpy(audio[:, :12].copy())}, tmp_path / "b.safetensors")
+    command = [sys.executable, Path(script.__file__), checkpoint, "--video", "a.npy", "--audio", "b.safetensors"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [*command, "--format", "json"], capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    (entry,) = json.loads(done.stdout)
+    assert entry["used"] == ["video", "audio"]
+    values = entry["scores"]["score"]
+    assert values["score"] == pytest.approx(
+        score_of(tiny_model, tiny_processor, video=video, audio=audio[:, :12]), abs=1e-2
+    )
+    assert values["path_disagreement"] == pytest.approx(abs(values["reasoning_score"] - values["cross_modal_score"]))
+
+
+def test_a_bad_file_loses_no_other_sample_of_a_folder(run, checkpoint, folder, tiny_model, tiny_processor, tmp_path):
+    (folder / "video" / "s001.npy").write_bytes(b"damaged")
+    np.save(folder / "audio" / "s003.npy", np.zeros((2, 99)))  # a width the model does not have
+    output = tmp_path / "scores.csv"
+    words = ("--folder", folder, "--format", "csv", "--output", output, "--batch_size", 2)
+    status, _, errors = run(checkpoint, *words)
+    assert status == 1
+    assert "2 of 4 samples could not be scored" in errors
+    rows = {row["sample_id"]: row for row in csv.DictReader(output.open())}
+    assert list(rows) == ["s000", "s001", "s002", "s003"]
+    assert str(folder / "video" / "s001.npy") in rows["s001"]["error"]
+    assert "99" in rows["s003"]["error"]
+    assert rows["s001"]["score"] == rows["s003"]["score"] == ""
+    expected = score_of(tiny_model, tiny_processor, video=np.load(folder / "video" / "s002.npy"))
+    assert float(rows["s002"]["score"]) == pytest.approx(expected, abs=1e-2)
+    assert rows["s002"]["used"] == "video"
+    assert rows["s002"]["error"] == ""
+
+
+def test_an_empty_cell_of_a_csv_is_a_missing_modality(run, checkpoint, folder):
+    table = "sample_id,video,audio\none,video/s000.npy,audio/s000.npy\ntwo,,audio/s003.npy\nthree,video/lost.npy,\n"
+    (folder / "list.csv").write_text(table)
+    status, out, errors = run(checkpoint, "--csv", folder / "list.csv")
+    header, one, two, three = out.splitlines()
+    assert (one.split()[0], one.split()[-1], two.split()[-1]) == ("one", "video+audio", "audio")
+    assert one.index("video") == header.index("from")
+    assert "ERROR" in three
+    assert "lost.npy: no such file" in three
+    assert status == 1
+    assert "ERROR three" in errors
+
+
+def test_text_csv_and_json_say_the_same(run, checkpoint, folder):
+    words = (checkpoint, "--folder", folder, "--format")
+    texts, entries = run(*words, "text")[1].splitlines()[1:], json.loads(run(*words, "json")[1])
+    for text, entry, row in zip(texts, entries, csv.DictReader(run(*words, "csv")[1].splitlines()), strict=True):
+        assert entry["sample_id"] == row["sample_id"] == text.split()[0]
+        assert (row["score_name"], row["used"]) == ("score", "+".join(entry["used"]))
+        assert {name: float(row[name]) for name in entry["scores"]["score"]} == entry["scores"]["score"]
+        assert text.split()[2] == f"{entry['scores']['score']['score']:.2f}"
+
+
+def test_a_path_that_the_model_does_not_have_is_no_number(run, tiny_config, tiny_processor, folder, tmp_path):
+    config = type(tiny_config)(**{**tiny_config.to_dict(), "aggregation": "reasoning"})
+    LimssrForScoreRegression(config).save_pretrained(tmp_path / "one_path")
+    tiny_processor.save_pretrained(tmp_path / "one_path")
+    words = (tmp_path / "one_path", "--folder", folder, "--format")
+    for entry in json.loads(run(*words, "json")[1]):
+        values = entry["scores"]["score"]
+        assert values["score"] == values["reasoning_score"]
+        assert values["cross_modal_score"] is values["path_disagreement"] is None
+    assert run(*words, "text")[1].splitlines()[1].split()[4:6] == ["-", "-"]
+
+
+def test_several_models_give_their_mean(run, checkpoint, tiny_config, tiny_processor, folder, tmp_path):
+    torch.manual_seed(1)
+    LimssrForScoreRegression(tiny_config).save_pretrained(tmp_path / "other")
+    tiny_processor.save_pretrained(tmp_path / "other")
+
+    def scores(*words) -> np.ndarray:
+        entries = json.loads(run(*words, "--folder", folder, "--format", "json")[1])
+        return np.array([list(entry["scores"]["score"].values())[:3] for entry in entries])
+
+    one, other = scores(checkpoint), scores(tmp_path / "other")
+    assert np.abs(one - other).min() > 0
+    np.testing.assert_allclose(scores(checkpoint, "--ensemble_with", tmp_path / "other"), (one + other) / 2, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--vidoe", "a.npy"],
+            "unknown argument --vidoe; the modalities of {checkpoint} are --video, --audio, --flow",
+        ),
+        ([], "give files of one sample (--video, --audio, --flow), or --folder, or --csv"),
+        (["--video", "a.npy", "--csv", "list.csv"], "give files of one sample"),
+        (["--csv", "{checkpoint}/config.json"], "expected sample_id and one or more of ['video', 'audio', 'flow']"),
+        (["--folder", "{checkpoint}"], "expected a folder with at least one subfolder of"),
+        (["--csv", "list.csv", "--output", "a", "--output_dir", "b"], "not allowed with argument --output"),
+    ],
+)
+def test_a_mistake_is_named_before_a_model_is_loaded(run, checkpoint, words, message):
+    status, out, errors = run(checkpoint, *(word.format(checkpoint=checkpoint) for word in words))
+    assert status == 2
+    assert message.format(checkpoint=checkpoint) in errors
+    assert out == ""
+
+
+def test_a_model_that_cannot_be_loaded_is_named_in_one_line(run, checkpoint, folder, tmp_path):
+    assert "cannot load the model nowhere" in run(tmp_path / "nowhere", "--folder", folder)[0].replace(
+        f"{tmp_path}/", ""
+    )
+    status, *_ = run(checkpoint, "--folder", folder, "--ensemble_with", tmp_path / "nowhere")
+    assert status.startswith(f"cannot load {checkpoint} and {tmp_path / 'nowhere'}: ")
+    assert "\n" not in status
+
+
+def test_help_shows_the_modalities_of_the_model(run, checkpoint):
+    status, out, _ = run(checkpoint, "--help")
+    assert status == 0
+    assert "clips [clips, 12], .npy or .safetensors" in out
+
+
+def test_several_processes_of_the_script_are_refused(run, checkpoint, folder, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "start it once, without a launcher" in run(checkpoint, "--folder", folder)[0]
+
+
+def test_scoring_into_a_folder_says_what_to_install(run, checkpoint, folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    status, *_ = run(checkpoint, "--folder", folder, "--output_dir", tmp_path / "out")
+    assert status == "predict.py: --output_dir needs the package ray: pip install 'ray[data]'"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mistake_ends_a_script_with_one_line(tmp_path):
+    with pytest.raises(SystemExit, match=r"^cannot load it: .*nowhere'$"), exit_on_error("cannot load it"):
+        (tmp_path / "nowhere").read_text()
