@@ -2,6 +2,8 @@
 
 import pytest
 
+from limssr.training.data.prepare import prepare_data
+
 PROGRAM = """
 from datasets import load_dataset
 from huggingface_hub import HfApi
@@ -25,6 +27,7 @@ assert here == there
 
 @pytest.mark.slow
 def test_prepared_data_is_pushed_and_loaded(client):
-    options = ["--data_options", "samples_train=30", "samples_test=7", "--samples_per_shard", "10"]
-    client.script("prepare_data.py", "synthetic", "-", "made", *options)
+    options = {"samples_train": 30, "samples_test": 7}
+    prepare_data("synthetic", "-", client.home / "made", options, max_shard_size="10KB")
+    assert len(list((client.home / "made").rglob("*train*.arrow"))) > 1
     client.run("-c", PROGRAM)
