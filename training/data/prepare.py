@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow as pa
 from datasets import ArrowBasedBuilder, DatasetInfo, SplitGenerator
-from datasets.builder import Key
 from datasets.exceptions import DatasetGenerationError
 from datasets.info import DatasetInfosDict
 from datasets.utils.py_utils import convert_file_size_to_int
@@ -57,8 +56,7 @@ class PreparedBuilder(ArrowBasedBuilder):
 
     Args:
         name: name of the dataset, and start of the file names.
-        labels: labels and readers as in `RowReader`.
-        readers: see `labels`.
+        labels, readers: see `RowReader`.
         scratch: folder for temporary files.
     """
 
@@ -78,14 +76,14 @@ class PreparedBuilder(ArrowBasedBuilder):
             for split, rows in self.labels.splits.items()
         ]
 
-    def _generate_tables(self, split: str, positions: list[int]) -> Iterator[tuple[Key, pa.Table]]:
+    def _generate_tables(self, split: str, positions: list[int]) -> Iterator[tuple[int, pa.Table]]:
         reader = RowReader(self.labels, self.readers)
         nothing = self.info.features.arrow_schema.empty_table()
         for position in positions:
-            yield Key(0, position), nothing  # `datasets` holds a table until the next one comes; samples are large
+            yield position, nothing  # `datasets` holds a table until the next one comes, and samples are large
             row = reader.read(split, position)
             if row is not None:
-                yield Key(0, position), row
+                yield position, row
             del row
         note = self.notes / f"{split}-{positions[0]:012}.json"
         note.write_text(json.dumps(asdict(reader.missing)), encoding="utf-8")
@@ -111,7 +109,7 @@ def prepare_data(
     list_missing: bool = False,
     require_complete: bool = False,
 ) -> None:
-    """Write a dataset as Arrow files. `out` appears when it is complete; data that is complete is left as it is.
+    """Write a dataset as Arrow files. `out` appears when it is complete; complete data is left as it is.
 
     Args:
         dataset: key of `REGISTRY`.
