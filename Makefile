@@ -1,13 +1,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test environment
+.PHONY: demo test test-fast environment
 
 demo: environment  ## Train a small model with missing modalities, show every mask, score one performance.
 	$(BIN)/python training/demo.py $(ARGS)
 
 test: environment  ## Run all tests.
 	$(BIN)/python -m pytest
+
+test-fast: environment  ## Run all tests but the slow ones.
+	$(BIN)/python -m pytest -m "not slow"
 
 environment: .venv/ready
 

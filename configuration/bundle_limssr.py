@@ -1,26 +1,25 @@
-"""Writes the code bundle beside a checkpoint: `trust_remote_code=True` loads it with nothing of ours installed."""
+"""Writes the code bundle beside a checkpoint, so that `trust_remote_code=True` loads it without this package."""
 
 import importlib.util
 import re
 from pathlib import Path
 
-AUTO_MAP = {
-    "AutoConfig": "configuration_limssr.LimssrConfig",
-    "AutoModel": "modeling_limssr.LimssrForScoreRegression",
-    "AutoProcessor": "processing_limssr.LimssrProcessor",
-}
-RELATIVE_IMPORT = re.compile(r"^(\s*from )(\.+)([\w.]+)( import )", flags=re.MULTILINE)
+RELATIVE_IMPORT = re.compile(r"^from (\.+)([\w.]+) import ", flags=re.MULTILINE)
 
 
-def write_code_bundle(folder: str | Path, module: str) -> None:
+def write_code_bundle(folder: str | Path, module: str) -> list[str]:
     """
     Copy a module, and all it imports of this package, into a checkpoint folder.
 
-    A checkpoint folder is flat, so `from ..package.module import` becomes `from .module import`; nothing else changes.
+    Model and processor each write their own part. A checkpoint folder is flat, so `from ..package.module import`
+    becomes `from .module import`; nothing else changes.
 
     Args:
-        folder (`str` or `Path`): the checkpoint.
+        folder (`str` or `Path`): checkpoint folder.
         module (`str`): full name of the module that defines the class being saved.
+
+    Returns:
+        Names of the files written.
     """
     pending, written = [module], set()
     while pending:
@@ -31,7 +30,8 @@ def write_code_bundle(folder: str | Path, module: str) -> None:
         written.add(file.name)
         source = file.read_text(encoding="utf-8")
         package = module.rpartition(".")[0]
-        for _, dots, name, _ in RELATIVE_IMPORT.findall(source):
+        for dots, name in RELATIVE_IMPORT.findall(source):
             pending.append(importlib.util.resolve_name(dots + name, package))
-        flat = RELATIVE_IMPORT.sub(lambda found: f"{found[1]}.{found[3].rpartition('.')[2]}{found[4]}", source)
+        flat = RELATIVE_IMPORT.sub(lambda found: f"from .{found[2].rpartition('.')[2]} import ", source)
         (Path(folder) / file.name).write_text(flat, encoding="utf-8")
+    return sorted(written)

@@ -1,9 +1,9 @@
-"""Configuration of LIMSSR: a language model that scores performances from whatever modalities are present."""
+"""Configuration of LIMSSR, a language model that scores performances from whatever modalities are available."""
 
 import difflib
 import math
 import re
-from dataclasses import fields
+from dataclasses import field, fields
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
@@ -12,11 +12,11 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 CROSS_MODAL_ATTENTION_HEADS = 4  # fixed by the paper
-TEXT = "text"  # in place of a feature size: the language model reads the words of this modality itself
+TEXT = "text"  # in place of a feature size: the language model reads the words itself
 
 
 def clip_token(modality: str) -> str:
-    """The token that holds the place of one projected clip."""
+    """Token that holds the place of one projected clip."""
     return f"<|{modality}|>"
 
 
@@ -29,72 +29,47 @@ def end_token(modality: str) -> str:
 
 
 def missing_token(modality: str) -> str:
-    """The trainable placeholder of a clip of a modality that the sample lacks."""
+    """Trainable placeholder for a clip of a missing modality."""
     return f"<|missing_{modality}|>"
 
 
 def fusion_token(slot: int) -> str:
-    """The fusion token of a slot, counted from 1 as in the paper."""
+    """Fusion token of a slot, counted from 1 as in the paper."""
     return f"<|fusion_{slot}|>"
 
 
 def trainable_tokens(modalities, num_fusion_tokens: int) -> list[str]:
-    """The 3M + K added tokens with a trainable embedding: boundaries, placeholders of missing clips, fusion tokens."""
+    """The 3M + K added tokens with trainable embeddings: boundaries, placeholders of missing clips, fusion tokens."""
     boundaries = [token(name) for name in modalities for token in (start_token, end_token)]
     missing = [missing_token(name) for name in modalities]
     return boundaries + missing + [fusion_token(slot + 1) for slot in range(num_fusion_tokens)]
 
 
 def feature_modalities(modalities: dict[str, int | str]) -> dict[str, int]:
-    """The modalities that come as feature clips, with their sizes: all but those of text."""
+    """Modality name -> feature size, without the modalities of text."""
     return {name: size for name, size in modalities.items() if size != TEXT}
 
 
 def added_tokens(modalities: dict[str, int | str], num_fusion_tokens: int) -> list[str]:
-    """All added tokens in the order of their default ids: the 3M + K trainable ones, then a clip token for each
-    modality of features."""
+    """Added tokens in the order of their default ids: the 3M + K trainable ones, then the clip tokens."""
     return trainable_tokens(modalities, num_fusion_tokens) + [
         clip_token(name) for name in feature_modalities(modalities)
     ]
 
 
+def described(default, description: str):
+    """A field with its description, where `HfArgumentParser` finds the help of a flag."""
+    return field(default=default, metadata={"help": description})
+
+
 @strict
 class LimssrConfig(PreTrainedConfig):
-    r"""
-    Everything that shapes the network of [`LimssrForScoreRegression`]. What shapes the token sequence (prompt wording,
-    clip counts, cropping) belongs to [`LimssrProcessor`]. Figures are the defaults of the LIMSSR paper (arXiv
-    2605.00434).
+    """
+    Configuration of [`LimssrForScoreRegression`]: everything that shapes the network.
 
-    Args:
-        text_config (`PreTrainedConfig` or `dict`, *optional*):
-            Configuration of the language model, any decoder that `AutoModel` knows. Defaults to `Qwen3Config()`.
-        modalities (`dict[str, int | str]`, *optional*, defaults to `{"video": 1024, "audio": 768, "flow": 1024}`):
-            Ordered name -> feature size, or `"text"` for one whose words the language model reads itself. Names are
-            lower-case identifiers.
-        num_fusion_tokens (`int`, defaults to 4): K, the fusion tokens at the end of the sequence, at least 1.
-        projector_dropout, head_dropout (`float`, defaults to 0.15): dropout rates in [0, 1).
-        regression_weight, consistency_weight, separation_weight (`float`, defaults to 10, 1, 1): loss weights, 0 or
-            more.
-        separation_margin (`float`, defaults to 1.0): margin of the token separation loss, 0 or more.
-        imputation (`"tokens"` or `"zeros"`): what stands at a missing clip, a trained placeholder or the zero vector.
-        use_prompt (`bool`, defaults to `True`): whether a matching processor writes a prompt.
-        fusion (`"tokens"` or `"mean"`): what the reasoning path reads, fusion tokens or the mean of the modality
-            spans.
-        aggregation (`"dual"`, `"reasoning"` or `"cross_modal"`): both scoring paths, or one of them alone.
-        language_model_training (`"lora"`, `"full"` or `"frozen"`): what of the language model is trained. Its vocabulary never is.
-        lora_rank, lora_alpha (`int`, defaults to 16, 32): rank, and scale numerator: the update is scaled by alpha /
-            rank.
-        lora_dropout (`float`, defaults to 0.1): dropout before the LoRA factors, in [0, 1).
-        lora_target_modules (`list[str]`, defaults to the query, key, value and output projections).
-        score_names (`list[str]`, defaults to `["score"]`): one name for each score the model predicts.
-        score_minimums, score_ranges (`list[float]`, defaults to 0 and 1 for each score):
-            Lowest attainable score and (highest - lowest), in the judges' units.
-        added_token_ids (`dict[str, int]`, *optional*): id of each added token. Consecutive from the language model's
-            `vocab_size` by default, in the order of [`added_tokens`].
-        checkpoint_form (`"full"` or `"adapter"`): written by `save_pretrained`: whether the language model's own weights lie
-            in the checkpoint.
-        language_model_source (`dict`, *optional*): written by `from_language_model`: where the language model came from, as a
-            repository with its revision or as local files with their SHA-256. Never a path.
+    What shapes the token sequence (prompt wording, clip counts, cropping) belongs to [`LimssrProcessor`]. Each field
+    carries its description, which `training/arguments.py` shows as the help of a flag. Defaults are those of the
+    LIMSSR paper (arXiv 2605.00434).
 
     Raises:
         StrictDataclassFieldValidationError, StrictDataclassClassValidationError: an impossible value, at construction;
@@ -111,7 +86,7 @@ class LimssrConfig(PreTrainedConfig):
     """
 
     model_type = "limssr"
-    # `Trainer.predict` then gives the judged scores alone.
+    # `Trainer.predict` then returns the scores alone.
     keys_to_ignore_at_inference = [  # noqa: RUF012
         "reasoning_scores",
         "cross_modal_scores",
@@ -126,30 +101,58 @@ class LimssrConfig(PreTrainedConfig):
     ]
     sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen3")}  # noqa: RUF012
 
-    text_config: dict | PreTrainedConfig | None = None
-    modalities: dict[str, int | str] | list | None = None
-    num_fusion_tokens: int = 4
-    projector_dropout: float | int = 0.15
-    head_dropout: float | int = 0.15
-    regression_weight: float | int = 10.0
-    consistency_weight: float | int = 1.0
-    separation_weight: float | int = 1.0
-    separation_margin: float | int = 1.0
-    imputation: Literal["tokens", "zeros"] = "tokens"
-    use_prompt: bool = True
-    fusion: Literal["tokens", "mean"] = "tokens"
-    aggregation: Literal["dual", "reasoning", "cross_modal"] = "dual"
-    language_model_training: Literal["lora", "full", "frozen"] = "lora"
-    lora_rank: int = 16
-    lora_alpha: float | int = 32
-    lora_dropout: float | int = 0.1
-    lora_target_modules: list[str] | None = None
-    score_names: list[str] | None = None
-    score_minimums: list[float | int] | None = None
-    score_ranges: list[float | int] | None = None
-    added_token_ids: dict[str, int] | None = None
-    checkpoint_form: Literal["full", "adapter"] = "full"
-    language_model_source: dict | None = None
+    text_config: dict | PreTrainedConfig | None = described(
+        None, "configuration of the language model, any decoder that `AutoModel` knows; `Qwen3Config()` by default"
+    )
+    modalities: dict[str, int | str] | list | None = described(
+        None,
+        "ordered modality name -> feature size, or 'text' where the language model reads the words itself; "
+        "{'video': 1024, 'audio': 768, 'flow': 1024} by default",
+    )
+    num_fusion_tokens: int = described(4, "K, number of fusion tokens at the end of the sequence, at least 1")
+    projector_dropout: float | int = described(0.15, "dropout rate of the projectors, in [0, 1)")
+    head_dropout: float | int = described(0.15, "dropout rate of the scoring heads, in [0, 1)")
+    regression_weight: float | int = described(10.0, "weight of the regression loss, at least 0")
+    consistency_weight: float | int = described(1.0, "weight of the consistency loss of the two paths, at least 0")
+    separation_weight: float | int = described(1.0, "weight of the token separation loss, at least 0")
+    separation_margin: float | int = described(1.0, "margin of the token separation loss, at least 0")
+    imputation: Literal["tokens", "zeros"] = described(
+        "tokens", "what replaces a missing clip: a trained placeholder token or the zero vector"
+    )
+    use_prompt: bool = described(True, "start every sequence with a prompt")
+    fusion: Literal["tokens", "mean"] = described(
+        "tokens", "what the reasoning path reads: fusion tokens, or the mean of the modality spans"
+    )
+    aggregation: Literal["dual", "reasoning", "cross_modal"] = described(
+        "dual", "scoring paths: both, or one of them alone"
+    )
+    language_model_training: Literal["lora", "full", "frozen"] = described(
+        "lora", "how the language model is trained; its vocabulary is always frozen"
+    )
+    lora_rank: int = described(16, "rank of LoRA, at least 1")
+    lora_alpha: float | int = described(32, "scale numerator of LoRA, whose update is scaled by alpha / rank")
+    lora_dropout: float | int = described(0.1, "dropout rate before the LoRA factors, in [0, 1)")
+    lora_target_modules: list[str] | None = described(
+        None, "linear layers of the language model that get LoRA; q_proj, k_proj, v_proj and o_proj by default"
+    )
+    score_names: list[str] | None = described(None, "one name for each score; `score` alone by default")
+    score_minimums: list[float | int] | None = described(
+        None, "lowest attainable value of each score, in judges' units; 0 by default"
+    )
+    score_ranges: list[float | int] | None = described(
+        None, "highest minus lowest attainable value of each score, in judges' units; 1 by default"
+    )
+    added_token_ids: dict[str, int] | None = described(
+        None, "id of each added token; by default consecutive from the vocabulary size, in the order of `added_tokens`"
+    )
+    checkpoint_form: Literal["full", "adapter"] = described(
+        "full", "whether the checkpoint holds the language model's own weights; written by `save_pretrained`"
+    )
+    language_model_source: dict | None = described(
+        None,
+        "origin of the language model: repository and revision, or SHA-256 of local files, never a path; written by "
+        "`from_language_model`",
+    )
 
     def __post_init__(self, **kwargs):
         for name in kwargs:
@@ -165,9 +168,9 @@ class LimssrConfig(PreTrainedConfig):
             "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
             "score_names": ["score"],
         }
-        for field, value in defaults.items():
-            if getattr(self, field) is None:
-                setattr(self, field, value)
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
         if self.score_minimums is None:
             self.score_minimums = [0.0] * self.num_scores
         if self.score_ranges is None:
@@ -177,7 +180,7 @@ class LimssrConfig(PreTrainedConfig):
             self.place_added_tokens(self.language_model_config.vocab_size)
 
     def place_added_tokens(self, first_id: int) -> None:
-        """Gives the added tokens consecutive ids: for a tokenizer that has more tokens than its model has rows."""
+        """Give the added tokens consecutive ids, for a tokenizer with more tokens than the table has rows."""
         names = added_tokens(self.modalities, self.num_fusion_tokens)
         self.added_token_ids = {name: first_id + index for index, name in enumerate(names)}
 
@@ -187,7 +190,7 @@ class LimssrConfig(PreTrainedConfig):
 
     @property
     def language_model_config(self) -> PreTrainedConfig:
-        """The decoder's own configuration, also where `text_config` is a composite (Gemma 3 and others)."""
+        """Configuration of the decoder itself, where `text_config` is a composite (Gemma 3 and others)."""
         return self.text_config.get_text_config(decoder=True)
 
     @property
@@ -200,17 +203,20 @@ class LimssrConfig(PreTrainedConfig):
 
     @property
     def uses_fusion_tokens(self) -> bool:
-        """Whether sequences end in fusion tokens: not when the reasoning path reads the mean of the spans instead."""
+        """Whether sequences end in fusion tokens; with `fusion="mean"` they do not."""
         return self.fusion == "tokens"
 
     @property
     def feature_sizes(self) -> dict[str, int]:
-        """The modalities that come as feature clips, with their sizes."""
+        """Modality name -> feature size, without the modalities of text."""
         return feature_modalities(self.modalities)
 
     def token_ids(self, token, names=None) -> list[int]:
-        """Ids of one kind of token, for example `token_ids(start_token)`, in the order of the modalities; -1, which
-        no position has, for the clip token of a modality of text."""
+        """
+        Ids of one kind of token, for example `token_ids(start_token)`, in the order of the modalities.
+
+        The clip token of a modality of text, which does not exist, has -1.
+        """
         return [self.added_token_ids.get(token(name), -1) for name in (names or self.modalities)]
 
     @property
@@ -219,11 +225,11 @@ class LimssrConfig(PreTrainedConfig):
 
     @property
     def trainable_token_ids(self) -> list[int]:
-        """Ids in the order of the rows of the trainable token table."""
+        """Ids of the trainable tokens, in the order of the rows of their table."""
         return [self.added_token_ids[name] for name in trainable_tokens(self.modalities, self.num_fusion_tokens)]
 
     def validate_modalities(self):
-        """Part of `@strict`: names are identifiers no other token can be confused with, sizes are positive."""
+        """Called by `@strict`: names are identifiers no other token can be confused with, sizes are positive."""
         if not self.modalities:
             raise ValueError("`modalities` is empty; give at least one, for example {'video': 1024}.")
         for name, size in self.modalities.items():
@@ -241,7 +247,7 @@ class LimssrConfig(PreTrainedConfig):
                 raise ValueError(
                     f"`modalities[{name!r}]` is {size!r}; allowed are feature sizes of 1 and more, and {TEXT!r}."
                 )
-        # Clip tokens of all of them, so that a modality keeps a name that it could have as features too.
+        # With the clip tokens of all modalities: a name must be possible for features and for text.
         names = trainable_tokens(self.modalities, max(self.num_fusion_tokens, 1)) + list(
             map(clip_token, self.modalities)
         )
@@ -251,16 +257,16 @@ class LimssrConfig(PreTrainedConfig):
             )
 
     def validate_numbers(self):
-        """Part of `@strict`: sizes at least 1, rates in [0, 1), weights finite and not negative."""
-        for field in ("num_fusion_tokens", "lora_rank"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"`{field}` is {getattr(self, field)}; allowed are whole numbers of 1 and more.")
-        for field in ("projector_dropout", "head_dropout", "lora_dropout"):
-            if not 0 <= getattr(self, field) < 1:
-                raise ValueError(f"`{field}` is {getattr(self, field)}; allowed are rates from 0 to below 1.")
-        for field in ("regression_weight", "consistency_weight", "separation_weight", "separation_margin"):
-            if not 0 <= getattr(self, field) < math.inf:
-                raise ValueError(f"`{field}` is {getattr(self, field)}; allowed are finite numbers of 0 and more.")
+        """Called by `@strict`: sizes at least 1, rates in [0, 1), weights finite and not negative."""
+        for name in ("num_fusion_tokens", "lora_rank"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; allowed are whole numbers of 1 and more.")
+        for name in ("projector_dropout", "head_dropout", "lora_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; allowed are rates from 0 to below 1.")
+        for name in ("regression_weight", "consistency_weight", "separation_weight", "separation_margin"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; allowed are finite numbers of 0 and more.")
         if not 0 < self.lora_alpha < math.inf:
             raise ValueError(f"`lora_alpha` is {self.lora_alpha}; allowed are finite numbers above 0.")
         if not self.lora_target_modules or not all(self.lora_target_modules):
@@ -274,29 +280,29 @@ class LimssrConfig(PreTrainedConfig):
             )
 
     def validate_scores(self):
-        """Part of `@strict`: distinct names, one finite minimum and one positive finite range for each."""
+        """Called by `@strict`: distinct names, one finite minimum and one positive finite range for each."""
         if not self.score_names or len(set(self.score_names)) < self.num_scores:
             raise ValueError(f"`score_names` is {self.score_names}; allowed is a list of one or more distinct names.")
-        for field in ("score_minimums", "score_ranges"):
-            values = getattr(self, field)
+        for name in ("score_minimums", "score_ranges"):
+            values = getattr(self, name)
             if len(values) != self.num_scores:
                 raise ValueError(
-                    f"`{field}` has {len(values)} values; `score_names` has {self.num_scores}: give one each."
+                    f"`{name}` has {len(values)} values; `score_names` has {self.num_scores}: give one each."
                 )
             if not all(math.isfinite(value) for value in values):
-                raise ValueError(f"`{field}` is {values}; allowed are finite numbers.")
+                raise ValueError(f"`{name}` is {values}; allowed are finite numbers.")
         if min(self.score_ranges) <= 0:
             raise ValueError(f"`score_ranges` is {self.score_ranges}; allowed are numbers above 0 (highest - lowest).")
 
     def validate_fusion(self):
-        """Part of `@strict`: the ablation switches fit together."""
+        """Called by `@strict`: the ablation switches fit together."""
         if self.fusion == "mean" and self.aggregation == "cross_modal":
             raise ValueError(
                 "`fusion` is 'mean', which only the reasoning path reads, but `aggregation` is 'cross_modal'."
             )
 
     def validate_added_token_ids(self):
-        """Part of `@strict`: exactly the added tokens, each with an id of its own."""
+        """Called by `@strict`: exactly the added tokens, each with an id of its own."""
         expected = added_tokens(self.modalities, self.num_fusion_tokens)
         if set(self.added_token_ids) != set(expected):
             differing = sorted(set(self.added_token_ids) ^ set(expected))

@@ -4,22 +4,27 @@ from importlib import import_module
 
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
-from limssr.configuration.configuration_limssr import LimssrConfig
-from limssr.modeling_limssr.modeling_limssr import LimssrForScoreRegression
-from limssr.processing.processing_limssr import LimssrProcessor
+from limssr.configuration import LimssrConfig
+from limssr.modeling_limssr import LimssrForScoreRegression, LimssrModel, LimssrPreTrainedModel, LimssrScoreOutput
+from limssr.processing import LimssrProcessor
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "LimssrCollator": "limssr.training.fitting.collator",
-    "LimssrModel": "limssr.modeling_limssr.modeling_limssr",
-    "LimssrPreTrainedModel": "limssr.modeling_limssr.modeling_limssr",
-    "LimssrScoreOutput": "limssr.modeling_limssr.modeling_limssr",
     "LimssrTrainer": "limssr.training.fitting.trainer",
     "LimssrTrainingArguments": "limssr.training.arguments",
 }
 
-__all__ = ["LimssrConfig", "LimssrForScoreRegression", "LimssrProcessor", *_LAZY]
+__all__ = [
+    "LimssrConfig",
+    "LimssrForScoreRegression",
+    "LimssrModel",
+    "LimssrPreTrainedModel",
+    "LimssrProcessor",
+    "LimssrScoreOutput",
+    *_LAZY,
+]
 
 AutoConfig.register(LimssrConfig.model_type, LimssrConfig)
 AutoModel.register(LimssrConfig, LimssrForScoreRegression)

@@ -1,8 +1,8 @@
 """
-Converts a published LIMSSR checkpoint (a pickled state dict) into this package's safetensors form, with its processor.
+Convert a published LIMSSR checkpoint (a pickled state dict) to safetensors, with its processor.
 
-    python -m limssr.modeling_limssr.convert_limssr_original_to_hf --checkpoint FILE.pkl --language_model FOLDER_OR_NAME \
-        --prompt FILE.json --output_dir DIR
+    python -m limssr.modeling_limssr.convert_limssr_original_to_hf --checkpoint FILE.pkl \
+        --language_model FOLDER_OR_NAME --prompt FILE.json --output_dir DIR
 """
 
 import json
@@ -54,23 +54,25 @@ KEY_PATTERNS = (
 class ConversionArguments:
     checkpoint: str = field(metadata={"help": "published checkpoint, a state dict in a .pkl file"})
     language_model: str = field(
-        metadata={"help": "the language model it was trained from: its configuration and tokenizer"}
+        metadata={"help": "language model it was trained from, whose configuration and tokenizer are read"}
     )
     prompt: str = field(metadata={"help": "JSON file with the wording: template, modality_names, separator, none"})
     output_dir: str = field(metadata={"help": "folder for the converted checkpoint"})
-    max_clips: int = field(default=95, metadata={"help": "clips every modality is padded or cropped to"})
+    max_clips: int = field(default=95, metadata={"help": "number of clips each modality is padded or cropped to"})
     lora_alpha: float = field(default=32, metadata={"help": "scale numerator of LoRA"})
-    score_name: str = field(default="score", metadata={"help": "what the score is called"})
-    score_range: float = field(default=1.0, metadata={"help": "what normalised scores are multiplied by"})
-    keep_lora: bool = field(default=False, metadata={"help": "keep LoRA apart from the language model, to train on"})
+    score_name: str = field(default="score", metadata={"help": "name of the score"})
+    score_range: float = field(default=1.0, metadata={"help": "highest minus lowest score, in judges' units"})
+    keep_lora: bool = field(
+        default=False, metadata={"help": "keep LoRA apart from the language model, for further training"}
+    )
 
 
 def convert(arguments: ConversionArguments) -> None:
     """
-    Writes the converted model and processor to `output_dir`.
+    Write the converted model and processor to `output_dir`.
 
     Raises:
-        ValueError: a key of the checkpoint is unknown, or its tensors do not fit the language model; the message names
+        ValueError: unknown keys in the checkpoint, or tensors that do not fit the language model; the message names
             them.
     """
     tensors = rename_keys(torch.load(arguments.checkpoint, map_location="cpu", weights_only=True))
@@ -78,7 +80,7 @@ def convert(arguments: ConversionArguments) -> None:
     embedding_key, embedding_scale = describe_embedding(text_config)
     text_config.dtype = tensors[embedding_key].dtype  # which may be finer than the language model's own
     config = read_config(tensors, text_config, len(tensors[embedding_key]), arguments)
-    # The last 3M + K rows of the published table are the added tokens, the rest is the language model's own vocabulary.
+    # The last 3M + K rows of the published table are the added tokens, the others the language model's vocabulary.
     vocabulary, rows = tensors[embedding_key].split(
         [config.language_model_config.vocab_size, len(config.trainable_token_ids)]
     )
@@ -109,7 +111,7 @@ def convert(arguments: ConversionArguments) -> None:
 
 
 def rename_keys(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Published names -> ours. The vocabulary head is dropped: nothing reads it."""
+    """Published names -> ours, without the vocabulary head, which nothing reads."""
     renamed, unknown = {}, []
     for name, tensor in state_dict.items():
         if ".lm_head." in name:
@@ -135,9 +137,9 @@ def _spell_out(name: str) -> str:
 
 def describe_embedding(text_config) -> tuple[str, float]:
     """
-    Name of the embedding table in our state dict, and what the language model multiplies a looked-up row with (Gemma does).
+    Name of the embedding table in our state dict, and the factor the language model multiplies its rows with (Gemma).
 
-    Our trainable rows are used as they stand, so they are stored multiplied.
+    Our trainable rows are used as they are, so they are stored multiplied.
     """
     with torch.device("meta"):
         language_model = AutoModel.from_config(text_config)
@@ -147,7 +149,7 @@ def describe_embedding(text_config) -> tuple[str, float]:
 
 
 def read_config(tensors, text_config, table_rows: int, arguments: ConversionArguments) -> LimssrConfig:
-    """All sizes are read off the tensors."""
+    """Read all sizes off the tensors."""
     projectors = {re.match(r"model\.projectors\.(\w+)\.linear_1\.weight", name): name for name in tensors}
     modalities = {match[1]: tensors[name].shape[1] for match, name in projectors.items() if match}
     num_fusion_tokens = len(tensors["reasoning_path.slot_weight"])
@@ -175,7 +177,7 @@ def load_strictly(state_dict: dict[str, torch.Tensor], config: LimssrConfig) -> 
 
 
 def save_language_model(tensors: dict[str, torch.Tensor], config: LimssrConfig, folder: Path) -> None:
-    """The language model as published training left it, as a model folder of its own."""
+    """Save the language model, as published training left it, in a model folder of its own."""
     weights = {
         name.removeprefix(LANGUAGE_MODEL_PREFIX): tensor
         for name, tensor in tensors.items()
@@ -189,8 +191,8 @@ def save_language_model(tensors: dict[str, torch.Tensor], config: LimssrConfig, 
     language_model.save_pretrained(folder)
 
 
-def main() -> None:
-    (arguments,) = HfArgumentParser(ConversionArguments).parse_args_into_dataclasses()
+def main(words: list[str] | None = None) -> None:
+    (arguments,) = HfArgumentParser(ConversionArguments).parse_args_into_dataclasses(words)
     convert(arguments)
     print(f"Converted checkpoint: {arguments.output_dir}")
 

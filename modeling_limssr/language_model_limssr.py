@@ -1,4 +1,4 @@
-"""Loads a pretrained language model as the language model, and remembers which one it was without naming a path."""
+"""Loads language models, records where they came from, and gives them LoRA."""
 
 import hashlib
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from transformers.utils import cached_file, is_peft_available, logging
 from transformers.utils.hub import extract_commit_hash
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-CHECKPOINT_SUBFOLDER = "backbone"  # where a checkpoint may carry its own language model
+CHECKPOINT_SUBFOLDER = "language_model"  # where an adapter may carry its language model
 
 
 def load_language_model(
@@ -22,15 +22,17 @@ def load_language_model(
     **kwargs,
 ) -> tuple[PreTrainedModel, dict]:
     """
+    Load a pretrained language model without its vocabulary head.
+
     Args:
         name_or_folder (`str` or `Path`): Hub repository, model folder, or a GGUF file, which is dequantised.
         num_hidden_layers (`int`, *optional*): keep only the first N layers.
         gguf_file (`str`, *optional*): name of the GGUF file in the folder or repository.
         revision (`str`, *optional*): branch, tag or commit of a Hub repository.
-        **kwargs: for `AutoModel.from_pretrained`: `dtype`, `cache_dir`, `token`, ...
+        **kwargs: arguments of `AutoModel.from_pretrained`: `dtype`, `cache_dir`, `token`, ...
 
     Returns:
-        The language model without its vocabulary head, and its source for [`find_language_model`].
+        The language model, and its source as [`describe_source`] gives it.
 
     Raises:
         ValueError: not a language model that loads whole and in floating point, or fewer layers than asked for.
@@ -68,7 +70,7 @@ def load_language_model(
 
 @contextmanager
 def quiet_loading():
-    """Keeps transformers from reporting weights that are meant to be new, or to be left out."""
+    """Keep transformers from reporting weights that are new, or left out, on purpose."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -78,7 +80,7 @@ def quiet_loading():
 
 
 def describe_source(location: str, gguf_file: str | None = None, **hub_arguments) -> dict:
-    """Repository and commit, or for a folder only file names, with the SHA-256 of the weights in both cases."""
+    """Origin of a language model: repository and commit (a folder has none), and the SHA-256 of each weight file."""
     source = {}
     folder = Path(location)
     if not folder.is_dir():
@@ -94,35 +96,34 @@ def describe_source(location: str, gguf_file: str | None = None, **hub_arguments
 def find_language_model(
     checkpoint: str | Path,
     source: dict | None,
-    language_model: str | Path | None,
+    name_or_folder: str | Path | None,
     num_hidden_layers: int,
     dtype: torch.dtype | str | None = None,
     **hub_arguments,
 ) -> PreTrainedModel:
     """
-    The language model that an adapter was trained on.
+    Load the language model that an adapter was trained on.
 
     Args:
-        checkpoint (`str` or `Path`): the adapter, which may carry its language model in a subfolder.
-        source (`dict`): as returned by [`load_language_model`].
-        language_model (`str` or `Path`, *optional*): where it lies here. Not needed for a Hub repository or a subfolder.
-        num_hidden_layers (`int`): the layers the adapter was trained with.
-        dtype (`torch.dtype`, *optional*): in which it was trained; its own by default.
-        **hub_arguments: of the checkpoint's own download (`revision`, `token`, ...).
+        checkpoint (`str` or `Path`): adapter, which may carry its language model in a subfolder.
+        source (`dict`): origin of the language model, from [`describe_source`].
+        name_or_folder (`str` or `Path`, *optional*): language model; found through `source` by default.
+        num_hidden_layers (`int`): number of layers the adapter was trained with.
+        dtype (`torch.dtype`, *optional*): precision it was trained in; the language model's own by default.
+        **hub_arguments: download arguments of the checkpoint (`revision`, `token`, ...).
 
     Raises:
-        ValueError: the language model is local and `language_model` is not given, or its weights are others.
+        ValueError: a local language model whose place is not given, or one with other weights.
     """
     source = source or {}
-    # What says which checkpoint it is says nothing of its language model; what says how to download does.
-    how = {name: value for name, value in hub_arguments.items() if name not in ("revision", "subfolder")}
-    if language_model is None:
-        language_model, where = _own_place(checkpoint, source, hub_arguments)
-        how |= where
-    is_file = Path(language_model).expanduser().is_file()
-    gguf_file = None if is_file else source.get("gguf_file")
+    # Revision and subfolder of the checkpoint are not those of its language model.
+    download = {name: value for name, value in hub_arguments.items() if name not in ("revision", "subfolder")}
+    if name_or_folder is None:
+        name_or_folder, recorded = _recorded_location(checkpoint, source, hub_arguments)
+        download |= recorded
+    gguf_file = None if Path(name_or_folder).expanduser().is_file() else source.get("gguf_file")
     language_model, found = load_language_model(
-        language_model, num_hidden_layers, gguf_file, dtype=dtype or "auto", **how
+        name_or_folder, num_hidden_layers, gguf_file, dtype=dtype or "auto", **download
     )
     for file, digest in source.get("sha256", {}).items():
         if found["sha256"].get(file) != digest:
@@ -133,8 +134,8 @@ def find_language_model(
     return language_model
 
 
-def _own_place(checkpoint: str | Path, source: dict, hub_arguments: dict) -> tuple[str | Path, dict]:
-    """Where the language model lies by the checkpoint's own word: a place, and revision and subfolder there."""
+def _recorded_location(checkpoint: str | Path, source: dict, hub_arguments: dict) -> tuple[str | Path, dict]:
+    """Where the checkpoint says its language model is: name or folder, with revision and subfolder."""
     if "subfolder" in source:
         subfolder = Path(hub_arguments.get("subfolder", "")) / source["subfolder"]
         if (Path(checkpoint) / subfolder).is_dir():
@@ -145,39 +146,41 @@ def _own_place(checkpoint: str | Path, source: dict, hub_arguments: dict) -> tup
         return source["repository"], {"revision": source["revision"]}
     files = ", ".join(source.get("sha256", {})) or "the language model it was trained on"
     raise ValueError(
-        "This checkpoint is an adapter of a language model that is not on the Hub: pass language_model=FOLDER_OR_FILE, "
-        f"the place of {files}."
+        "This checkpoint is an adapter of a language model that is not on the Hub: pass "
+        f"language_model=FOLDER_OR_FILE, the place of {files}."
     )
 
 
 def confine_quantization(model: PreTrainedModel, language_model: PreTrainedModel) -> None:
     """
-    Says of the language model alone what transformers says of the whole model that it quantised.
+    Mark the language model as quantised, instead of the whole model, which transformers marks.
 
-    PEFT asks the language model; of the whole model, `Trainer` would refuse to train it, and `config.json` would ask for
-    quantised weights. A language model that is trained as a whole cannot be so any more: that refusal stays.
+    PEFT looks at the language model. Of the whole model, `Trainer` would refuse to train it, and `config.json` would
+    ask for quantised weights. A language model trained as a whole cannot be quantised, so that refusal stays.
 
-    On a CPU with AVX512-BF16, bitsandbytes would repack 4-bit weights at the first score. That is kept from happening:
-    what is repacked passes no gradients on, multiplies in bfloat16 only, and needs 64 inputs to every layer.
+    On a CPU with AVX512-BF16, bitsandbytes would repack 4-bit weights at the first score. This switches that off:
+    repacked weights pass no gradients on, multiply in bfloat16 only, and need 64 inputs to every layer.
     """
     if not getattr(model, "is_quantized", False):
         return
     for module in language_model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    marks = ("is_quantized", "is_loaded_in_8bit", "is_loaded_in_4bit")
-    for mark in marks:
-        setattr(language_model, mark, getattr(model, mark, False))
+    flags = ("is_quantized", "is_loaded_in_8bit", "is_loaded_in_4bit")
+    for flag in flags:
+        setattr(language_model, flag, getattr(model, flag, False))
     if model.config.language_model_training != "full":
         model.hf_quantizer.remove_quantization_config(model)
-        for mark in marks:
-            setattr(model, mark, False)
+        for flag in flags:
+            setattr(model, flag, False)
 
 
 def require_floating_point(language_model: PreTrainedModel) -> None:
     """
+    Refuse to save the weights of a quantised language model.
+
     Raises:
-        ValueError: the language model is quantised, and its weights are to be saved.
+        ValueError: it is quantised.
     """
     if getattr(language_model, "is_quantized", False):
         raise ValueError(
@@ -187,7 +190,7 @@ def require_floating_point(language_model: PreTrainedModel) -> None:
 
 
 def lookup_scale(embedding: nn.Module) -> float:
-    """What an embedding multiplies a looked-up row with: 1, but for families like Gemma."""
+    """Factor that an embedding multiplies its rows with: 1, except in families like Gemma."""
     return getattr(embedding, "scalar_embed_scale", 1.0)
 
 
@@ -197,7 +200,7 @@ def _sha256(file: Path) -> str:
 
 
 def _forget_origin(language_model: PreTrainedModel) -> None:
-    """Removes what would tie a saved checkpoint to a GGUF file or a path: its weights are plain tensors by now."""
+    """Remove what would tie a saved checkpoint to a GGUF file or a path: the weights are plain tensors by now."""
     for name in ("quantization_config", "_model_name_or_path"):
         if hasattr(language_model.config, name):
             delattr(language_model.config, name)
@@ -223,8 +226,7 @@ LORA_FACTORS = (".lora_A.weight", ".lora_B.weight")
 
 def add_lora(model: nn.Module) -> None:
     """
-    Gives the language model of a LIMSSR model trainable LoRA factors, as its configuration says, and freezes its own
-    weights.
+    Add trainable LoRA factors to the language model of a LIMSSR model, and freeze its own weights.
 
     Raises:
         ImportError: peft is not installed.
@@ -259,7 +261,7 @@ def add_lora(model: nn.Module) -> None:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    """Not the `Conv1D` of GPT-2, the weight of which is transposed where it is quantised and nowhere else."""
+    """Whether it is a linear layer; the `Conv1D` of GPT-2 is not, whose weight is transposed only where quantised."""
     return isinstance(module, nn.Linear) and getattr(module, "source_cls", nn.Linear) is nn.Linear
 
 
@@ -277,10 +279,10 @@ def is_lora_factor(name: str) -> bool:
 
 def merge_lora(state_dict: dict[str, torch.Tensor], scaling: float) -> dict[str, torch.Tensor]:
     """
-    Replaces each weight W that has factors A and B by W + scaling * B A, and drops the factors.
+    Replace each weight W that has factors A and B by W + scaling * B A, and drop the factors.
 
     Args:
-        state_dict: with the names of [`strip_peft_names`].
+        state_dict (`dict`): tensors by the names of [`strip_peft_names`].
         scaling (`float`): alpha / rank.
 
     Raises:

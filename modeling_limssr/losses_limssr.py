@@ -7,7 +7,7 @@ LOSS_TERMS = ("regression_loss", "consistency_loss", "separation_loss")  # as th
 
 
 def regression_loss(score: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of `(batch, scores)` over the given targets; NaN targets are left out, 0 if none is given."""
+    """Mean squared error of `(batch, scores)` over the given targets; NaN targets are left out, 0 if all are NaN."""
     given = ~target.isnan()
     squared_error = (score - target.nan_to_num()).square() * given
     return squared_error.sum() / given.sum().clamp(min=1)
@@ -20,7 +20,7 @@ def consistency_loss(reasoning_scores: torch.Tensor, cross_modal_scores: torch.T
 
 def token_separation_loss(fusion_states: torch.Tensor, margin: float) -> torch.Tensor:
     """
-    Keeps the fusion tokens apart: a triplet loss over all batch * K states with their slot as label.
+    Triplet loss that keeps the fusion tokens apart, over all batch * K states with their slot as label.
 
     For each anchor the hardest positive is the farthest state of the same slot (distance 0 when the batch has one
     sample), the hardest negative the nearest state of another slot, by cosine distance: mean of
@@ -31,7 +31,7 @@ def token_separation_loss(fusion_states: torch.Tensor, margin: float) -> torch.T
         margin (`float`): how much nearer the positive must be, 0 or more.
 
     Returns:
-        Scalar loss; 0 when there is a single slot, which has nothing to be kept apart from.
+        Loss `()`; 0 with a single slot.
     """
     batch_size, num_slots, _ = fusion_states.shape
     if num_slots == 1:

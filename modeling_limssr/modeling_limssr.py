@@ -1,8 +1,7 @@
-"""LIMSSR: scores a performance from the modalities that are present (arXiv 2605.00434)."""
+"""LIMSSR: scores a performance from whatever modalities are available (arXiv 2605.00434)."""
 
 import inspect
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -12,18 +11,10 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_limssr import LimssrConfig
-from .checkpoint_limssr import LANGUAGE_MODEL_PREFIX, LimssrCheckpointMixin
-from .language_model_limssr import (
-    HUB_ARGUMENTS,
-    add_lora,
-    confine_quantization,
-    load_language_model,
-    lookup_scale,
-    quiet_loading,
-    require_floating_point,
-)
+from .checkpoint_limssr import LimssrCheckpointMixin
+from .language_model_limssr import HUB_ARGUMENTS, lookup_scale, require_floating_point
 from .losses_limssr import consistency_loss, regression_loss, token_separation_loss
-from .prefix_cache_limssr import SharedPrefix
+from .prefix_cache_limssr import PrefixCache
 from .projector_limssr import LimssrProjector
 from .scoring_paths_limssr import LimssrCrossModalPath, LimssrReasoningPath
 from .sequence_limssr import SequenceLayout
@@ -33,12 +24,12 @@ from .sequence_limssr import SequenceLayout
 class LimssrModelOutput(ModelOutput):
     """
     Args:
-        last_hidden_state (`(batch, length, hidden)`): of the language model, after its final norm.
+        last_hidden_state (`(batch, length, hidden)`): output of the language model's final norm.
         fusion_hidden_state (`(batch, fusion tokens, hidden)`, *optional*): h_k, float32; not with `fusion="mean"`.
         modality_hidden_state (`(batch, modalities, hidden)`): h_m, the mean over each modality's span, float32.
         modality_mask (`(batch, modalities)` bool): m, whether the sample has the modality.
-        hidden_states (`tuple` of `(batch, length, hidden)`, *optional*): with `output_hidden_states=True`.
-        attentions (`tuple` of `(batch, heads, length, length)`, *optional*): with `output_attentions=True`.
+        hidden_states (`tuple` of `(batch, length, hidden)`, *optional*): given `output_hidden_states=True`.
+        attentions (`tuple` of `(batch, heads, length, length)`, *optional*): given `output_attentions=True`.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -61,8 +52,8 @@ class LimssrScoreOutput(ModelOutput):
         regression_loss, consistency_loss, separation_loss (`()`, *optional*): the unweighted terms of the loss.
         fusion_hidden_state (`(batch, fusion tokens, hidden)`, *optional*): h_k.
         modality_hidden_state (`(batch, modalities, hidden)`): h_m.
-        hidden_states (`tuple` of `(batch, length, hidden)`, *optional*): with `output_hidden_states=True`.
-        attentions (`tuple` of `(batch, heads, length, length)`, *optional*): with `output_attentions=True`.
+        hidden_states (`tuple` of `(batch, length, hidden)`, *optional*): given `output_hidden_states=True`.
+        attentions (`tuple` of `(batch, heads, length, length)`, *optional*): given `output_attentions=True`.
     """
 
     loss: torch.FloatTensor | None = None
@@ -88,7 +79,7 @@ class LimssrPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    # Scores in half precision would come in steps of 0.4 % of their range: all but the language model stays in float32.
+    # In half precision scores would come in steps of 0.4 % of their range: only the language model may have it.
     _keep_in_fp32_modules_strict = (
         "projectors",
         "token_embeddings",
@@ -96,12 +87,12 @@ class LimssrPreTrainedModel(PreTrainedModel):
         "cross_modal_path",
         "reasoning_weight",
     )
-    # A quantiser looks here for what it must leave as it is, by the beginnings of full names.
+    # A quantiser looks here for what it must leave alone, by the beginnings of full names.
     _keep_in_fp32_modules = ("model.projectors", *_keep_in_fp32_modules_strict)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the language model, which is what `config.json` records and a later load restores."""
+        """Precision of the language model, which `config.json` records and a later load restores."""
         return self.get_input_embeddings().weight.dtype
 
     def _init_weights(self, module: nn.Module):
@@ -122,19 +113,19 @@ class LimssrModel(LimssrPreTrainedModel):
     """
     The language model over prompt, projected clips, placeholders and fusion tokens, without the scoring heads.
 
-    The language model (`language_model`) has no vocabulary head and its own embedding table is frozen; the added tokens have
-    a small trainable table of their own, `token_embeddings` `(3M + K, hidden)`. A modality of text has no projector:
-    its words stand in `input_ids` and are embedded like those of the prompt.
+    The language model (`language_model`) has no vocabulary head, and its embedding table is frozen. The added tokens
+    have a small trainable table of their own, `token_embeddings` `(3M + K, hidden)`. A modality of text has no
+    projector: its words stand in `input_ids` and are embedded like those of the prompt.
 
-    The words that all samples of a batch begin with run through the language model once, see [`SharedPrefix`], unless
-    `shares_prefix` is set to `False`.
+    The prompt prefix that all samples of a batch share is encoded once, see [`PrefixCache`], unless `shares_prefix` is
+    set to `False`.
     """
 
     shares_prefix = True
 
     def __init__(self, config: LimssrConfig):
         super().__init__(config)
-        self.shared_prefix = SharedPrefix()
+        self.prefix_cache = PrefixCache()
         self.language_model = AutoModel.from_config(config.text_config)
         self.token_embeddings = nn.Parameter(torch.empty(len(config.trainable_token_ids), config.hidden_size))
         self.projectors = nn.ModuleDict(
@@ -148,7 +139,7 @@ class LimssrModel(LimssrPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
-        """A full checkpoint loads as every transformers model does, an adapter with its language model and heads."""
+        """Load a full checkpoint as transformers does, an adapter through [`LimssrForScoreRegression`]."""
         hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         config = kwargs.get("config")
         if config is None and pretrained_model_name_or_path is not None:
@@ -158,7 +149,7 @@ class LimssrModel(LimssrPreTrainedModel):
         return super().from_pretrained(pretrained_model_name_or_path, *model_args, use_safetensors=True, **kwargs)
 
     def save_pretrained(self, *args, **kwargs) -> None:
-        """As of every transformers model, but for a language model that was quantised as a part of the scoring model."""
+        """Save as every transformers model does, unless the language model is quantised."""
         require_floating_point(self.language_model)
         super().save_pretrained(*args, **kwargs)
 
@@ -166,7 +157,7 @@ class LimssrModel(LimssrPreTrainedModel):
         self.get_input_embeddings().requires_grad_(False)
 
     def freeze_language_model(self) -> None:
-        """Freezes the vocabulary of the language model, and all the rest unless it is trained as a whole."""
+        """Freeze the language model; only its vocabulary with `language_model_training="full"`."""
         self.freeze_vocabulary()
         if self.config.language_model_training != "full":
             self.language_model.requires_grad_(False)
@@ -180,7 +171,7 @@ class LimssrModel(LimssrPreTrainedModel):
 
     @torch.no_grad()
     def draw_token_embeddings(self) -> None:
-        """Draws the trainable embeddings of the added tokens like the words of the (pretrained) vocabulary."""
+        """Draw the trainable embeddings from the distribution of the (pretrained) vocabulary."""
         words = self.get_input_embeddings().weight.float() * lookup_scale(self.get_input_embeddings())
         noise = torch.randn(self.token_embeddings.shape, device=words.device)
         self.token_embeddings.copy_(words.mean(0) + words.std(0) * noise)
@@ -195,32 +186,33 @@ class LimssrModel(LimssrPreTrainedModel):
     ) -> LimssrModelOutput:
         """
         Args:
-            input_ids (`(batch, length)` int64): sequences as written by `LimssrProcessor`; they say what each position
-                is.
+            input_ids (`(batch, length)` int64): sequences written by `LimssrProcessor`; they say what stands where.
             attention_mask (`(batch, length)`, *optional*): 1 for real positions, 0 for padding on the right.
-            inputs_embeds (`(batch, length, hidden)`, *optional*): replaces the language model's embeddings of the prompt
-                tokens. Clips and added tokens are still written over it, at the positions `input_ids` gives.
-            {modality}_features (`(batch, clips, feature size)` float): the clips of a modality.
-            {modality}_clip_mask (`(batch, clips)` bool): which of them are real; hidden or padded ones are never read.
-            {modality}_projected (`(batch, clips, hidden)` float): in place of features, what the projector made of
-                them before, for samples that are scored more than once.
-            **kwargs: passed on to the language model (`output_hidden_states`, `output_attentions`, ...).
+            inputs_embeds (`(batch, length, hidden)`, *optional*): embeddings of the words, in place of the language
+                model's own. Clips and added tokens are still written over it, at the positions `input_ids` gives.
+            {modality}_features (`(batch, clips, feature size)` float): clips of a modality.
+            {modality}_clip_mask (`(batch, clips)` bool): which of them are real; the others are never read.
+            {modality}_projected (`(batch, clips, hidden)` float): output of the projector, in place of features, for
+                samples that are scored more than once.
+            **kwargs: arguments of the language model (`output_hidden_states`, `output_attentions`, ...).
 
         Raises:
-            ValueError: sequences and features do not fit together; the message names sample, modality and both
-                numbers.
+            ValueError: sequences and features do not fit; the message names sample, modality and both numbers.
         """
         if input_ids is None:
             raise ValueError(
                 "input_ids is needed beside inputs_embeds too: it says where clips and added tokens stand."
             )
         layout = SequenceLayout.from_input_ids(input_ids, self.config)
-        has_own_words = inputs_embeds is None
-        if has_own_words:
-            inputs_embeds = self.embed_vocabulary(input_ids)  # (batch, length, hidden)
+        added_ids = torch.tensor(list(self.config.added_token_ids.values()), device=input_ids.device)
+        is_added = torch.isin(input_ids, added_ids)  # (batch, length)
+        word_ids = None
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids.masked_fill(is_added, 0))  # (batch, length, hidden)
+            word_ids = input_ids.masked_fill(is_added, -1) if self.shares_prefix else None
         inputs_embeds = self.write_added_tokens(inputs_embeds, input_ids)
         for index, name in enumerate(self.config.modalities):
-            if name not in self.projectors:  # text: its words have their embeddings already
+            if name not in self.projectors:  # text: its words are embedded already
                 continue
             parts = (kwargs.pop(f"{name}_{part}", None) for part in ("features", "clip_mask", "projected"))
             projected = self.project(name, layout.clips[:, index].sum(-1), *parts).to(inputs_embeds)  # (clips, hidden)
@@ -228,14 +220,7 @@ class LimssrModel(LimssrPreTrainedModel):
         if self.config.imputation == "zeros":
             inputs_embeds = inputs_embeds.masked_fill(layout.missing.any(1)[..., None], 0)
         self._refuse_unknown_arguments(kwargs)
-        outputs = None
-        if self.shares_prefix and has_own_words and not kwargs:
-            outputs = self.shared_prefix.run(
-                self.language_model, input_ids, inputs_embeds, attention_mask, self._added_ids(input_ids)
-            )
-        if outputs is None:
-            kwargs |= {"use_cache": False, "return_dict": True}  # nothing is generated, so nothing is worth caching
-            outputs = self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
+        outputs = self.prefix_cache(self.language_model, inputs_embeds, attention_mask, word_ids, **kwargs)
         hidden = outputs.last_hidden_state  # (batch, length, hidden)
         return LimssrModelOutput(
             last_hidden_state=hidden,
@@ -243,18 +228,11 @@ class LimssrModel(LimssrPreTrainedModel):
             modality_hidden_state=_average_spans(hidden, layout.spans),
             modality_mask=layout.modality_mask,
             hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            attentions=outputs.get("attentions"),  # a state-space model has none
         )
 
-    def train(self, mode: bool = True) -> "LimssrModel":
-        self.shared_prefix.forget()  # what is trained changes
-        return super().train(mode)
-
-    def _added_ids(self, input_ids: torch.LongTensor) -> torch.LongTensor:
-        return torch.tensor(list(self.config.added_token_ids.values()), device=input_ids.device)
-
     def _refuse_unknown_arguments(self, kwargs: dict) -> None:
-        """Features of an unknown modality, or a misspelt `attention_mask`, must not be passed over in silence."""
+        """Refuse the features of an unknown modality, or a misspelt argument."""
         known = set(inspect.signature(self.language_model.forward).parameters) | set(
             TransformersKwargs.__annotations__
         )
@@ -264,13 +242,8 @@ class LimssrModel(LimssrPreTrainedModel):
                 "example `{modality}_features`, and the rest goes to the language model."
             )
 
-    def embed_vocabulary(self, input_ids: torch.LongTensor) -> torch.FloatTensor:
-        """The language model's own embeddings; added tokens get those of id 0, to be overwritten."""
-        is_added = torch.isin(input_ids, self._added_ids(input_ids))
-        return self.get_input_embeddings()(input_ids.masked_fill(is_added, 0))
-
     def write_added_tokens(self, inputs_embeds: torch.FloatTensor, input_ids: torch.LongTensor) -> torch.FloatTensor:
-        """Writes the trainable embeddings of boundary, missing and fusion tokens over their positions."""
+        """Write the trainable embeddings of boundary, missing and fusion tokens over their positions."""
         row_ids = torch.tensor(self.config.trainable_token_ids, device=input_ids.device)
         is_row = input_ids[..., None] == row_ids  # (batch, length, rows)
         positions = is_row.any(-1)
@@ -280,10 +253,10 @@ class LimssrModel(LimssrPreTrainedModel):
 
     def project(self, name, placeholders, features, clip_mask, projected) -> torch.FloatTensor:
         """
-        The real clips of a modality as one list `(clips, hidden)`, checked against the placeholders `(batch,)`.
+        Real clips of a modality as one list `(clips, hidden)`, checked against the placeholders `(batch,)`.
 
-        A modality that nobody in the batch has gives an empty list, which still runs through its projector: all
-        parameters then take part in every step, as training on several processes demands.
+        A modality that no sample of the batch has still runs through its projector, as an empty list: training on
+        several processes demands that all parameters take part in every step.
         """
         if projected is not None:
             return self.select_clips(name, placeholders, projected, clip_mask, self.config.hidden_size, "projected")
@@ -291,7 +264,7 @@ class LimssrModel(LimssrPreTrainedModel):
         return self.projectors[name](self.select_clips(name, placeholders, features, clip_mask, size, "features"))
 
     def select_clips(self, name, placeholders, features, clip_mask, size, kind) -> torch.FloatTensor:
-        """Those of `(batch, clips, size)` that are real, as one list `(clips, size)`."""
+        """The real ones of `(batch, clips, size)` as one list `(clips, size)`."""
         weight = self.projectors[name].linear_1.weight
         if features is None:
             features = weight.new_empty(len(placeholders), 0, size)
@@ -313,7 +286,7 @@ class LimssrModel(LimssrPreTrainedModel):
 
 class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
     """
-    LIMSSR with its two scoring paths: s = w * s_main + (1 - w) * s_aux, in the judges' units s * range + minimum.
+    LIMSSR with its two scoring paths: s = w * s_main + (1 - w) * s_aux, in judges' units s * range + minimum.
 
     Example:
 
@@ -342,72 +315,6 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
             self.reasoning_weight = nn.Parameter(torch.full((1,), 0.7))
         self.post_init()
 
-    @classmethod
-    def from_language_model(
-        cls,
-        name_or_folder: str | Path,
-        num_hidden_layers: int | None = None,
-        gguf_file: str | None = None,
-        revision: str | None = None,
-        dtype: torch.dtype | str = "auto",
-        quantization_config=None,
-        **config_fields,
-    ) -> "LimssrForScoreRegression":
-        """
-        A new model around a pretrained language model. With `language_model_training="lora"` the language model gets LoRA (needs
-        peft).
-
-        Args:
-            name_or_folder (`str` or `Path`): Hub repository, model folder, or a GGUF file, which is dequantised.
-            num_hidden_layers (`int`, *optional*): keep only the first N layers of the language model.
-            gguf_file (`str`, *optional*): name of the GGUF file in the folder or repository.
-            revision (`str`, *optional*): branch, tag or commit of a Hub repository.
-            dtype (`torch.dtype`, *optional*): of the language model; the checkpoint's own by default.
-            quantization_config (`BitsAndBytesConfig`, *optional*): quantises the linear layers of the language model
-                (needs bitsandbytes), which LoRA or frozen training leaves as they are (QLoRA).
-            **config_fields: fields of [`LimssrConfig`]: `modalities`, `score_names`, `language_model_training`, ...; and
-                `cache_dir`, `token`, `local_files_only` of the download.
-
-        Raises:
-            TypeError: an argument that is neither.
-            ValueError: more layers asked for than there are, or no such layers to cut; or a quantised language model
-                is to be trained as a whole.
-        """
-        hub_arguments = {name: config_fields.pop(name) for name in HUB_ARGUMENTS if name in config_fields}
-        if unknown := sorted(config_fields.keys() - {field.name for field in fields(cls.config_class)}):
-            raise TypeError(f"from_language_model has no argument `{unknown[0]}`, and LimssrConfig no such field.")
-        if quantization_config is not None and config_fields.get("language_model_training") == "full":
-            raise ValueError(
-                "language_model_training='full' trains every weight of the language model, which quantised ones do not "
-                "allow: give 'lora' or 'frozen', or leave quantization_config out."
-            )
-        language_model, source = load_language_model(
-            name_or_folder, num_hidden_layers, gguf_file, revision, dtype=dtype, **hub_arguments
-        )
-        config = cls.config_class(text_config=language_model.config, language_model_source=source, **config_fields)
-        language_model_weights = {
-            LANGUAGE_MODEL_PREFIX + name: weight for name, weight in language_model.state_dict().items()
-        }
-        with quiet_loading():
-            # Past the strict `from_pretrained` of this class: projectors, heads and added tokens start at random.
-            model = PreTrainedModel.from_pretrained.__func__(
-                cls,
-                None,
-                config=config,
-                state_dict=language_model_weights,
-                dtype=torch.float32,
-                quantization_config=quantization_config,
-            )
-        for weight, own in zip(model.model.language_model.parameters(), language_model.parameters(), strict=True):
-            if type(weight) is nn.Parameter:  # not what is quantised, which has a class of its own
-                weight.data = weight.data.to(own.dtype)  # what is new stays in float32
-        model.model.freeze_language_model()  # loading makes every weight trainable
-        confine_quantization(model, model.model.language_model)
-        model.model.draw_token_embeddings()
-        if config.language_model_training == "lora":
-            add_lora(model)
-        return model
-
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
 
@@ -424,9 +331,9 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
     ) -> LimssrScoreOutput:
         """
         Args:
-            input_ids (`(batch, length)` int64): see [`LimssrModel.forward`], like the next.
-            attention_mask (`(batch, length)`, *optional*): 1 for real positions.
-            labels (`(batch, scores)` float, *optional*): judged scores, in the judges' units; NaN = not given.
+            input_ids (`(batch, length)` int64): sequences written by `LimssrProcessor`.
+            attention_mask (`(batch, length)`, *optional*): 1 for real positions, 0 for padding on the right.
+            labels (`(batch, scores)` float, *optional*): judges' scores, in judges' units; NaN = not given.
             **kwargs: features, clip masks and arguments of the language model, see [`LimssrModel.forward`].
 
         Raises:
@@ -455,7 +362,7 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
         )
 
     def score(self, outputs: LimssrModelOutput) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Normalised scores `(batch, scores)`: s, s_main and s_aux; `None` for a path that is left out."""
+        """Normalised scores s, s_main and s_aux, each `(batch, scores)`; `None` for a path that is left out."""
         fusion_states, modality_states = outputs.fusion_hidden_state, outputs.modality_hidden_state
         reasoning = cross_modal = None
         if self.config.aggregation != "cross_modal":
@@ -471,14 +378,14 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
 
     def losses(self, labels, score, reasoning, cross_modal, fusion_states=None) -> dict[str, torch.Tensor]:
         """
-        The weighted loss and its unweighted terms, each `()`: MSE(s, y), MSE(s_main, s_aux) and token separation.
+        Weighted loss and its unweighted terms, each `()`: MSE(s, y), MSE(s_main, s_aux) and token separation.
 
         Args:
-            labels (`(batch, scores)`): judged scores in judges' units, NaN = not given.
-            score (`(batch, scores)`): normalised blended score, see [`score`].
+            labels (`(batch, scores)`): judges' scores in judges' units, NaN = not given.
+            score (`(batch, scores)`): normalised blended score.
             reasoning (`(batch, scores)`): normalised score of the reasoning path.
             cross_modal (`(batch, scores)`): normalised score of the cross-modal path.
-            fusion_states (`(batch, fusion tokens, hidden)`, *optional*): without them the separation term is 0.
+            fusion_states (`(batch, fusion tokens, hidden)`, *optional*): h_k; without them the separation term is 0.
         """
         config = self.config
         regression = regression_loss(score, self.normalise_labels(labels.to(score)))
@@ -498,13 +405,13 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
 
     def loss_of_scores(self, labels, scores, reasoning_scores, cross_modal_scores) -> torch.Tensor:
         """
-        The loss `()` of scores that were predicted before, without the separation term, which belongs to batches.
+        Loss `()` of earlier predictions, without the separation term, which is defined on batches.
 
         Args:
-            labels (`(samples, scores)`): judged scores in judges' units, NaN = not given.
-            scores (`(samples, scores)`): predictions in judges' units.
-            reasoning_scores (`(samples, scores)`): those of the reasoning path.
-            cross_modal_scores (`(samples, scores)`): those of the cross-modal path.
+            labels (`(samples, scores)`): judges' scores in judges' units, NaN = not given.
+            scores (`(samples, scores)`): predicted scores in judges' units.
+            reasoning_scores (`(samples, scores)`): scores of the reasoning path, in judges' units.
+            cross_modal_scores (`(samples, scores)`): scores of the cross-modal path, in judges' units.
         """
         return self.losses(labels, *map(self.normalise, (scores, reasoning_scores, cross_modal_scores)))["loss"]
 

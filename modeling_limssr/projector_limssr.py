@@ -1,4 +1,4 @@
-"""The projector of a modality: feature clips to the hidden size of the language model (paper, section 3.3)."""
+"""Projector of a modality: feature clips to the hidden size of the language model (paper, section 3.3)."""
 
 import torch
 import torch.distributed
@@ -10,10 +10,9 @@ class ClipBatchNorm(nn.BatchNorm1d):
     """
     Batch norm over a flat list of clips `(clips, hidden)` of any length, zero included.
 
-    Only real clips are in that list, so neither padding nor absent samples touch the statistics. A list of a single
-    clip is normalised with the running statistics (its own variance says nothing), an empty one leaves everything
-    alone. Under several processes the running statistics combine the clips of all of them, so every process saves the
-    same.
+    The list holds real clips only, so neither padding nor samples without the modality affect the statistics. A single
+    clip, whose variance says nothing, is normalised with the running statistics; an empty list changes nothing. Under
+    several processes the running statistics combine the clips of all, so every process saves the same.
     """
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:

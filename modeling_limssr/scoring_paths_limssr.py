@@ -1,4 +1,4 @@
-"""The two mask-aware heads of LIMSSR: the reasoning path and the cross-modal path (paper, section 3.5)."""
+"""The two mask-aware scoring paths of LIMSSR, reasoning and cross-modal (paper, section 3.5)."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from ..configuration.configuration_limssr import CROSS_MODAL_ATTENTION_HEADS
 
 
 def make_score_head(hidden_size: int, num_scores: int, dropout: float) -> nn.Sequential:
-    """`(batch, hidden)` -> score logits `(batch, scores)`."""
+    """Head from `(batch, hidden)` to score logits `(batch, scores)`."""
     return nn.Sequential(
         nn.Linear(hidden_size, hidden_size // 2),
         nn.LayerNorm(hidden_size // 2),
@@ -43,9 +43,8 @@ class LimssrReasoningPath(nn.Module):
     def forward(self, states: torch.Tensor, modality_mask: torch.Tensor) -> torch.Tensor:
         """
         Args:
-            states (`(batch, fusion tokens, hidden)`): h_k; with `fusion="mean"` the modality states, which are
-                averaged.
-            modality_mask (`(batch, modalities)`): m, 1 where the modality is there.
+            states (`(batch, fusion tokens, hidden)`): h_k; with `fusion="mean"` the modality states, to be averaged.
+            modality_mask (`(batch, modalities)`): m, 1 where the modality is available.
 
         Returns:
             s_main `(batch, scores)`, normalised to 0..1.
@@ -83,7 +82,7 @@ class LimssrCrossModalPath(nn.Module):
         """
         Args:
             modality_states (`(batch, modalities, hidden)`): h_m.
-            modality_mask (`(batch, modalities)`): m, 1 where the modality is there.
+            modality_mask (`(batch, modalities)`): m, 1 where the modality is available.
 
         Returns:
             s_aux `(batch, scores)`, normalised to 0..1.

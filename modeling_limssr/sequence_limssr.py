@@ -1,4 +1,4 @@
-"""Reads off token ids which position of a sequence is what: the one description of a sample that the model needs."""
+"""Layout of a sequence, read off its token ids: which position holds what."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from ..configuration.configuration_limssr import clip_token, end_token, missing_
 @dataclass
 class SequenceLayout:
     """
-    Where everything stands in a batch of sequences.
+    What stands where in a batch of sequences.
 
     Args:
         spans (`(batch, modalities, length)` bool): positions between the boundary tokens of each modality.
@@ -26,15 +26,17 @@ class SequenceLayout:
 
     @property
     def modality_mask(self) -> torch.Tensor:
-        """m `(batch, modalities)` bool: whether the sample has the modality."""
+        """m `(batch, modalities)` bool: whether the modality is available."""
         return ~self.missing.any(-1)
 
     @classmethod
     def from_input_ids(cls, input_ids: torch.Tensor, config) -> "SequenceLayout":
         """
+        Find clips, spans and fusion tokens.
+
         Args:
-            input_ids (`(batch, length)` int64): as written by `LimssrProcessor`.
-            config (`LimssrConfig`): names the added tokens.
+            input_ids (`(batch, length)` int64): sequences written by `LimssrProcessor`.
+            config (`LimssrConfig`): configuration with the ids of the added tokens.
 
         Raises:
             ValueError: a sample without exactly one non-empty block of every modality, or without every fusion token.
@@ -58,7 +60,7 @@ class SequenceLayout:
 
 
 def _check_once(found: torch.Tensor, tokens: list[str]) -> None:
-    """Every sample must have each token once (an end counts where it closes a block that is not empty)."""
+    """Refuse a sample without exactly one of each token; an end counts where it closes a block that is not empty."""
     counts = found.sum(-1)  # (batch, tokens)
     if (counts != 1).any():
         sample, token = (counts != 1).nonzero()[0].tolist()

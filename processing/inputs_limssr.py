@@ -1,4 +1,4 @@
-"""Feature arrays of one sample: checked at the door, cropped, padded."""
+"""Contents of one sequence: checked and cropped clips, tokenised texts, the wording of the prompt."""
 
 import json
 import re
@@ -12,12 +12,12 @@ from transformers.utils import logging
 
 def as_clips(array, feature_size: int, where: str) -> torch.Tensor:
     """
-    Any array-like (numpy, torch, nested lists) -> float32 tensor `(clips, feature_size)`.
+    Convert any array-like (numpy, torch, nested lists) to a float32 tensor `(clips, feature_size)`.
 
     Args:
-        array: the features of one modality of one sample.
-        feature_size (`int`): the width the model was made for.
-        where (`str`): sample and modality, for the error message.
+        array: features of one modality of one sample.
+        feature_size (`int`): width the model was made for.
+        where (`str`): sample and modality, for error messages.
 
     Raises:
         TypeError: not an array of real numbers.
@@ -40,7 +40,7 @@ def as_clips(array, feature_size: int, where: str) -> torch.Tensor:
     if len(clips) == 0:
         raise ValueError(f"{where}: has no clips. Pass None for a modality that is missing.")
     clips = clips.to(torch.float32)
-    # A finite sum has no other terms, and is found ten times as fast; where it overflows, each number is looked at.
+    # A finite sum has only finite terms and is ten times as fast; where it overflows, each number is checked.
     if not clips.sum().isfinite() and not clips.isfinite().all():
         bad = int((~clips.isfinite()).any(1).sum())
         raise ValueError(
@@ -50,7 +50,7 @@ def as_clips(array, feature_size: int, where: str) -> torch.Tensor:
 
 
 def crop_clips(clips: torch.Tensor, max_clips: int, position: float) -> torch.Tensor:
-    """At most `max_clips` consecutive clips; `position` 0..1 says where, 0.5 is the centre."""
+    """Keep at most `max_clips` consecutive clips; `position` 0..1 says where, 0.5 is the centre."""
     excess = len(clips) - max_clips
     if excess <= 0:
         return clips
@@ -59,12 +59,12 @@ def crop_clips(clips: torch.Tensor, max_clips: int, position: float) -> torch.Te
 
 
 def pad_clips(clips: torch.Tensor, length: int) -> torch.Tensor:
-    """Zero clips at the end, up to `length`."""
+    """Add zero clips at the end, up to `length`."""
     return torch.nn.functional.pad(clips, (0, 0, 0, max(length - len(clips), 0)))
 
 
 def crop_position(crop: Literal["center", "random"], generator: torch.Generator | None) -> float:
-    """One position for all modalities of a sample, so that they stay aligned in time."""
+    """Position 0..1 of the crop, one for all modalities of a sample, which stay aligned in time."""
     if crop not in ("center", "random"):
         raise ValueError(f"crop is {crop!r}; allowed are 'center' and 'random'.")
     return 0.5 if crop == "center" else torch.rand((), generator=generator).item()
@@ -84,17 +84,17 @@ logger = logging.get_logger(__name__)
 
 class PlainTextTokenizer:
     """
-    Words -> ids of the tokenizer's ordinary vocabulary.
+    Encodes texts in the tokenizer's ordinary vocabulary.
 
     A text is data: a string in it that looks like a special or added token (`<|im_end|>`, `<|video_end|>`, ...) is
     spelt out in ordinary tokens and means nothing.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): of the language model, with the added tokens.
-        max_tokens (`int`): longer texts keep their first tokens.
+        tokenizer (`PreTrainedTokenizerBase`): tokenizer of the language model, with the added tokens.
+        max_tokens (`int`): number of tokens that longer texts are cut to.
 
     Raises:
-        ValueError: the tokenizer is none of the `tokenizers` library.
+        ValueError: a tokenizer that the `tokenizers` library does not back.
     """
 
     def __init__(self, tokenizer, max_tokens: int):
@@ -110,9 +110,11 @@ class PlainTextTokenizer:
 
     def encode(self, text: str, where: str) -> list[int]:
         """
+        Token ids of a text, cut to `max_tokens`.
+
         Args:
-            text (`str`): the words of one modality of one sample.
-            where (`str`): sample and modality, for the error message.
+            text (`str`): content of one modality of one sample.
+            where (`str`): sample and modality, for error messages.
 
         Raises:
             TypeError: not a string.
@@ -127,11 +129,11 @@ class PlainTextTokenizer:
         return ids[: self.max_tokens]
 
     def tokenize(self, text: str) -> list[int]:
-        """All its ids, neither checked nor cut."""
+        """Token ids of a text, neither checked nor cut."""
         return self.encoder.encode(text, add_special_tokens=False).ids
 
     def _count(self, length: int) -> None:
-        """Warns at the first text that is cut, then each time their number has doubled: not once for each."""
+        """Warn at the first text that is cut, then each time their number has doubled."""
         self.texts += 1
         if length <= self.max_tokens:
             return
@@ -150,17 +152,17 @@ class PlainTextTokenizer:
 @dataclass
 class Prompt:
     """
+    Wording of the prompt.
+
     Args:
-        template (`str`): the prompt, with `{available}` and `{missing}` where the modalities are named. What does not
-            depend on them comes first, so that all samples share it. With neither, all samples have the same prompt.
-        modality_names (`dict[str, str]`): what a modality is called in the prompt; its own name where it is not
-            listed.
-        separator (`str`): between two names.
-        none (`str`): stands where no modality is to be named.
+        template (`str`): prompt with `{available}` and `{missing}` where the modalities are named, or with neither.
+            What does not depend on them comes first, so that all samples share it.
+        modality_names (`dict[str, str]`): modality -> its name in the prompt; its own name by default.
+        separator (`str`): text between two names.
+        none (`str`): text in place of an empty list of names.
 
     Raises:
-        ValueError: the template names the available modalities but not the missing ones, or the other way round, or
-            has other words in braces.
+        ValueError: the template has one of `{available}` and `{missing}` without the other, or other words in braces.
     """
 
     template: str = (
@@ -180,7 +182,7 @@ class Prompt:
             )
 
     def write(self, modalities, mask: tuple[bool, ...]) -> str:
-        """The prompt of a sample whose `mask` says of each modality whether it is there."""
+        """Prompt of a sample; `mask` says for each modality whether the sample has it."""
 
         def name_all(wanted: bool) -> str:
             names = [

@@ -1,4 +1,4 @@
-"""Turns feature clips into the sequences LIMSSR reads: prompt, clips, placeholders of missing clips, fusion tokens."""
+"""Feature clips and texts to model inputs: prompt, clips, placeholders of missing clips, fusion tokens."""
 
 import copy
 import math
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import AddedToken, BatchFeature, ProcessorMixin
 
-from ..configuration.bundle_limssr import AUTO_MAP, write_code_bundle
+from ..configuration.bundle_limssr import write_code_bundle
 from ..configuration.configuration_limssr import (
     TEXT,
     added_tokens,
@@ -27,20 +27,22 @@ from .inputs_limssr import PlainTextTokenizer, Prompt, as_clips, crop_clips, cro
 
 class LimssrProcessor(ProcessorMixin):
     """
-    Writes each sample as one sequence: prompt, a block for each available modality, a block of placeholders for each
-    missing one, fusion tokens. Make one that fits a model with [`LimssrProcessor.from_config`].
+    Turns samples with missing modalities into inputs of [`LimssrForScoreRegression`].
+
+    Each sample becomes one sequence: prompt, a block for each available modality, a block of placeholders for each
+    missing one, fusion tokens. [`LimssrProcessor.from_config`] makes the processor that fits a model.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): of the language model, with the added tokens.
+        tokenizer (`PreTrainedTokenizerBase`): tokenizer of the language model, with the added tokens.
         modalities (`dict[str, int | str]` or list of pairs): ordered name -> feature size, or `"text"`.
-        num_fusion_tokens (`int`): fusion tokens at the end of a sequence; 0 for a model with `fusion="mean"`.
-        max_clips (`int`, defaults to 95): longer modalities are cropped to this many clips.
+        num_fusion_tokens (`int`): K, number of fusion tokens at the end; 0 for a model with `fusion="mean"`.
+        max_clips (`int`, defaults to 95): number of clips that longer modalities are cropped to.
         pad_to_max_clips (`bool`, defaults to `False`): pad shorter ones with zero clips that count as real, as
             published. Texts are never padded.
-        max_text_tokens (`int`, defaults to 256): longer texts keep their first tokens; a warning counts them.
-        missing_length (`"match"` or `int`, defaults to `"match"`): placeholders of a missing modality, as many as the
-            sample's longest modality has clips (or tokens), or a fixed number, which costs less.
-        use_prompt (`bool`, defaults to `True`): whether there is a prompt.
+        max_text_tokens (`int`, defaults to 256): number of tokens that longer texts are cut to; a warning counts them.
+        missing_length (`"match"` or `int`, defaults to `"match"`): number of placeholders for a missing modality: as
+            many as the sample's longest modality has clips (or tokens), or a fixed number, which costs less.
+        use_prompt (`bool`, defaults to `True`): start every sequence with a prompt.
         prompt (`dict`, *optional*): wording, the fields of [`Prompt`].
 
     Raises:
@@ -89,11 +91,11 @@ class LimssrProcessor(ProcessorMixin):
     @classmethod
     def from_config(cls, config, tokenizer, **settings) -> "LimssrProcessor":
         """
-        The processor that fits a model, with the added tokens in (a copy of) the language model's tokenizer.
+        Make the processor that fits a model, with the added tokens in a copy of the language model's tokenizer.
 
         Args:
-            config (`LimssrConfig`): of the model.
-            tokenizer (`PreTrainedTokenizerBase`): of its language model.
+            config (`LimssrConfig`): model configuration.
+            tokenizer (`PreTrainedTokenizerBase`): tokenizer of its language model.
             **settings: `max_clips`, `pad_to_max_clips`, `max_text_tokens`, `missing_length`, `prompt`.
 
         Raises:
@@ -114,7 +116,7 @@ class LimssrProcessor(ProcessorMixin):
 
     @property
     def feature_sizes(self) -> dict[str, int]:
-        """The modalities that come as feature clips, with their sizes."""
+        """Modality name -> feature size, without the modalities of text."""
         return feature_modalities(self.modality_sizes)
 
     @property
@@ -136,13 +138,13 @@ class LimssrProcessor(ProcessorMixin):
         Args:
             features (`dict[str, list]`): modality -> one entry a sample, an array `[clips, feature size]` (numpy,
                 torch or nested lists), a string for a modality of text, or `None` where the sample lacks it. A
-                modality that nobody has may be left out.
-            labels (*optional*): judged scores in the judges' units, `[batch]` or `[batch, scores]`; `None` or NaN =
-                not given.
+                modality that no sample has may be left out.
+            labels (*optional*): judges' scores in judges' units, `[batch]` or `[batch, scores]`; `None` or NaN = not
+                given.
             crop (`"center"` or `"random"`): which clips to keep of a longer modality.
-            generator (`torch.Generator`, *optional*): for the random crop.
-            return_tensors (`"pt"`): only PyTorch tensors are made.
-            sample_ids (`list[str]`, *optional*): how error messages call the samples; their index by default.
+            generator (`torch.Generator`, *optional*): source of the random crop.
+            sample_ids (`list[str]`, *optional*): names of the samples in error messages; their index by default.
+            return_tensors (`"pt"`): PyTorch tensors, the only choice.
 
         Returns:
             `input_ids`, `attention_mask` `(batch, length)` int64, padded on the right; `{modality}_features`
@@ -166,8 +168,8 @@ class LimssrProcessor(ProcessorMixin):
         return BatchFeature(batch)
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs):
-        """Writes processor, tokenizer and the code bundle; with `push_to_hub` also uploads them to `repo_id`."""
-        self.auto_map = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
+        """Write processor, tokenizer and the processor's part of the code bundle; upload them with `push_to_hub`."""
+        self.auto_map = {"AutoProcessor": "processing_limssr.LimssrProcessor"}
         files = super().save_pretrained(save_directory)
         write_code_bundle(save_directory, __name__)
         if push_to_hub:
@@ -175,7 +177,7 @@ class LimssrProcessor(ProcessorMixin):
         return files
 
     def _split_samples(self, features: dict[str, list], sample_ids: list[str] | None) -> list[tuple[str, dict]]:
-        """Modality -> list of samples, turned into (sample name, modality -> array) without the missing ones."""
+        """Name and contents (modality -> array, without the missing ones) of each sample."""
         if not isinstance(features, dict) or not features:
             raise TypeError(
                 f"features is {type(features).__name__}, expected a dict modality -> list with one entry a sample."
@@ -210,7 +212,7 @@ class LimssrProcessor(ProcessorMixin):
         ]
 
     def _prepare(self, sample: dict, sample_name: str, position: float) -> dict[str, torch.Tensor | list[int]]:
-        """Modality -> checked and cropped: clips `(clips, feature size)`, or the token ids of a text."""
+        """Check and crop a sample: modality -> clips `(clips, feature size)`, or the token ids of a text."""
         if not sample:
             raise ValueError(
                 f"{sample_name} has no modality at all; give at least one of {list(self.modality_sizes)}."
@@ -226,7 +228,7 @@ class LimssrProcessor(ProcessorMixin):
         return prepared
 
     def _write_sequence(self, contents: dict[str, torch.Tensor | list[int]]) -> list[int]:
-        """The token ids of one sample."""
+        """Token ids of one sample."""
         mask = tuple(name in contents for name in self.modality_sizes)
         longest = max(map(len, contents.values()))
         missing_length = longest if self.missing_length == "match" else self.missing_length
@@ -245,7 +247,7 @@ class LimssrProcessor(ProcessorMixin):
         return list(chain(self.encode_prompt(mask), *available, *missing, fusion))
 
     def sequence_length(self, contents: dict[str, int | str]) -> int:
-        """How many tokens a call writes for a sample, of which is given how many clips, or which text, it has."""
+        """Length of a sample's sequence, from modality -> number of its clips, or its text."""
         kept = {}
         for name in self.modality_sizes:
             content = contents.get(name)
@@ -253,13 +255,13 @@ class LimssrProcessor(ProcessorMixin):
                 kept[name] = self._texts.tokenize(content)[: self.max_text_tokens]
             elif isinstance(content, int):
                 kept[name] = range(self.max_clips if self.pad_to_max_clips else min(content, self.max_clips))
-        return len(self._write_sequence(kept)) if kept else 0  # a call refuses what is neither
+        return len(self._write_sequence(kept)) if kept else 0  # which a call refuses
 
     def _write_block(self, modality: str, ids: list[int]) -> list[int]:
         return [self._ids[start_token(modality)], *ids, self._ids[end_token(modality)]]
 
     def encode_prompt(self, mask: tuple[bool, ...]) -> list[int]:
-        """Token ids of the prompt of a mask; there are few masks, so each is encoded once."""
+        """Token ids of the prompt for a mask. There are few masks, so each is encoded once."""
         if not self.use_prompt:
             return []
         if mask not in self._prompt_ids:
@@ -277,9 +279,9 @@ class LimssrProcessor(ProcessorMixin):
 
 def add_tokens_with_ids(tokenizer, added_token_ids: dict[str, int]):
     """
-    A copy of the tokenizer in which each token has its id.
+    Copy a tokenizer and give each added token its id.
 
-    The table of a language model often has more rows than its tokenizer has tokens; reserved tokens fill that gap.
+    A language model often has more rows in its table than its tokenizer has tokens; reserved tokens fill that gap.
     """
     tokenizer = copy.deepcopy(tokenizer)
     names = {token_id: name for name, token_id in added_token_ids.items()}

@@ -18,7 +18,9 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config
 from transformers.utils import is_bitsandbytes_available, is_schedulefree_available
 
 from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
+from limssr.modeling_limssr.convert_limssr_original_to_hf import main as convert_checkpoint
 from limssr.training.arguments import parse_training_arguments
+from tests.helpers.golden import Golden
 from tests.helpers.layouts import (
     write_finediving,
     write_fisv,
@@ -41,6 +43,29 @@ def shared() -> Path:
     if not (folder / "golden").is_dir():
         pytest.skip(f"the reference data is not at {folder}; set LIMSSR_SHARED to its place")
     return folder
+
+
+@pytest.fixture(scope="session")
+def golden(shared) -> Golden:
+    return Golden.read(shared / "golden" / "qwen3_tiny")
+
+
+@pytest.fixture(scope="session")
+def converted(golden, tmp_path_factory) -> dict[str, Path]:
+    """The published checkpoint in both forms: LoRA merged, and LoRA kept apart."""
+    options = {
+        "checkpoint": golden.folder / "original_checkpoint.pkl",
+        "language_model": golden.folder / "llm",
+        "prompt": golden.folder / "prompt.json",
+        "max_clips": golden.meta["clip_num"],
+        "lora_alpha": golden.meta["lora_alpha"],
+    }
+    folders = {}
+    for form, keep_lora in (("merged", "false"), ("adapter", "true")):
+        folders[form] = tmp_path_factory.mktemp(form)
+        flags = {**options, "output_dir": folders[form], "keep_lora": keep_lora}
+        convert_checkpoint([word for name, value in flags.items() for word in (f"--{name}", str(value))])
+    return folders
 
 
 @pytest.fixture(scope="session")
@@ -160,7 +185,7 @@ def quick_run() -> dict:
         "missingness": "static",
         "missing_rates": 0.3,
         "validation_fraction": 0.25,
-        "text_config": {
+        "language_model_config": {
             "model_type": "qwen3",
             "hidden_size": 16,
             "num_hidden_layers": 1,
@@ -235,7 +260,7 @@ def run_as_a_stranger(strangers_python, tmp_path):
 
 @pytest.fixture
 def score_as_a_stranger(run_as_a_stranger, tmp_path):
-    """`score_as_a_stranger(entries, features, **variables)` gives the scores of `tests/stranger.py`."""
+    """`score_as_a_stranger(entries, features, **variables)` gives the scores of `tests/helpers/stranger.py`."""
 
     def score(entries: list[dict], features: dict[str, list], **variables: str) -> dict[str, torch.Tensor]:
         stored = {

@@ -1,11 +1,16 @@
 """On an NVIDIA GPU: the scores and gradients of the CPU, half precision, quantisation, training, resuming, scripts."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, set_seed
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoProcessor, BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available, is_schedulefree_available
 
 from limssr import LimssrForScoreRegression, LimssrProcessor
@@ -14,24 +19,17 @@ from limssr.training.evaluation.evaluator import evaluate_subsets
 from limssr.training.fitting.run import run_training
 from limssr.training.prediction.predictor import load_members, predict
 from limssr.training.utils.loading import loading_options
-
-from .fitting import test_trainer as trainers
-from .modeling import test_golden_numbers as golden_numbers
-from .modeling import test_quantization as quantization
-from .modeling import test_score_promises as score_promises
-from .modeling import test_transformers_habits as transformers_habits
-from .prediction import test_eval_and_predict_scripts as scripts
+from tests.helpers.golden import MASKS, SCORES
+from tests.helpers.models import LINEAR_LAYERS, gradients, quantised_layers, score_one_by_one, train
 
 DEVICE = "cuda"
+TRAINING = Path(__file__).parents[1] / "training"
+SYNTHETIC = {"samples_train": 48, "samples_test": 21}  # as in `quick_run`
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 
 needs_bitsandbytes = pytest.mark.skipif(not is_bitsandbytes_available(), reason="needs the package bitsandbytes")
 needs_schedulefree = pytest.mark.skipif(not is_schedulefree_available(), reason="needs the package schedulefree")
-
-golden, converted = golden_numbers.golden, golden_numbers.converted
-data, make_trainer = trainers.data, trainers.make_trainer
-checkpoint, clips = scripts.checkpoint, scripts.clips
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +47,30 @@ def deterministic():
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def checkpoint(tmp_path, tiny_model, tiny_processor) -> Path:
+    tiny_model.save_pretrained(tmp_path / "checkpoint")
+    tiny_processor.save_pretrained(tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+@pytest.fixture
+def clips(tiny_model) -> list[dict[str, np.ndarray]]:
+    """Three samples, modality -> array."""
+    random = np.random.default_rng(0)
+    sizes = tiny_model.config.modalities.items()
+    return [{name: random.normal(size=(3, size)).astype("float32") for name, size in sizes} for _ in range(3)]
+
+
+def run_script(script: str, *words) -> str:
+    """Standard output of `python training/SCRIPT WORDS`."""
+    command = [sys.executable, TRAINING / script, *map(str, words)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture
@@ -77,30 +99,24 @@ def assert_near(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("form", ["merged", "trainable adapter"])
-def test_all_masks_in_one_batch_give_the_published_numbers(converted, golden, form):
-    model, processor = golden_numbers.load(converted, form)
-    features = {name: [] for name in golden["meta"]["modality_order"]}
-    for mask in golden_numbers.MASKS:
-        for name, entries in golden_numbers.features_of(golden, mask).items():
-            features[name] += entries
-    outputs = model.to(DEVICE)(**moved(processor(features=features)))
-    for name in ("score", "reasoning_scores", "cross_modal_scores"):
-        expected = torch.cat([golden["expected"][f"{mask}.{name}"] for mask in golden_numbers.MASKS])
-        assert_near(outputs[name][:, 0], expected, 1e-4)
-    expected = torch.cat([golden["expected"][f"{mask}.fusion_hidden"] for mask in golden_numbers.MASKS])
-    assert_near(outputs.fusion_hidden_state, expected, 1e-3)
+@pytest.mark.parametrize(("form", "trainable"), [("merged", False), ("adapter", True)])
+def test_all_masks_in_one_batch_give_the_published_numbers(converted, golden, form, trainable):
+    model = AutoModel.from_pretrained(converted[form], trainable=trainable).to(DEVICE)
+    processor = AutoProcessor.from_pretrained(converted[form])
+    outputs = model(**moved(processor(features=golden.features(*MASKS))))
+    for ours, published in SCORES.items():
+        assert_near(outputs[ours][:, 0], golden.under_all_masks(published), 1e-4)
+    assert_near(outputs.fusion_hidden_state, golden.under_all_masks("fusion_hidden"), 1e-3)
 
 
 @torch.no_grad()
 def test_batch_mates_and_padding_never_change_a_score(tiny_model, processor_to_device, tiny_features):
     model = tiny_model.to(DEVICE)
     together = model(**processor_to_device(features=tiny_features)).scores
-    alone = score_promises.one_by_one(model, processor_to_device, tiny_features)
-    assert_near(together / 100, alone / 100, 1e-4)
+    assert_near(together, score_one_by_one(model, processor_to_device, tiny_features), 0.01)  # judges' units, of 100
     sizes = model.config.modalities.items()
     longer = {name: [*tiny_features[name], torch.randn(12, size)] for name, size in sizes}
-    assert_near(model(**processor_to_device(features=longer)).score[:3], together / 100, 1e-4)
+    assert_near(model(**processor_to_device(features=longer)).scores[:3], together, 0.01)
 
 
 @torch.no_grad()
@@ -153,13 +169,13 @@ def test_gradients_are_those_of_the_cpu(tiny_config, tiny_processor, tiny_featur
     torch.manual_seed(0)
     model = LimssrForScoreRegression(tiny_config).train()
     statistics = {name: value.clone() for name, value in model.named_buffers()}
-    expected = transformers_habits.gradients(model, batch)
+    expected = gradients(model, batch)
     after = {name: value.clone() for name, value in model.named_buffers()}
     model.load_state_dict(statistics, strict=False)
     model.to(DEVICE)
     if checkpointing is not None:
         model.gradient_checkpointing_enable({"use_reentrant": checkpointing})
-    found = transformers_habits.gradients(model, moved(batch))
+    found = gradients(model, moved(batch))
     assert found.keys() == expected.keys()
     for name, value in found.items():
         torch.testing.assert_close(value.cpu(), expected[name], atol=1e-4, rtol=1e-3, msg=name)
@@ -183,7 +199,7 @@ def test_a_run_leaves_a_checkpoint_that_scores_on_the_cpu_as_reported(quick_argu
     assert None not in losses  # which the record has in place of what is not finite
     model, processor = LimssrForScoreRegression.from_pretrained(folder), LimssrProcessor.from_pretrained(folder)
     assert model.dtype == torch.float32
-    test = load("synthetic", samples_train=48, samples_test=21).splits["test"]
+    test = load("synthetic", **SYNTHETIC).splits["test"]
     on_cpu = evaluate_subsets(model, processor, test, progress=False)
     for first, second in zip(reported.masks, on_cpu.masks, strict=True):
         assert np.isfinite(first.predictions.scores).all()
@@ -205,49 +221,62 @@ def test_a_run_leaves_a_checkpoint_that_scores_on_the_cpu_as_reported(quick_argu
     ],
 )
 @pytest.mark.usefixtures("deterministic")
-def test_a_resumed_run_ends_with_the_weights_of_one_that_was_never_stopped(make_trainer, tmp_path, settings):
-    steps = {"dynamic": True, "use_cpu": False, "save_strategy": "steps", "save_steps": 3, "eval_strategy": "no"}
-    steps |= {"save_total_limit": 5, "load_best_model_at_end": False, **settings}
-    straight = make_trainer("straight", **steps)
-    assert straight.args.device.type == DEVICE
-    straight.train()
-    resumed = make_trainer("resumed", **steps)
-    start = trainers.weights(resumed)
-    set_seed(123)  # what the process drew before must not matter
-    resumed.train(resume_from_checkpoint=str(tmp_path / "straight" / "checkpoint-3"))
-    first, second = trainers.weights(straight), trainers.weights(resumed)
+def test_a_resumed_run_ends_with_the_weights_of_one_that_was_never_stopped(
+    quick_arguments, tiny_language_model, tmp_path, settings
+):
+    steps = {"text_config": None, "language_model": str(tiny_language_model), "lora_rank": 2, "learning_rate": 0.01}
+    steps |= {"missingness": "dynamic", "missing_rates": None, "select_on": "nothing", "save_strategy": "steps"}
+    steps |= {"eval_strategy": "no", "load_best_model_at_end": False}
+    steps |= {"save_steps": 3, "save_total_limit": 9, "logging_strategy": "steps", "logging_steps": 1, **settings}
+    run_training(*quick_arguments(**steps, output_dir=str(tmp_path / "straight")))
+    torch.manual_seed(123)  # what the process drew before must not matter
+    middle = str(tmp_path / "straight" / "checkpoint-3")
+    run_training(*quick_arguments(**steps, output_dir=str(tmp_path / "resumed"), resume_from_checkpoint=middle))
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("straight", "resumed"))
     assert first.keys() == second.keys()
     for name, value in first.items():
         # Batch norm takes the mean away again, so these biases have no gradient but noise, and Adam steps on noise.
         if not name.endswith("linear_1.bias"):
             torch.testing.assert_close(value, second[name], atol=1e-4, rtol=0, msg=name)
-    assert all(
-        (value.cpu() - start[name].cpu()).abs().max() > 1e-3 for name, value in first.items() if "lora_B" in name
-    )
-    losses = [[entry["loss"] for entry in trainers.history(one, "loss")] for one in (straight, resumed)]
-    assert len(losses[1]) == 10
+    moved_factors = [value.abs().max() > 1e-3 for name, value in first.items() if "lora_B" in name]  # from 0
+    assert moved_factors
+    assert all(moved_factors)
+    losses = []
+    for name in ("straight", "resumed"):
+        record = json.loads((tmp_path / name / "run.json").read_text())
+        assert record["device"].startswith(DEVICE)
+        losses.append([entry["loss"] for entry in record["history"] if "loss" in entry])
+    assert len(losses[0]) > 3
     np.testing.assert_allclose(*losses, rtol=0, atol=1e-4)
 
 
 @needs_bitsandbytes
-@quantization.both
+@pytest.mark.parametrize("bits", [{"load_in_8bit": True}, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_lora_trains_beside_a_quantised_backbone_and_its_adapter_loads_again(
+def test_lora_trains_beside_a_quantised_language_model_and_its_adapter_loads_again(
     tiny_language_model, batch, tmp_path, bits, dtype
 ):
-    model = quantization.new_model(tiny_language_model, quantization_config=bits(), dtype=dtype)
-    assert len(quantization.quantised_layers(model)) == quantization.LINEAR_LAYERS
+    bits = BitsAndBytesConfig(**bits)
+    torch.manual_seed(0)
+    model = LimssrForScoreRegression.from_language_model(
+        tiny_language_model,
+        modalities={"video": 16, "audio": 12, "flow": 8},
+        score_ranges=[100],
+        quantization_config=bits,
+        dtype=dtype,
+    )
+    assert len(quantised_layers(model)) == LINEAR_LAYERS
     assert_all_on_device(model)  # quantised weights are made where there is a GPU, and take the others along
     batch = moved(batch)
-    losses = quantization.train(model, batch, steps=15)
+    losses = train(model, batch, steps=15)
     assert losses[-1] < losses[0]
     model.eval().save_pretrained(tmp_path, form="adapter")
-    place = {"language_model": tiny_language_model, "quantization_config": bits()}
+    place = {"language_model": tiny_language_model, "quantization_config": bits}
     with torch.no_grad():
         expected = model(**batch).scores
         for options in ({}, {"device_map": DEVICE}):
             again = AutoModel.from_pretrained(tmp_path, **place, **options)
-            assert len(quantization.quantised_layers(again)) == quantization.LINEAR_LAYERS
+            assert len(quantised_layers(again)) == LINEAR_LAYERS
             assert_all_on_device(again)
             assert_near(again(**batch).scores, expected, 1e-3)
         in_floating_point = AutoModel.from_pretrained(tmp_path, language_model=tiny_language_model, device_map=DEVICE)
@@ -259,12 +288,17 @@ def test_lora_trains_beside_a_quantised_backbone_and_its_adapter_loads_again(
 def test_a_quantised_run_leaves_an_adapter_that_scores_as_reported(
     quick_arguments, tiny_language_model, tmp_path, bits
 ):
-    settings = {"text_config": None, "language_model": str(tiny_language_model), "lora_rank": 2, "quantization": bits}
+    settings = {
+        "language_model_config": None,
+        "language_model": str(tiny_language_model),
+        "lora_rank": 2,
+        "quantization": bits,
+    }
     reported = run_training(*quick_arguments(**settings))
     options = loading_options(quantization=bits)
     ((model, processor),) = load_members([tmp_path / "run"], str(tiny_language_model), **options)
     assert_all_on_device(model)
-    test = load("synthetic", samples_train=48, samples_test=21).splits["test"]
+    test = load("synthetic", **SYNTHETIC).splits["test"]
     evaluated = evaluate_subsets(model, processor, test, progress=False)
     for first, second in zip(reported.masks, evaluated.masks, strict=True):
         # Which inputs are too large for eight bits is found batch by batch.
@@ -272,7 +306,7 @@ def test_a_quantised_run_leaves_an_adapter_that_scores_as_reported(
 
 
 @torch.no_grad()
-def test_a_compiled_backbone_gives_the_same_scores(tiny_model, batch):
+def test_a_compiled_language_model_gives_the_same_scores(tiny_model, batch):
     model, batch = tiny_model.to(DEVICE), moved(batch)
     expected = model(**batch).scores
     torch._dynamo.reset()
@@ -288,7 +322,7 @@ def test_members_lie_on_the_gpu_unless_told_otherwise(checkpoint, clips):
         assert_all_on_device(model)
     ((on_cpu, processor),) = load_members([checkpoint], device="cpu")
     assert on_cpu.device.type == "cpu"
-    found, expected = predict(*members[0], rows).score, predict(on_cpu, processor, rows).score
+    found, expected = predict(*members[0], rows).scores, predict(on_cpu, processor, rows).scores
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
 
 
@@ -297,19 +331,23 @@ def test_predict_scores_on_the_gpu_and_on_the_cpu(
     checkpoint, tiny_model, tiny_processor, clips, tmp_path, monkeypatch, on_cpu
 ):
     monkeypatch.setenv("ACCELERATE_USE_CPU", on_cpu)
-    folder = scripts.write_folder(tmp_path / "features", clips)
-    done = scripts.run("predict.py", checkpoint, "--folder", folder, "--format", "json")
-    assert done.returncode == 0, done.stderr
-    for sample, entry in zip(clips, json.loads(done.stdout), strict=True):
-        expected = scripts.expected_score(tiny_model, tiny_processor, sample)
-        assert entry["scores"]["score"]["score"] == pytest.approx(expected, abs=1e-2)
+    for number, sample in enumerate(clips):
+        for name, array in sample.items():
+            (tmp_path / "features" / name).mkdir(parents=True, exist_ok=True)
+            np.save(tmp_path / "features" / name / f"sample{number}.npy", array)
+    printed = run_script("predict.py", checkpoint, "--folder", tmp_path / "features", "--format", "json")
+    features = {name: [sample[name] for sample in clips] for name in clips[0]}
+    with torch.no_grad():
+        expected = tiny_model(**tiny_processor(features=features)).scores[:, 0].tolist()
+    found = [entry["scores"]["score"]["score"] for entry in json.loads(printed)]
+    assert found == pytest.approx(expected, abs=1e-2)
 
 
 def test_eval_scores_on_the_gpu_as_on_the_cpu(quick_arguments, tmp_path):
     run_training(*quick_arguments(use_cpu=True, max_steps=4))
-    words = [*scripts.SYNTHETIC[:2], "samples_train=48", "samples_test=21", "--output_dir", tmp_path / "evaluated"]
-    done = scripts.run("eval.py", tmp_path / "run", *words)
-    assert done.returncode == 0, done.stderr
+    options = [f"{name}={value}" for name, value in SYNTHETIC.items()]
+    words = ["synthetic", "--data_options", *options, "--output_dir", tmp_path / "evaluated"]
+    run_script("eval.py", tmp_path / "run", *words)
     errors = []
     for folder in ("run", "evaluated"):
         masks = json.loads((tmp_path / folder / "metrics.json").read_text())["masks"]

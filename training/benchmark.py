@@ -1,18 +1,19 @@
-"""Measures LIMSSR beside the bare language model and beside the naive way: time, memory, data path, start-up.
+"""Measure LIMSSR beside the bare language model and a naive implementation: time, memory, data path.
 
 python training/benchmark.py [--quick] [--device cuda] [--output benchmark.json]
 
-Prints the tables; writes the JSON and, under the same name, a PNG. `--quick` takes less than ten minutes on two cores.
+Prints two tables; writes all numbers as JSON and, beside it, a picture. `--quick` takes less than ten minutes on two
+cores.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 from transformers.utils import logging
 
-from limssr.training.benchmarking.figure import save_figure
-from limssr.training.benchmarking.measurements import measure_all
-from limssr.training.benchmarking.report import save_json, write_seconds, write_table
+from limssr.training.benchmarking.measure import measure_all
+from limssr.training.benchmarking.report import cost_table, requirements_table, save_figure, title
 from limssr.training.benchmarking.workload import Settings
 
 
@@ -29,15 +30,19 @@ def main() -> None:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     settings = Settings.quick(arguments.device) if arguments.quick else Settings(device=arguments.device)
-    results = measure_all(settings, lambda text: print(text, flush=True))
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    save_json(results, arguments.output)
-    save_figure(results, arguments.output.with_suffix(".png"))
-    print(f"\n{results['language_model']}, {results['device_name']}, batch {results['batch_size']}, float32\n")
-    print(f"{write_seconds(results)}\n\n{write_table(results)}\n")
+    report(settings, arguments.output)
     if arguments.quick:
-        print("The bounds are meant for the full run: in its small batches, what is done once a batch weighs more.\n")
-    print(f"Everything is in {arguments.output}, the picture is {arguments.output.with_suffix('.png')}")
+        print("\nThe bounds are meant for the full run: in small batches, fixed costs weigh more.")
+
+
+def report(settings: Settings, output: Path) -> None:
+    """Run the benchmark, print its tables and write JSON and picture."""
+    results = measure_all(settings)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    save_figure(results, output.with_suffix(".png"))
+    print(f"\n{title(results)}\n\n{cost_table(results)}\n\n{requirements_table(results)}\n")
+    print(f"All numbers are in {output}, the picture is {output.with_suffix('.png')}")
 
 
 if __name__ == "__main__":

@@ -1,24 +1,23 @@
 """Compare two runs on the samples they share: paired bootstrap intervals and Williams's test.
 
 python training/compare.py RUN_A RUN_B [--json FILE]      (folders with predictions.parquet, of train.py or eval.py)
-python training/compare.py RUN_A ridge                    (the ridge baseline of RUN_A itself)
+python training/compare.py RUN_A ridge                    (the ridge baseline of RUN_A)
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from limssr.training.evaluation.compare import RIDGE, compare_runs, read_run_scores
-from limssr.training.evaluation.comparison_table import comparison_table
+from limssr.training.evaluation.tables import comparison_table
+from limssr.training.utils.files import write_json
 from limssr.training.utils.launching import exit_on_error
-from limssr.training.utils.records import without_paths
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_a", help="folder of a run")
     parser.add_argument("run_b", help=f"folder of another run, or `{RIDGE}`")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="every metric, interval and test, as JSON")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every metric, interval and test as JSON")
     arguments = parser.parse_args()
     against_ridge = arguments.run_b == RIDGE and not Path(RIDGE).exists()
     with exit_on_error("cannot compare"):
@@ -27,8 +26,7 @@ def main() -> None:
         comparison = compare_runs(first, second)
         print(comparison_table(comparison))
         if arguments.json is not None:
-            text = json.dumps(without_paths(comparison.to_dict()), indent=2, allow_nan=False, ensure_ascii=False)
-            arguments.json.write_text(text + "\n", encoding="utf-8")
+            write_json(arguments.json, comparison.to_dict())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Trains a small model with missing modalities on synthetic performances, then scores one of them in a new process.
+"""Train a small model with missing modalities on synthetic performances, then score one of them in a new process.
 
 python training/demo.py [--quick] [--flag value ...]
 
-Everything goes to `runs/demo`. `--quick` trains for seconds only, to see that it works; flags are those of `train.py`.
+Everything goes to `runs/demo`. `--quick` trains for a few seconds only; the other flags are those of `train.py`.
 """
 
 import shutil
@@ -24,28 +24,26 @@ import sys
 import numpy as np
 from transformers import AutoModel, AutoProcessor
 
-folder, without = sys.argv[1:]
+folder, missing = sys.argv[1:]
 model = AutoModel.from_pretrained(folder, trust_remote_code=True)
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 features = {name: [np.load(f"{folder}/example/{name}.npy")] for name in model.config.modalities}
-for left_out in (None, without):
-    shown = {name: [None] if name == left_out else clips for name, clips in features.items()}
-    score = model(**processor(features=shown)).scores.item()
-    print(f"  {'without ' + left_out if left_out else 'complete':15}{score:7.2f}")
+for label, used in (("complete", features), (f"without {missing}", {**features, missing: [None]})):
+    print(f"  {label:15}{model(**processor(features=used)).scores.item():7.2f}")
 """
 
 
 def main() -> None:
-    torch.set_num_threads(1)  # matrices this small gain nothing from more, and wait for each other on a busy machine
+    torch.set_num_threads(1)  # more threads would only wait for each other on matrices this small
     words = sys.argv[1:]
-    quick = "--quick" in words
     flags = [word for word in words if word != "--quick"]
-    arguments = parse_training_arguments([str(CONFIG), "--output_dir", "runs/demo", *(QUICK if quick else []), *flags])
-    for checkpoint in Path(arguments[2].output_dir).glob("checkpoint-*"):  # of an earlier demo
-        shutil.rmtree(checkpoint)
-    run_training(*arguments)
+    quick = QUICK if "--quick" in words else []
+    arguments = parse_training_arguments([str(CONFIG), "--output_dir", "runs/demo", *quick, *flags])
     _, data_arguments, training_arguments = arguments
     folder = Path(training_arguments.output_dir)
+    for checkpoint in folder.glob("checkpoint-*"):  # of an earlier demo
+        shutil.rmtree(checkpoint)
+    run_training(*arguments)
     data = load(data_arguments.dataset, **data_arguments.data_options)
     row = data.splits["test"].with_format("numpy")[0]
     (folder / "example").mkdir(exist_ok=True)

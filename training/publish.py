@@ -13,21 +13,21 @@ from limssr.training.utils.launching import exit_on_error
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", help="of the trained model, or one of its checkpoints")
-    parser.add_argument("repository", help="USER/NAME on the Hub, made where it is missing")
+    parser.add_argument("folder", help="folder of a trained model or of one of its checkpoints")
+    parser.add_argument("repository", help="USER/NAME on the Hub, created where it is missing")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument("--adapter", action="store_true", help="push only what was trained, not the language model")
-    parser.add_argument("--language_model", help="where an adapter's language model lies, if it is not on the Hub")
+    parser.add_argument("--adapter", action="store_true", help="push only the trained weights, no language model")
+    parser.add_argument("--language_model", help="language model of an adapter, if it is not on the Hub")
     arguments = parser.parse_args()
     with exit_on_error("publish.py"):
-        place = publish(
+        url = publish(
             arguments.folder,
             arguments.repository,
             private=arguments.private or None,
             adapter=arguments.adapter,
             language_model=arguments.language_model,
         )
-    print(f"{arguments.folder} is published: {place}")
+    print(f"{arguments.folder} is published: {url}")
 
 
 if __name__ == "__main__":

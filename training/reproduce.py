@@ -1,12 +1,12 @@
-"""Run a table of the LIMSSR paper and write it beside the published numbers.
+"""Run a table of the LIMSSR paper and write its results beside the published numbers.
 
 python training/reproduce.py main --folders fs1000=FS1000 fisv=Fis-V rhythmic_gymnastics=RG --seeds 0 1 2
 python training/reproduce.py lora_rank --datasets mtl_aqa --folders mtl_aqa=MTL-AQA --set num_hidden_layers=2
 python training/reproduce.py paths --datasets synthetic --seeds 0 1 2 --dry_run
 
-Every run is `train.py` on a YAML file of its own in OUTPUT_DIR. The same command again goes on where it stopped:
+Each run is `train.py` on a YAML file of its own in OUTPUT_DIR. The same command again goes on where it stopped:
 finished runs stay, interrupted ones continue from their last checkpoint, failed ones are tried again. Tables share
-their runs. The report is OUTPUT_DIR/TABLE.md and .json; its foot says what its words mean.
+their runs. The report is OUTPUT_DIR/TABLE.md and .json; its last section explains its words.
 """
 
 import argparse
@@ -14,9 +14,15 @@ import signal
 import sys
 from pathlib import Path
 
-from limssr.training.reproduction.plan import PUBLISHED_DATASETS, plan_runs
 from limssr.training.reproduction.report import write_report
-from limssr.training.reproduction.runner import FAILED, check_settings_of_earlier_runs, find_state, run_all
+from limssr.training.reproduction.runner import (
+    FAILED,
+    PUBLISHED_DATASETS,
+    check_settings_of_earlier_runs,
+    find_state,
+    plan_runs,
+    run_all,
+)
 from limssr.training.reproduction.tables import TABLES
 from limssr.training.utils.launching import exit_on_error
 from limssr.training.utils.settings import read_pairs
@@ -25,19 +31,18 @@ from limssr.training.utils.settings import read_pairs
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", choices=TABLES, help="main, complete, or one of the ablations")
-    datasets = "the paper's (fs1000 fisv rg, one model a score or apparatus), names of configurations or YAML files"
+    datasets = "the paper's (fs1000 fisv rg, one model per score or apparatus), names of configurations or YAML files"
     parser.add_argument("--datasets", nargs="+", metavar="DATASET", default=list(PUBLISHED_DATASETS), help=datasets)
-    folders = "where a dataset lies, by its name"
+    folders = "folder of each dataset, by its name"
     parser.add_argument("--folders", nargs="+", metavar="DATASET=FOLDER", default=[], help=folders)
-    seeds = "of everything that is drawn; the configurations' own by default"
+    seeds = "seeds of initialisation, order, split and masks; by default the configurations' own"
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", default=[], help=seeds)
-    parser.add_argument(
-        "--variants", nargs="+", metavar="VARIANT", default=[], help="lines of the table; all by default"
-    )
-    settings = "settings of train.py for all runs, in place of the configuration's"
+    variants = "rows of the table; all by default"
+    parser.add_argument("--variants", nargs="+", metavar="VARIANT", default=[], help=variants)
+    settings = "settings of train.py for all runs, which override the configurations"
     parser.add_argument("--set", nargs="+", metavar="KEY=VALUE", default=[], dest="changes", help=settings)
     parser.add_argument("--output_dir", type=Path, default=Path("runs", "reproduce"))
-    parser.add_argument("--dry_run", action="store_true", help="list the runs and write the report of what is there")
+    parser.add_argument("--dry_run", action="store_true", help="list the runs and report what is finished")
     return parser.parse_args()
 
 
@@ -58,7 +63,6 @@ def main() -> None:
         )
         check_settings_of_earlier_runs(runs)
     report = arguments.output_dir / arguments.table
-    arguments.output_dir.mkdir(parents=True, exist_ok=True)
     states = [find_state(run) for run in runs]
     for run, state in zip(runs, states, strict=True):
         print(f"{run.name}: {state}")
@@ -66,7 +70,7 @@ def main() -> None:
         states = run_all(runs, lambda states: write_report(report, table, runs, states, changes))
     write_report(report, table, runs, states, changes)
     print(f"\nThe report is {report}.md and {report.name}.json")
-    if any(state.kind == FAILED for state in states):
+    if any(state.startswith(FAILED) for state in states):
         sys.exit("Not all runs finished; see their logs, and repeat the command to go on.")
 
 

@@ -1,33 +1,30 @@
-"""Several training runs as one result: mean and s.d. over seeds, average over tasks.
+"""Summarise training runs: mean and s.d. over seeds, average over tasks.
 
 python training/summarize.py RUN ... [--json FILE]      (folders that train.py wrote)
 
-Runs of the same task must differ in their seeds alone. With several tasks, such as the seven scores of FS1000, their
-average follows: Fisher's z for correlations, arithmetic for errors, averages over masks without the complete one.
+Runs of one task may differ in their seeds only. With several tasks, such as the seven scores of FS1000, their average
+follows: Fisher's z for correlations, arithmetic for errors; averages over masks leave out the complete one.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from limssr.training.evaluation.seeds import read_task_runs, summarize_runs
 from limssr.training.evaluation.tables import summary_table
+from limssr.training.utils.files import write_json
 from limssr.training.utils.launching import exit_on_error
-from limssr.training.utils.records import without_paths
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="every metric with its mean and s.d., as JSON")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every metric with mean and s.d. as JSON")
     arguments = parser.parse_args()
     with exit_on_error("cannot summarize"):
         summaries = summarize_runs([run for folder in arguments.runs for run in read_task_runs(folder)])
         print("\n\n".join(summary_table(summary) for summary in summaries))
         if arguments.json is not None:
-            content = without_paths([summary.to_dict() for summary in summaries])
-            text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
-            arguments.json.write_text(text + "\n", encoding="utf-8")
+            write_json(arguments.json, [summary.to_dict() for summary in summaries])
 
 
 if __name__ == "__main__":

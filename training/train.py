@@ -1,9 +1,9 @@
-"""Train LIMSSR and evaluate it on every subset of its modalities.
+"""Train LIMSSR and evaluate it with every subset of its modalities.
 
 python training/train.py CONFIG.yaml [--flag value ...]
 accelerate launch training/train.py CONFIG.yaml [--flag value ...]
 
-Flags win over the file; `--help` lists them. Files of this kind are in `training/configs`.
+Flags win over the file. `--help` lists the main ones, `--help_all` the rest; `training/configs` has examples.
 """
 
 import sys

@@ -75,7 +75,7 @@ def test_every_field_survives_the_json_round_trip(tmp_path, tiny_text_config):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_backbone_may_be_any_decoder_family(tmp_path, family):
+def test_the_language_model_may_be_any_decoder_family(tmp_path, family):
     text_config = AutoConfig.for_model(family, hidden_size=32, vocab_size=100)
     LimssrConfig(text_config=text_config).save_pretrained(tmp_path)
     loaded = LimssrConfig.from_pretrained(tmp_path)
@@ -84,13 +84,13 @@ def test_the_backbone_may_be_any_decoder_family(tmp_path, family):
     assert (loaded.hidden_size, loaded.added_token_ids["<|video_start|>"]) == (32, 100)
 
 
-def test_the_backbone_may_be_given_as_a_dictionary():
+def test_the_language_model_may_be_given_as_a_dictionary():
     config = LimssrConfig(text_config={"model_type": "llama", "hidden_size": 64, "vocab_size": 50})
     assert config.text_config.model_type == "llama"
     assert config.hidden_size == 64
 
 
-def test_a_composite_backbone_counts_with_its_own_decoder():
+def test_a_composite_language_model_counts_with_its_own_decoder():
     text_config = Gemma3Config(text_config={"hidden_size": 48, "vocab_size": 70})
     config = LimssrConfig(text_config=text_config)
     assert (config.hidden_size, min(config.added_token_ids.values())) == (48, 70)

@@ -28,14 +28,10 @@ def test_safetensors_with_one_tensor_is_read_as_float32(tmp_path, dtype):
     np.testing.assert_array_equal(clips, CLIPS)
 
 
-def test_one_of_several_tensors_has_to_be_named(tmp_path):
-    path = tmp_path / "a.safetensors"
-    save_file({"one": torch.zeros(1, 4), "two": torch.from_numpy(CLIPS)}, path)
-    np.testing.assert_array_equal(read_features(path, tensor_name="two"), CLIPS)
+def test_a_file_of_several_tensors_is_refused(tmp_path):
+    save_file({"one": torch.zeros(1, 4), "two": torch.from_numpy(CLIPS)}, tmp_path / "a.safetensors")
     with pytest.raises(FeatureFileError, match=r"a\.safetensors.*'one', 'two'.*exactly one"):
-        read_features(path)
-    with pytest.raises(FeatureFileError, match="one named 'three'"):
-        read_features(path, tensor_name="three")
+        read_features(tmp_path / "a.safetensors")
 
 
 class RunsOnLoad:

@@ -58,7 +58,7 @@ def test_any_plain_array_comes_back(tmp_path_factory, array):
     if array.dtype.kind in "mM":  # dates occur in no table and are refused
         return
     loaded = load_restricted(write(tmp_path_factory.mktemp("arrays"), array))
-    assert loaded.dtype == array.dtype.newbyteorder("=")
+    assert loaded.dtype == array.dtype
     np.testing.assert_array_equal(loaded, array)
 
 
@@ -210,7 +210,7 @@ def test_hostile_calls_are_refused_when_read_one_by_one(tmp_path, protocol):
 
 
 def test_functions_of_the_reader_cannot_be_changed(tmp_path):
-    with pytest.raises(ValueError, match="tries to change a function"):
+    with pytest.raises(ValueError, match="tries to change"):
         load_restricted(write(tmp_path, b"\x80\x02c_codecs\nencode\n}U\x01aK\x01sb."))
 
 

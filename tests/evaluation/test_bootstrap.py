@@ -63,7 +63,7 @@ def test_blocks_change_nothing(monkeypatch):
     predictions, targets = scores(60, 5)
     counts = draw_resamples(60, 101)
     whole = resampled_metrics(predictions, targets, counts)
-    monkeypatch.setattr("limssr.training.metrics.bootstrap._AT_ONCE", 60 * 7)
+    monkeypatch.setattr("limssr.training.evaluation.metrics.bootstrap._AT_ONCE", 60 * 7)
     in_blocks = resampled_metrics(predictions, targets, counts)
     for name in METRIC_NAMES:
         np.testing.assert_allclose(in_blocks[name], whole[name], rtol=1e-12)
@@ -95,28 +95,28 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
 
 def test_what_is_undefined_has_no_interval_and_a_reason():
     constant, targets = np.ones(20), np.arange(20.0)
-    cell = add_intervals(score_metrics(constant, targets), resampled_metrics(constant, targets, draw_resamples(20)))
-    assert cell["intervals"]["spearman"] is None
-    assert "predictions are the same" in cell["undefined"]["spearman"]
-    assert cell["intervals"]["mse"][0] < cell["mse"] < cell["intervals"]["mse"][1]
+    row = add_intervals(score_metrics(constant, targets), resampled_metrics(constant, targets, draw_resamples(20)))
+    assert row["intervals"]["spearman"] is None
+    assert "predictions are the same" in row["undefined"]["spearman"]
+    assert row["intervals"]["mse"][0] < row["mse"] < row["intervals"]["mse"][1]
 
     few, targets = np.array([1.0, 2.0]), np.array([1.0, 3.0])  # half the resamples draw one of them twice
-    cell = add_intervals(score_metrics(few, targets), resampled_metrics(few, targets, draw_resamples(2)))
-    assert cell["spearman"] == pytest.approx(1)
-    assert cell["intervals"]["spearman"] is None
-    assert "of 2000 resamples" in cell["undefined_intervals"]["spearman"]
+    row = add_intervals(score_metrics(few, targets), resampled_metrics(few, targets, draw_resamples(2)))
+    assert row["spearman"] == pytest.approx(1)
+    assert row["intervals"]["spearman"] is None
+    assert "of 2000 resamples" in row["undefined_intervals"]["spearman"]
 
     broken, targets = np.array([np.nan, *np.arange(19.0)]), np.arange(20.0)
-    cell = add_intervals(score_metrics(broken, targets), resampled_metrics(broken, targets, draw_resamples(20)))
-    assert set(cell["undefined"]) == set(METRIC_NAMES)
-    assert cell["intervals"] == dict.fromkeys(METRIC_NAMES)
+    row = add_intervals(score_metrics(broken, targets), resampled_metrics(broken, targets, draw_resamples(20)))
+    assert set(row["undefined"]) == set(METRIC_NAMES)
+    assert row["intervals"] == dict.fromkeys(METRIC_NAMES)
 
 
 def test_averages_are_those_of_every_resample():
     counts = draw_resamples(50, 30)
-    cells = [resampled_metrics(*scores(50, noise, seed=5), counts) for noise in (3, 9, 30)]
-    averages = average_resampled(cells)
+    rows = [resampled_metrics(*scores(50, noise, seed=5), counts) for noise in (3, 9, 30)]
+    averages = average_resampled(rows)
     for resample in range(30):
-        expected = average_metrics([{name: cell[name][resample] for name in METRIC_NAMES} for cell in cells])
+        expected = average_metrics([{name: row[name][resample] for name in METRIC_NAMES} for row in rows])
         for name in METRIC_NAMES:
             assert averages[name][resample] == pytest.approx(expected[name])

@@ -90,7 +90,7 @@ def test_batches_add_up(load, name):
 @pytest.mark.parametrize("name", MODULES)
 def test_the_documented_example_is_true(load, name, monkeypatch):
     module = load(name)
-    monkeypatch.chdir(METRICS.parents[1])
+    monkeypatch.chdir(METRICS.parents[2])
     assert "Returns:" in module.inputs_description
     examples = doctest.DocTestParser().get_doctest(module.inputs_description, {}, name, None, 0)
     assert examples.examples

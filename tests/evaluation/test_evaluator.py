@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,7 +12,6 @@ from PIL import Image
 
 from limssr.modeling_limssr.modeling_limssr import LimssrForScoreRegression
 from limssr.training.data.masks import all_subsets
-from limssr.training.evaluation.baselines import Baselines
 from limssr.training.evaluation.evaluator import evaluate_subsets
 from limssr.training.evaluation.figures import save_figure
 from limssr.training.evaluation.metrics.aqa_metrics import METRIC_NAMES, score_metrics
@@ -21,10 +21,10 @@ from limssr.training.evaluation.metrics.bootstrap import (
     percentile_interval,
     resampled_metrics,
 )
-from limssr.training.evaluation.predictions import write_predictions
-from limssr.training.evaluation.results import Cell
+from limssr.training.evaluation.results import ScoredRow, write_predictions
 from limssr.training.evaluation.tables import evaluation_table, format_interval
 from limssr.training.prediction.predictor import PATHS, predict
+from limssr.training.utils.files import write_json
 
 
 def make_dataset(
@@ -161,53 +161,53 @@ def test_samples_that_lack_data_are_scored_and_counted(tiny_model, tiny_processo
     assert np.isfinite(complete.ridge).all()
 
 
-def test_metrics_do_not_depend_on_floor_and_ridge(tiny_model, tiny_processor, lacking):
+def test_metrics_do_not_depend_on_the_baselines(tiny_model, tiny_processor, lacking):
     plain = evaluate_subsets(tiny_model, tiny_processor, lacking, progress=False)
     full = evaluate_subsets(tiny_model, tiny_processor, lacking, train_rows=lacking, progress=False)
     for without, with_ in zip(plain.masks, full.masks, strict=True):
         assert without.scores["score"].model == with_.scores["score"].model
         assert without.scores["score"].mean_baseline is None
         assert without.samples == with_.samples
-    assert plain.averages["score"]["ridge"] is None
+    assert plain.averages["score"].ridge is None
 
 
-def test_floor_and_ridge_come_from_the_training_rows(tiny_model, tiny_processor, dataset):
+def test_the_baselines_come_from_the_training_rows(tiny_model, tiny_processor, dataset):
     train = make_dataset(tiny_model.config.modalities, samples=40)
     result = evaluate_subsets(tiny_model, tiny_processor, dataset, train_rows=train, progress=False)
-    cell = result.masks[0].scores["score"]
+    row = result.masks[0].scores["score"]
     mean_baseline = score_metrics(np.full(24, np.mean(train["score"])), np.array(dataset["score"]))
-    assert cell.mean_baseline["mse"] == pytest.approx(mean_baseline["mse"])
-    assert cell.mean_baseline["spearman"] is None
-    assert cell.ridge["spearman"] > 0.8  # clips follow the quality closely
+    assert row.mean_baseline["mse"] == pytest.approx(mean_baseline["mse"])
+    assert row.mean_baseline["spearman"] is None
+    assert row.ridge["spearman"] > 0.8  # clips follow the quality closely
 
 
 def test_averages_leave_the_complete_mask_out(tiny_model, tiny_processor, dataset):
     result = evaluate_subsets(tiny_model, tiny_processor, dataset, train_rows=dataset, progress=False)
     incomplete = [mask.scores["score"].model for mask in result.masks[1:]]
-    average = result.averages["score"]["model"]
-    assert average["cells"] == len(incomplete)
+    average = result.averages["score"].model
+    assert average["rows"] == len(incomplete)
     assert average["mse"] == pytest.approx(np.mean([metrics["mse"] for metrics in incomplete]))
     z = np.mean([math.atanh(metrics["spearman"]) for metrics in incomplete])
     assert average["spearman"] == pytest.approx(math.tanh(z))
 
 
-def test_every_cell_and_the_average_have_intervals_of_the_same_resamples(tiny_model, tiny_processor, lacking):
+def test_every_row_and_the_average_have_intervals_of_the_same_resamples(tiny_model, tiny_processor, lacking):
     result = evaluate_subsets(tiny_model, tiny_processor, lacking, train_rows=lacking, progress=False)
     counts = draw_resamples(len(lacking))
     targets, resampled = np.array(lacking["score"]), []
     for mask in result.masks:
         rows = [lacking["sample_id"][:].index(name) for name in mask.predictions.sample_ids]
         resampled.append(resampled_metrics(mask.predictions.scores[:, 0], targets[rows], counts[rows]))
-        cell = mask.scores["score"]
-        assert cell.model["intervals"]["mse"] == pytest.approx(percentile_interval(resampled[-1]["mse"])[0])
-        assert cell.ridge["intervals"].keys() == cell.mean_baseline["intervals"].keys() == set(METRIC_NAMES)
+        row = mask.scores["score"]
+        assert row.model["intervals"]["mse"] == pytest.approx(percentile_interval(resampled[-1]["mse"])[0])
+        assert row.ridge["intervals"].keys() == row.mean_baseline["intervals"].keys() == set(METRIC_NAMES)
     average = percentile_interval(average_resampled(resampled[1:])["spearman"])[0]
-    assert result.averages["score"]["model"]["intervals"]["spearman"] == pytest.approx(average)
+    assert result.averages["score"].model["intervals"]["spearman"] == pytest.approx(average)
 
 
 def test_json_is_strict_and_complete(tiny_model, tiny_processor, lacking, tmp_path):
     result = evaluate_subsets(tiny_model, tiny_processor, lacking, train_rows=lacking, progress=False)
-    result.save_json(tmp_path / "metrics.json", model="somewhere")
+    write_json(tmp_path / "metrics.json", {"model": "somewhere"} | result.to_dict())
 
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
@@ -245,7 +245,7 @@ def test_scores_that_are_not_given_are_left_out(tiny_model, tiny_processor, data
     assert "4 of 24 samples have no judged score" in evaluation_table(result)
 
 
-def test_a_modality_nobody_has_gives_undefined_cells_and_says_so(tiny_model, tiny_processor):
+def test_a_modality_nobody_has_gives_undefined_rows_and_says_so(tiny_model, tiny_processor):
     *others, last = tiny_model.config.modalities
     absent = make_dataset({name: tiny_model.config.modalities[name] for name in others})
     result = evaluate_subsets(tiny_model, tiny_processor, absent, train_rows=absent, progress=False)
@@ -255,7 +255,7 @@ def test_a_modality_nobody_has_gives_undefined_cells_and_says_so(tiny_model, tin
     text = evaluation_table(result)
     assert f"Undefined for {last}" in text
     assert f"No ridge for {last}: 0 training rows" in text
-    assert result.averages["score"]["model"]["spearman"] is None
+    assert result.averages["score"].model["spearman"] is None
 
 
 def test_unknown_modalities_are_refused(tiny_model, tiny_processor, dataset):
@@ -263,37 +263,30 @@ def test_unknown_modalities_are_refused(tiny_model, tiny_processor, dataset):
         evaluate_subsets(tiny_model, tiny_processor, dataset, ["smell"])
 
 
-def test_fitted_baselines_can_be_used_again(tiny_model, tiny_processor, dataset):
-    baselines = Baselines(dataset, list(tiny_model.config.modalities), ["score"])
-    once = evaluate_subsets(tiny_model, tiny_processor, dataset, baselines=baselines, progress=False)
-    direct = evaluate_subsets(tiny_model, tiny_processor, dataset, train_rows=dataset, progress=False)
-    assert once.to_dict() == direct.to_dict()
-
-
-def test_a_cell_is_not_better_than_the_floor_unless_it_beats_it():
+def test_a_row_is_not_better_than_the_mean_baseline_unless_it_beats_it():
     targets = np.array([1.0, 2.0, 3.0, 4.0])
     mean_baseline = score_metrics(np.full(4, 2.5), targets)
-    assert Cell(score_metrics(targets + 0.1, targets), mean_baseline=mean_baseline).not_better_than_mean == []
-    assert set(Cell(score_metrics(-targets, targets), mean_baseline=mean_baseline).not_better_than_mean) == set(
+    assert ScoredRow(score_metrics(targets + 0.1, targets), mean_baseline=mean_baseline).not_better_than_mean == []
+    assert set(ScoredRow(score_metrics(-targets, targets), mean_baseline=mean_baseline).not_better_than_mean) == set(
         METRIC_NAMES
     )
-    assert Cell(score_metrics(targets + 9, targets), mean_baseline=mean_baseline).not_better_than_mean == [
+    assert ScoredRow(score_metrics(targets + 9, targets), mean_baseline=mean_baseline).not_better_than_mean == [
         "mse",
         "mae",
         "relative_l2",
     ]
-    assert set(Cell(mean_baseline, mean_baseline=mean_baseline).not_better_than_mean) == set(METRIC_NAMES)
+    assert set(ScoredRow(mean_baseline, mean_baseline=mean_baseline).not_better_than_mean) == set(METRIC_NAMES)
 
 
-def test_the_table_shows_model_ridge_floor_and_best_for_each_mask(tiny_model, tiny_processor, dataset):
+def test_the_table_shows_model_both_baselines_and_best_for_each_mask(tiny_model, tiny_processor, dataset):
     masks = all_subsets(len(tiny_model.config.modalities))
     best = {mask: {"spearman": 0.9 + sum(mask) / 100, "mse": 7.25} for mask in masks}
     options = {"train_rows": dataset, "best_attainable": best, "progress": False}
     result = evaluate_subsets(tiny_model, tiny_processor, dataset, **options)
     lines = evaluation_table(result).splitlines()
     header = [cell.strip() for cell in lines[2].split("|")[1:-1]]
-    assert header[:5] == ["shown", "samples", "Spearman", "95 %", "ridge"]
-    assert {"best", "mean_baseline"} <= set(header)
+    assert header[:5] == ["modalities", "samples", "Spearman", "95 %", "ridge"]
+    assert {"best", "mean"} <= set(header)
     assert len({len(line) for line in lines[2 : 5 + len(masks)]}) == 1  # aligned
     for mask in result.masks:
         line = next(line for line in lines if line.startswith(f"| {mask.name} "))
@@ -309,7 +302,7 @@ def test_the_table_shows_model_ridge_floor_and_best_for_each_mask(tiny_model, ti
 def test_the_picture_is_a_png_of_reasonable_size(tiny_model, tiny_processor, dataset, tmp_path, with_baselines):
     rows = dataset if with_baselines else None
     result = evaluate_subsets(tiny_model, tiny_processor, dataset, train_rows=rows, progress=False)
-    save_figure(result, tmp_path / "evaluation.png", title="tiny")
+    save_figure(replace(result, title="tiny"), tmp_path / "evaluation.png")
     with Image.open(tmp_path / "evaluation.png") as picture:
         assert picture.format == "PNG"
         assert 1000 < picture.width < 3000

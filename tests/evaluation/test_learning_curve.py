@@ -3,7 +3,7 @@
 import matplotlib.image
 import pytest
 
-from limssr.training.evaluation.learning_curve import save_curve
+from limssr.training.evaluation.figures import save_curve
 
 HISTORY = [
     {"epoch": 1.0, "regression_loss": 0.03, "consistency_loss": 0.01, "separation_loss": 0.2, "loss": 0.5},

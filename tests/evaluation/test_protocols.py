@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -8,12 +9,12 @@ from PIL import Image
 from limssr.training.data import load
 from limssr.training.data.masks import draw_static_masks, subset_name
 from limssr.training.evaluation.baselines import Baselines, pool_rows
-from limssr.training.evaluation.evaluator import Evaluator, evaluate_subsets
+from limssr.training.evaluation.evaluator import CURVE_RATES, Evaluator, Protocol, evaluate_subsets
 from limssr.training.evaluation.figures import save_figure
 from limssr.training.evaluation.metrics.aqa_metrics import average_metrics, score_metrics
-from limssr.training.evaluation.predictions import write_predictions
-from limssr.training.evaluation.protocols import CURVE_RATES, Protocol
+from limssr.training.evaluation.results import write_predictions
 from limssr.training.evaluation.tables import evaluation_table
+from limssr.training.utils.files import write_json
 
 MODALITIES = ["video", "audio", "flow"]
 IMBALANCED = {"video": 0.3, "audio": 0.5, "flow": 0.7}
@@ -32,15 +33,15 @@ def evaluator(tiny_model, tiny_processor, data):
     return Evaluator(tiny_model, tiny_processor, data.splits["test"], train_rows=data.splits["train"], progress=False)
 
 
-def everything(count):
+def complete(count):
     return [(1, 1, 1)] * count
 
 
 def test_subsets_show_every_sample_the_same_mask():
-    views = Protocol("subsets").mask_sets(["a", "b"], everything(2), MODALITIES)
-    assert [view.name for view in views][:2] == ["video+audio+flow", "video+audio"]
-    assert len(views) == 7
-    assert all(view.mask == view.masks[0] == view.masks[1] for view in views)
+    mask_sets = Protocol("subsets").mask_sets(["a", "b"], complete(2), MODALITIES)
+    assert [mask_set.name for mask_set in mask_sets][:2] == ["video+audio+flow", "video+audio"]
+    assert len(mask_sets) == 7
+    assert all(mask_set.mask == mask_set.masks[0] == mask_set.masks[1] for mask_set in mask_sets)
 
 
 def test_drawn_masks_follow_from_seed_and_sample_alone():
@@ -48,48 +49,48 @@ def test_drawn_masks_follow_from_seed_and_sample_alone():
     ids = [f"s{number}" for number in range(50)]
     protocol = Protocol("rates", IMBALANCED, permutations=True, seeds=(3, 8))
     of_all = {
-        (view.name, view.seed): dict(zip(ids, view.masks, strict=True))
-        for view in protocol.mask_sets(ids, everything(50), MODALITIES)
+        (mask_set.name, mask_set.seed): dict(zip(ids, mask_set.masks, strict=True))
+        for mask_set in protocol.mask_sets(ids, complete(50), MODALITIES)
     }
     few = list(reversed(ids[:7]))
-    for view in Protocol("rates", IMBALANCED, seeds=(8,)).mask_sets(few, everything(7), MODALITIES):
-        assert view.masks == [of_all[view.name, 8][name] for name in few]
+    for mask_set in Protocol("rates", IMBALANCED, seeds=(8,)).mask_sets(few, complete(7), MODALITIES):
+        assert mask_set.masks == [of_all[mask_set.name, 8][name] for name in few]
     assert of_all["video 0.3, audio 0.5, flow 0.7", 3] != of_all["video 0.3, audio 0.5, flow 0.7", 8]
-    (view,) = Protocol("rates", 0.4, seeds=(3,)).mask_sets(ids, everything(50), MODALITIES)
-    assert view.masks == draw_static_masks(ids, MODALITIES, 0.4, 3)
+    (mask_set,) = Protocol("rates", 0.4, seeds=(3,)).mask_sets(ids, complete(50), MODALITIES)
+    assert mask_set.masks == draw_static_masks(ids, MODALITIES, 0.4, 3)
 
 
 def test_permutations_are_all_orders_of_the_rates():
-    views = Protocol("rates", IMBALANCED, permutations=True, seeds=(0,)).mask_sets(["a"], everything(1), MODALITIES)
-    orders = {tuple(view.rates[name] for name in MODALITIES) for view in views}
-    assert len(views) == len(orders) == 6
+    mask_sets = Protocol("rates", IMBALANCED, permutations=True, seeds=(0,)).mask_sets(["a"], complete(1), MODALITIES)
+    orders = {tuple(mask_set.rates[name] for name in MODALITIES) for mask_set in mask_sets}
+    assert len(mask_sets) == len(orders) == 6
     assert {tuple(sorted(order)) for order in orders} == {(0.3, 0.5, 0.7)}
     twice = Protocol("rates", {"video": 0.3, "audio": 0.3}, permutations=True, seeds=(0,))
-    assert len(twice.mask_sets(["a"], everything(1), MODALITIES)) == 3  # .3 .3 0 has no more different orders
+    assert len(twice.mask_sets(["a"], complete(1), MODALITIES)) == 3  # .3 .3 0 has no more different orders
 
 
 def test_the_curve_hides_more_and_more_with_every_seed():
     ids = [f"s{number}" for number in range(400)]
-    views = Protocol("curve", seeds=(0, 1)).mask_sets(ids, everything(400), MODALITIES)
-    assert [(view.name, view.seed) for view in views] == [
+    mask_sets = Protocol("curve", seeds=(0, 1)).mask_sets(ids, complete(400), MODALITIES)
+    assert [(mask_set.name, mask_set.seed) for mask_set in mask_sets] == [
         (f"{rate:.1f}", seed) for rate in CURVE_RATES for seed in (0, 1)
     ]
-    hidden = [1 - np.mean(view.masks) for view in views if view.seed == 0]
+    hidden = [1 - np.mean(mask_set.masks) for mask_set in mask_sets if mask_set.seed == 0]
     assert hidden[0] == 0
     assert hidden == sorted(hidden)
-    for view in views:
-        rate = float(view.name)
+    for mask_set in mask_sets:
+        rate = float(mask_set.name)
         # Each of three is hidden with the rate, unless all are, which is drawn again.
         expected = (rate - rate**3) / (1 - rate**3)
-        assert 1 - np.mean(view.masks) == pytest.approx(expected, abs=4 * np.sqrt(0.25 / 1200))
+        assert 1 - np.mean(mask_set.masks) == pytest.approx(expected, abs=4 * np.sqrt(0.25 / 1200))
 
 
 def test_nothing_is_shown_that_the_data_lacks():
-    observed = [(1, 0, 1), (0, 0, 1), (0, 0, 0)] * 20
+    available = [(1, 0, 1), (0, 0, 1), (0, 0, 0)] * 20
     ids = [f"s{number}" for number in range(60)]
-    for view in Protocol("curve", seeds=(0,)).mask_sets(ids, observed, MODALITIES):
-        assert (np.array(view.masks) <= np.array(observed)).all()
-        assert (np.any(view.masks, axis=1) == np.any(observed, axis=1)).all()
+    for mask_set in Protocol("curve", seeds=(0,)).mask_sets(ids, available, MODALITIES):
+        assert (np.array(mask_set.masks) <= np.array(available)).all()
+        assert (np.any(mask_set.masks, axis=1) == np.any(available, axis=1)).all()
 
 
 @pytest.mark.parametrize(
@@ -123,13 +124,14 @@ def test_a_drawn_pass_scores_each_sample_under_its_own_mask(evaluator, data):
     assert drawn.hidden == pytest.approx(1 - np.mean(masks))
     pooled = pool_rows(data.splits["test"], MODALITIES, ["score"])
     baselines = Baselines(data.splits["train"], MODALITIES, ["score"])
-    ridge = [baselines.ridge_predictions(pooled, mask)[row, 0] for row, mask in enumerate(masks)]
+    every = {mask: baselines.ridge_predictions(pooled, np.tile(mask, (30, 1)), mask) for mask in set(masks)}
+    ridge = [every[mask][row, 0] for row, mask in enumerate(masks)]
     np.testing.assert_allclose(drawn.ridge[:, 0], ridge)
 
 
 def test_what_subsets_scored_is_not_scored_again(evaluator, monkeypatch):
     evaluator.evaluate(Protocol("subsets"))
-    monkeypatch.setattr(evaluator.scores, "members", None)  # scoring anything would now fail
+    monkeypatch.setattr(evaluator, "members", None)  # scoring anything would now fail
     evaluator.evaluate(Protocol("curve", seeds=(0, 1)))
     evaluator.evaluate(Protocol("available"))
 
@@ -155,16 +157,16 @@ def test_features_that_every_mask_hides_are_not_read(tiny_model, tiny_processor,
     np.testing.assert_allclose(*(result.masks[0].predictions.scores for result in results), atol=1e-3)
 
 
-def test_observed_is_one_pass_over_what_the_data_has(tiny_model, tiny_processor, data):
+def test_available_is_one_pass_over_what_the_data_has(tiny_model, tiny_processor, data):
     test = data.splits["test"].map(
         lambda row: {"audio": None} if row["sample_id"].endswith("3") else {}, features=data.splits["test"].features
     )
     result = evaluate_subsets(tiny_model, tiny_processor, test, progress=False)
-    observed = Evaluator(tiny_model, tiny_processor, test, progress=False).evaluate(Protocol("available"))
-    (row,) = observed.masks
+    available = Evaluator(tiny_model, tiny_processor, test, progress=False).evaluate(Protocol("available"))
+    (row,) = available.masks
     np.testing.assert_allclose(row.predictions.scores, result.masks[0].predictions.scores, atol=1e-3)
     assert (row.samples, row.complete) == (30, 27)
-    assert observed.averages["score"]["model"] is None
+    assert available.averages["score"].model is None
 
 
 def test_rows_of_drawn_masks_are_mean_and_deviation_over_the_seeds(evaluator):
@@ -172,16 +174,16 @@ def test_rows_of_drawn_masks_are_mean_and_deviation_over_the_seeds(evaluator):
     assert len(result.masks) == 18
     first = result.summaries[0]
     assert (first.name, first.seeds) == ("video 0.3, audio 0.5, flow 0.7", [0, 1, 2])
-    cells = [mask.scores["score"].model for mask in result.masks if mask.name == first.name]
+    rows = [mask.scores["score"].model for mask in result.masks if mask.name == first.name]
     for metric in ("spearman", "mse"):
-        values = [cell[metric] for cell in cells]
+        values = [row[metric] for row in rows]
         assert first.scores["score"].model[metric] == pytest.approx(np.mean(values))
         assert first.scores["score"].model["sd"][metric] == pytest.approx(np.std(values, ddof=1))
     of_seeds = [
         average_metrics([mask.scores["score"].model for mask in result.masks if mask.seed == seed])
         for seed in (0, 1, 2)
     ]
-    average = result.averages["score"]["model"]
+    average = result.averages["score"].model
     assert average["spearman"] == pytest.approx(np.mean([entry["spearman"] for entry in of_seeds]))
     assert average["sd"]["mse"] == pytest.approx(np.std([entry["mse"] for entry in of_seeds], ddof=1))
     low, high = average["intervals"]["mse"]
@@ -189,7 +191,7 @@ def test_rows_of_drawn_masks_are_mean_and_deviation_over_the_seeds(evaluator):
 
 
 def test_reports_of_drawn_masks_show_rates_share_and_deviation(evaluator, tmp_path):
-    result = evaluator.evaluate(Protocol("curve", seeds=(0, 1)))
+    result = replace(evaluator.evaluate(Protocol("curve", seeds=(0, 1))), title="tiny", caveats=["leaky"])
     lines = evaluation_table(result).splitlines()
     line = next(line for line in lines if line.startswith("| 0.5 "))
     row = next(row for row in result.summaries if row.name == "0.5")
@@ -197,14 +199,14 @@ def test_reports_of_drawn_masks_show_rates_share_and_deviation(evaluator, tmp_pa
     assert f"{model['spearman']:.3f} ± {model['sd']['spearman']:.3f}" in line
     assert f"{row.hidden:.0%}" in line
     assert any(line.startswith("Mean ± s.d. over 2 draws of the masks") for line in lines)
-    save_figure(result, tmp_path / "curve.png", "tiny")
+    save_figure(result, tmp_path / "curve.png")
     with Image.open(tmp_path / "curve.png") as picture:
         assert picture.width > 1000
-    result.save_json(tmp_path / "metrics.json")
+    write_json(tmp_path / "metrics.json", result.to_dict())
     read = json.loads((tmp_path / "metrics.json").read_text())
     assert read["protocol"] == "curve"
     assert read["summaries"][3]["rates"] == dict.fromkeys(MODALITIES, 0.3)
-    write_predictions(result, tmp_path / "predictions.parquet", ["leaky"])
+    write_predictions(result, tmp_path / "predictions.parquet")
     table = pq.read_table(tmp_path / "predictions.parquet")
     assert table.schema.metadata == {b"protocol": b"curve", b"caveats": b'["leaky"]'}
     rows = [row for row in table.to_pylist() if row["rates"] == "video 0.5, audio 0.5, flow 0.5" and row["seed"] == 1]

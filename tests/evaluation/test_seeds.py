@@ -1,15 +1,14 @@
 import json
 import shutil
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from limssr.training.evaluation.metrics.aqa_metrics import fisher_z_mean
-from limssr.training.evaluation.results import Cell
-from limssr.training.evaluation.seeds import RunsDoNotFitError, TaskRun, read_task_runs, summarize_runs
+from limssr.training import summarize
+from limssr.training.evaluation.metrics.aqa_metrics import average_metrics
+from limssr.training.evaluation.results import ScoredRow
+from limssr.training.evaluation.seeds import TaskRun, read_task_runs, summarize_runs
 from limssr.training.fitting.run import run_training
 
 MASKS = ("video+audio+flow", "video+flow", "video+audio", "audio+flow", "video", "flow", "audio")
@@ -43,10 +42,14 @@ TABLE_1 = {
 }
 
 
+def fisher_z_mean(correlations):
+    return average_metrics([{"spearman": value} for value in correlations])["spearman"]
+
+
 def task_run(task: str, seed: int, values, settings=None) -> TaskRun:
     """A run with (Spearman, MSE) for each mask."""
-    cells = {mask: Cell({"spearman": rho, "mse": mse}) for mask, (rho, mse) in zip(MASKS, values, strict=True)}
-    return TaskRun(f"{task}_{seed}", task, {"training": seed}, settings or {"learning_rate": 0.1}, [], cells)
+    masks = {mask: ScoredRow({"spearman": rho, "mse": mse}) for mask, (rho, mse) in zip(MASKS, values, strict=True)}
+    return TaskRun(f"{task}_{seed}", task, {"training": seed}, settings or {"learning_rate": 0.1}, [], masks)
 
 
 def published(table: dict[str, str]) -> list[TaskRun]:
@@ -127,10 +130,10 @@ def test_tasks_with_other_seeds_have_an_average_without_deviation():
 
 def test_runs_that_are_no_repetitions_are_refused():
     first = task_run("a", 0, values(0.7, 5))
-    with pytest.raises(RunsDoNotFitError, match=r"a_0 and a_0 .* same seeds \{'training': 0\}"):
+    with pytest.raises(ValueError, match=r"a_0 and a_0 .* same seeds \{'training': 0\}"):
         summarize_runs([first, first])
     other = task_run("a", 1, values(0.7, 5), {"learning_rate": 0.2})
-    with pytest.raises(RunsDoNotFitError, match=r"`learning_rate` is 0\.1 and 0\.2; only seeds may differ"):
+    with pytest.raises(ValueError, match=r"`learning_rate` is 0\.1 and 0\.2; only seeds may differ"):
         summarize_runs([first, other])
 
 
@@ -148,14 +151,11 @@ def test_the_script_reads_what_training_wrote(run_folder, tmp_path, monkeypatch,
     record["seeds"]["training"] = 4
     (other / "run.json").write_text(json.dumps(record))
     (run,) = read_task_runs(run_folder)
-    assert list(run.rows) == [*run.cells, INCOMPLETE]
+    assert list(run.rows) == [*run.masks, INCOMPLETE]
 
-    script = spec_from_file_location("summarize_script", Path(__file__).parents[2] / "training" / "summarize.py")
-    module = module_from_spec(script)
-    script.loader.exec_module(module)
     words = ["summarize.py", str(run_folder), str(other), "--json", str(tmp_path / "summary.json")]
     monkeypatch.setattr(sys, "argv", words)
-    module.main()
+    summarize.main()
     text = capsys.readouterr().out
     assert "mean ± s.d. of 2 repetitions" in text
     assert "(checkpoint selected on the test split)" in text
@@ -169,4 +169,4 @@ def test_the_script_reads_what_training_wrote(run_folder, tmp_path, monkeypatch,
 
     monkeypatch.setattr(sys, "argv", ["summarize.py", str(tmp_path)])
     with pytest.raises(SystemExit, match=r"cannot summarize: .*run\.json is not there"):
-        module.main()
+        summarize.main()

@@ -9,14 +9,14 @@ import pytest
 
 from limssr import LimssrConfig
 from limssr.training.arguments import parse_training_arguments
-from limssr.training.data import REGISTRY
+from limssr.training.data import build
 from limssr.training.evaluation.evaluator import evaluate_subsets
 from limssr.training.fitting.run import prepare_run
-from limssr.training.reproduction.published_results import published_results
+from limssr.training.reproduction import tables
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-TASKS = sorted(published_results()["per_score"]["LIMSSR"])
+TASKS = sorted(tables.PUBLISHED["per_score"]["LIMSSR"])
 
 # Task -> clips, score range, epochs, and what differs from the defaults of the paper.
 PUBLISHED = {
@@ -80,7 +80,7 @@ def published_values(name: str) -> tuple:
     model, data, training = parse_training_arguments(
         [str(CONFIGS / f"{name}.yaml"), "--data_options", "folder=nowhere"]
     )
-    dataset = REGISTRY[data.dataset](**data.data_options)
+    dataset = build(data.dataset, **data.data_options)
     assert len(dataset.scores) == 1
     config = LimssrConfig(**model.config_fields())
     assert config.projector_dropout == config.head_dropout

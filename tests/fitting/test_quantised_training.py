@@ -20,7 +20,7 @@ needs_bitsandbytes = pytest.mark.skipif(not is_bitsandbytes_available(), reason=
 def quantised_arguments(quick_arguments, tiny_language_model):
     """`quantised_arguments(key=value, ...)`: of a quick run with LoRA on the tiny language model, in 4 bits."""
     settings = {
-        "text_config": None,
+        "language_model_config": None,
         "language_model": str(tiny_language_model),
         "lora_rank": 2,
         "quantization": "4bit",
@@ -63,12 +63,6 @@ def test_a_run_leaves_an_adapter_that_scores_as_reported(
 def test_what_cannot_be_trained_or_saved_is_refused_before_training(quantised_arguments, changes, message):
     with pytest.raises(ValueError, match=message):
         prepare_run(*quantised_arguments(**changes))
-
-
-def test_a_random_language_model_is_not_quantised(quick_arguments, capsys):
-    with pytest.raises(SystemExit):
-        quick_arguments(quantization="4bit")
-    assert "`quantization` is '4bit', but `text_config` makes a random language model" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("without_bitsandbytes")

@@ -62,9 +62,9 @@ def masks(rows) -> set[tuple]:
 def test_training_and_validation_share_no_sample(data):
     rows = prepare(data, validation_fraction=0.25)
     validation = rows.validation["available"]
-    assert (len(rows.train), len(validation), len(rows.seen)) == (45, 15, 60)
+    assert (len(rows.train), len(validation), len(rows.baseline)) == (45, 15, 60)
     assert not ids(rows.train) & ids(validation)
-    assert ids(rows.seen) == ids(rows.train) | ids(validation)
+    assert ids(rows.baseline) == ids(rows.train) | ids(validation)
 
 
 def test_validation_is_alike_in_its_scores(data):
@@ -154,11 +154,11 @@ def test_hidden_columns_are_never_requested_by_a_training_run(guarded, quick_arg
     rows = prepare(guarded, missingness="static", missing_rates=0.5)
     model, processor = build_model(model_arguments, guarded)
     collator = LimssrCollator(processor, MODALITIES, guarded.score_names)
-    trainer = LimssrTrainer(model, args, rows.train, processor, collator, eval_dataset=rows.validation)
+    trainer = LimssrTrainer(model, args, collator, rows.train, rows.validation, processor)
     trainer.train()
     assert trainer.state.global_step == 3
     assert any("eval_mse" in entry for entry in trainer.state.log_history)
-    Baselines(rows.seen, MODALITIES, guarded.score_names)
+    Baselines(rows.baseline, MODALITIES, guarded.score_names)
 
 
 def test_subset_views_show_no_more_than_their_subset(data):
@@ -172,15 +172,15 @@ def test_subset_views_show_no_more_than_their_subset(data):
 def test_without_missingness_incomplete_samples_are_left_out(lacking, caplog):
     rows = prepare(lacking, missingness="none")
     assert masks(rows.train) == {(True, True, True)}
-    assert len(rows.seen) == 48
+    assert len(rows.baseline) == 48
     assert "12 samples of train lack a modality" in caplog.text
     assert "train_000000" in caplog.text
 
 
 def test_observed_shows_what_the_data_has(lacking):
     rows = prepare(lacking)
-    assert masks(rows.seen) == {(True, True, True), (True, False, True), (False, False, True)}
-    assert rows.summary["train"]["samples"] == sum(rows.summary["train"]["shown"].values()) == 51
+    assert masks(rows.baseline) == {(True, True, True), (True, False, True), (False, False, True)}
+    assert rows.summary["train"]["samples"] == sum(rows.summary["train"]["masks"].values()) == 51
 
 
 def test_samples_without_anything_are_left_out(data, caplog):
@@ -190,7 +190,7 @@ def test_samples_without_anything_are_left_out(data, caplog):
     )
     assert (0, 0, 0) in available_masks(empty, MODALITIES)
     rows = prepare(AqaData(**{**vars(data), "splits": DatasetDict(train=empty, test=data.splits["test"])}))
-    assert len(rows.seen) == 54
+    assert len(rows.baseline) == 54
     assert "lack every modality" in caplog.text
 
 

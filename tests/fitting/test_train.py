@@ -74,7 +74,7 @@ def test_the_saved_model_gives_the_reported_metrics(quick_arguments, folder):
 @pytest.mark.parametrize(("save_form", "expected"), [(None, "adapter"), ("full", "full")])
 def test_the_final_form_is_the_one_asked_for(quick_arguments, folder, tiny_language_model, save_form, expected):
     arguments = quick_arguments(
-        text_config=None, language_model=str(tiny_language_model), lora_rank=2, save_form=save_form
+        language_model_config=None, language_model=str(tiny_language_model), lora_rank=2, save_form=save_form
     )
     run_training(*arguments)
     assert read(folder / "config.json")["checkpoint_form"] == expected

@@ -4,7 +4,7 @@ Repositories of models and of data with branches, tags and commits; uploads the 
 or several parts, verify, commit); listing; download by revision with ETags, redirects and ranges; read and write
 tokens; private repositories. Everything is in memory. A test may let requests fail, see `Fault`.
 
-python -m tests.hub.loopback_hub [PORT]     serves until interrupted; `hf_writer` is the token
+python -m tests.helpers.loopback_hub [PORT]     serves until interrupted; `hf_writer` is the token
 """
 
 import base64

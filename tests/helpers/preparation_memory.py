@@ -19,13 +19,14 @@ TABLES = {"video": ("rgb_VST", 1024), "audio": ("audio_AST", 768), "flow": ("flo
 GROWTH = """
 import json, sys
 from limssr.training.benchmarking.memory import read_peak, reset_peak
-from limssr.training.data_preparation import prepare_data
+from pathlib import Path
+from limssr.training.data.prepare import prepare_data
 
 dataset, small, large = sys.argv[1:]
-prepare_data(dataset, small, f"{small}-out")
+prepare_data(dataset, small, Path(f"{small}-out"))
 reset_peak("cpu")
 held = read_peak("cpu")
-prepare_data(dataset, large, f"{large}-out")
+prepare_data(dataset, large, Path(f"{large}-out"))
 print(json.dumps({"held": held, "growth": read_peak("cpu") - held}))
 """
 

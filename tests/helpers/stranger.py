@@ -4,7 +4,7 @@ stranger.py FEATURES.safetensors SCORES.safetensors JSON
 
 FEATURES holds the clips of `{modality}.{sample}`. JSON is a list of `{"name": folder or Hub name}`, with what there is
 of `load` (more arguments of every `from_pretrained`), `model` (of the model's alone) and `again` (a folder to save to
-and to load from). SCORES gets the judged scores of entry i as `i`, and as `i.again`.
+and to load from). SCORES gets the scores of entry i as `i`, and as `i.again`.
 """
 
 import importlib.util

@@ -1,4 +1,4 @@
-"""What goes wrong on the way to the Hub is said in words, costs nothing, and a repeat succeeds."""
+"""Failures on the way to the Hub have readable errors and change nothing, and a repeat succeeds."""
 
 import hashlib
 import json
@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from limssr import LimssrForScoreRegression, LimssrProcessor
+from limssr.modeling_limssr.language_model_limssr import CHECKPOINT_SUBFOLDER
+from tests.helpers.hub_client import TRAINING
 from tests.helpers.loopback_hub import Fault
-
-from .conftest import REPOSITORY
 
 NAME = "user/limssr-diving"
 
@@ -63,7 +63,7 @@ class TestPublishing:
             ({"token": "hf_reader"}, f"HubError: cannot push to {NAME}: the token does not permit it"),
             ({"repo_id": "someone/theirs"}, "HubError: cannot push to someone/theirs: the token does not permit it"),
             ({"repo_id": "no such name"}, "HFValidationError: Repo id must use alphanumeric"),
-            ({"folder": "/nowhere"}, "FileNotFoundError: /nowhere holds no config.json; name the folder of a trained"),
+            ({"folder": "/nowhere"}, "FileNotFoundError: /nowhere holds no config.json; give the folder of a trained"),
         ],
     )
     def test_what_is_not_permitted_changes_nothing(self, call, hub, folder, arguments, message):
@@ -113,16 +113,14 @@ class TestPublishing:
     def test_a_public_repository_is_not_taken_for_a_private_one(self, call, hub, folder):
         head = hub.repositories[NAME].branches["main"]
         mistake = call("publish", folder=folder, repo_id=NAME, private=True)
-        assert mistake.startswith(f"ValueError: {NAME} is there already and public; make it private on the Hub")
+        assert mistake.startswith(f"ValueError: {NAME} exists and is public; make it private on the Hub")
         assert hub.repositories[NAME].branches["main"] == head
 
     def test_a_repository_with_another_kind_of_model_is_left_alone(self, call, hub, folder, tmp_path):
         (tmp_path / "config.json").write_text('{"model_type": "bert"}')
         hub.add_repository("user/bert", tmp_path)
         mistake = call("publish", folder=folder, repo_id="user/bert")
-        assert (
-            mistake == "ValueError: user/bert holds a model of type 'bert', which a push would mix up: name another."
-        )
+        assert mistake == "ValueError: user/bert holds a model of type 'bert', expected 'limssr'; give another name."
 
     def test_a_card_that_somebody_edited_keeps_its_words(self, call, hub, folder, tmp_path):
         edited = tmp_path / "edited"
@@ -139,18 +137,18 @@ class TestPublishing:
 def test_an_adapter_may_carry_its_language_model(call, hub, folder, tmp_path, save_language_model):
     carried = tmp_path / "carried"
     shutil.copytree(folder, carried)
-    save_language_model(carried / "backbone")
+    save_language_model(carried / CHECKPOINT_SUBFOLDER)
     config = json.loads((carried / "config.json").read_text())
     digests = config["language_model_source"]["sha256"]
     (carried / "config.json").write_text(
-        json.dumps({**config, "language_model_source": {"subfolder": "backbone", "sha256": digests}})
+        json.dumps({**config, "language_model_source": {"subfolder": CHECKPOINT_SUBFOLDER, "sha256": digests}})
     )
     name, again = "user/limssr-carried", tmp_path / "again"
     call("publish", folder=carried, repo_id=name, adapter=True)
-    assert "language model/model.safetensors" in files_on(hub, name)
+    assert f"{CHECKPOINT_SUBFOLDER}/model.safetensors" in files_on(hub, name)
     call("save_and_push", folder=name, again=again, repo_id="user/limssr-again")  # which loads it from the Hub
     call("publish", folder=carried, repo_id=name)
-    assert not [path for path in files_on(hub, name) if path.startswith("language model/")]
+    assert not [path for path in files_on(hub, name) if path.startswith(f"{CHECKPOINT_SUBFOLDER}/")]
     assert hub.content(name, "model.safetensors") == (again / "model.safetensors").read_bytes()
 
 
@@ -182,7 +180,7 @@ def test_weights_cut_short_are_not_published(call, folder, hub, tmp_path):
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     mistake = call("publish", folder=tmp_path, repo_id=NAME, adapter=True)
-    assert mistake.startswith("ValueError: model.safetensors is no whole safetensors file")
+    assert mistake.startswith("ValueError: model.safetensors is no complete safetensors file")
 
 
 def test_training_cannot_go_on_from_a_finished_model(call, hub, tmp_path):
@@ -192,7 +190,7 @@ def test_training_cannot_go_on_from_a_finished_model(call, hub, tmp_path):
     assert mistake.startswith(f"HubError: {NAME}@never is no folder here, and cannot be fetched from the Hub: 404")
     (tmp_path / "run" / "checkpoint-3").mkdir(parents=True)
     mistake = call("fetch_checkpoint", name=NAME, output_dir=tmp_path / "run")
-    assert "checkpoint-3 is there already: go on with `--resume_from_checkpoint last`" in mistake
+    assert "checkpoint-3 exists already: go on with `--resume_from_checkpoint last`" in mistake
 
 
 @pytest.fixture
@@ -213,11 +211,12 @@ def test_a_wrong_token_ends_a_run_before_it_begins(call, settings):
 
 def test_checkpoints_that_nobody_could_load_are_refused_before_training(call, settings, tmp_path, save_language_model):
     save_language_model(tmp_path / "local")
-    settings.write_text(json.dumps({**json.loads(settings.read_text()), "text_config": None}))
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "language_model_config": None}))
     mistake = call("prepare", words=[str(settings), "--language_model", str(tmp_path / "local")])
     assert mistake.startswith("ValueError: `hub_strategy` is 'every_save', but checkpoints are adapters of a language")
 
 
+@pytest.mark.slow
 def test_training_goes_on_where_a_push_fails_and_loses_nothing(hub, client, call, settings, tmp_path):
     hub.faults.append(Fault("POST", "/user/whole/commit/", 500, times=3))  # two checkpoints and the end
     mistake = client.script("train.py", settings, fails=True)
@@ -231,11 +230,12 @@ def test_training_goes_on_where_a_push_fails_and_loses_nothing(hub, client, call
     assert {"model.safetensors", "metrics.json", "README.md"} <= files_on(hub, "user/whole")
 
 
+@pytest.mark.slow
 def test_training_goes_on_while_a_checkpoint_is_on_its_way(hub, client, settings, tmp_path, quick_run):
     arrived = threading.Event()
     hub.faults.append(Fault("POST", "/user/held/commit/", until=arrived))
     name, epochs = "user/held", quick_run["num_train_epochs"]
-    training = client.start(REPOSITORY / "training" / "train.py", settings, "--hub_model_id", name)
+    training = client.start(TRAINING / "train.py", settings, "--hub_model_id", name)
     saved = lambda: list((tmp_path / "run").glob("checkpoint-*/trainer_state.json"))  # noqa: E731
     try:
         give_up = time.monotonic() + 120

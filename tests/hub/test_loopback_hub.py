@@ -2,9 +2,8 @@
 
 import pytest
 
+from tests.helpers.hub_client import Client
 from tests.helpers.loopback_hub import Fault, LoopbackHub
-
-from .conftest import Client
 
 PROGRAM = """
 import pathlib, random

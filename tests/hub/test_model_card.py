@@ -1,22 +1,16 @@
-"""The Hub card says what happened and no more, and the Hub's own parser reads its metadata."""
+"""The Hub card reports what happened and no more, and the Hub's own parser reads its metadata."""
 
 import json
+import re
 
 import pytest
 from huggingface_hub import ModelCard
 
 from limssr import LimssrConfig
+from limssr.training.evaluation.results import ScoredRow
 from limssr.training.hub.model_card import render_model_card, write_model_card
+from tests.helpers.results import metrics, write_results
 
-METRICS = {
-    "spearman": 0.5,
-    "pearson": 0.5,
-    "mse": 20.25,
-    "mae": 3.5,
-    "relative_l2": 1.0,
-    "undefined": {},
-    "not_given": 0,
-}
 RUN = {
     "dataset": {
         "name": "mtl_aqa",
@@ -56,39 +50,22 @@ RUN = {
 }
 
 
-def cell(**changes) -> dict:
-    model = {**METRICS, "intervals": {"spearman": [0.4, 0.6], "mse": [18.0, 140.0]}, **changes}
-    mean_baseline = {**METRICS, "spearman": None, "mse": 20.0}
-    return {
-        "model": model,
-        "ridge": dict(METRICS),
-        "mean_baseline": mean_baseline,
-        "best": None,
-        "not_better_than_mean": ["mse"],
-    }
-
-
 @pytest.fixture
 def folder(tmp_path, tiny_text_config):
     """The records of a run, without the model itself."""
     modalities = {"commentary": "text", "dive": 27}
     LimssrConfig(text_config=tiny_text_config, modalities=modalities, score_ranges=[104.5]).save_pretrained(tmp_path)
-    masks = [
-        {"name": name, "samples": 353, "complete": 353, "scores": {"score": cell(spearman=value)}}
-        for name, value in (("commentary+dive", 0.674), ("commentary", None), ("dive", 0.564))
-    ]
-    averages = {"score": {"model": METRICS, "ridge": METRICS, "mean_baseline": None, "best": None}}
-    metrics = {
-        "title": "MTL-AQA, test split",
-        "caveats": [],
-        "score_names": ["score"],
-        "masks": masks,
-        "averages": averages,
-    }
+    spearman = {"commentary+dive": 0.674, "commentary": None, "dive": 0.564}
+    write_results(tmp_path, {"score": {mask: row(value) for mask, value in spearman.items()}}, "MTL-AQA, test split")
     write(tmp_path, "run.json", RUN)
-    write(tmp_path, "metrics.json", metrics)
     (tmp_path / "curve.png").write_bytes(b"")
     return tmp_path
+
+
+def row(spearman: float | None) -> ScoredRow:
+    intervals = {"spearman": [0.4, 0.6], "mse": [18.0, 140.0]}
+    model = metrics(spearman, 20.25, mae=3.5, intervals=intervals)
+    return ScoredRow(model, metrics(0.5, 20.25, mae=3.5), metrics(None, 20.0, mae=3.5))
 
 
 def write(folder, name: str, content: dict) -> None:
@@ -111,22 +88,25 @@ def test_the_metadata_is_valid_and_holds_every_mask(folder):
     assert {entry.dataset_name for entry in data.eval_results} == {"MTL-AQA, official split"}
 
 
-def test_each_mask_stands_with_its_interval_beside_ridge_and_floor(folder):
-    text = render_model_card(folder, "user/limssr-mtl-aqa")
+def test_each_mask_has_its_interval_and_stands_beside_the_baselines(folder):
+    text = re.sub(" +", " ", render_model_card(folder, "user/limssr-mtl-aqa"))
     assert r"| commentary+dive | 353 | 0.674 [0.400, 0.600] | 0.500 | 20.25 [18.00, 140.0]\* | 20.25 | 20.00 |" in text
     assert r"| commentary | 353 | undef." in text
-    assert "| average of the 2 incomplete |  | 0.500 | 0.500 | 20.25 | 20.25 | - | 3.50 | - |" in text
+    average = r"\| average of the 2 incomplete \| \| undef\.\S* \| 0\.500 \| 20\.25\S* \| 20\.25 \| 20\.00 \|"
+    assert re.search(average, text)
     assert "brackets are 95 % bootstrap intervals" in text
     assert r"\* not better than predicting the training mean for everyone." in text
 
 
-def test_it_tells_data_selection_seeds_arguments_and_environment(folder):
+def test_it_reports_data_selection_seeds_arguments_and_environment(folder):
     text = render_model_card(folder, "user/limssr-mtl-aqa")
     for fact in (
         "| data | MTL-AQA, official split (`mtl_aqa`: folder MTL-AQA) |",
-        "| split | samples: 900 train, 159 validation, 353 test |",
-        "| missing in training | static, rates 0.3; modality dropout dive 0.1, anew each epoch; clip dropout 0.2, anew each epoch |",  # noqa: E501
-        "| selection | step 40 of 60 by spearman on the validation split |",
+        "| split | 900 train, 159 validation, 353 test samples |",
+        "| missing in training | static, rates 0.3; modality dropout dive 0.1 per epoch; clip dropout 0.2 per epoch |",
+        "| checkpoint | step 40 of 60, best spearman on the validation split |",
+        "| language model | random initialisation, qwen3, 2 layers of width 32 |",
+        "| trained part of it | LoRA of rank 16, alpha 32 |",
         "| seeds | training 7, masks 0 |",
         "| `learning_rate` | 0.001 |",
         "| `separation_weight` | 1.0 |",
@@ -138,14 +118,14 @@ def test_it_tells_data_selection_seeds_arguments_and_environment(folder):
     assert "evaluation.png" not in text
 
 
-def test_what_is_not_honest_is_marked(folder):
-    metrics = json.loads((folder / "metrics.json").read_text())
-    write(folder, "metrics.json", {**metrics, "caveats": ["checkpoint selected on the test split"]})
+def test_caveats_are_flagged(folder):
+    written = json.loads((folder / "metrics.json").read_text())
+    write(folder, "metrics.json", {**written, "caveats": ["checkpoint selected on the test split"]})
     text = render_model_card(folder, "user/x")
-    assert "**Checkpoint selected on the test split: these results are no honest measure of skill.**" in text
+    assert "**Checkpoint selected on the test split: these results are not an honest measure of skill.**" in text
 
 
-def test_what_is_not_recorded_is_not_told(folder):
+def test_what_is_not_recorded_is_not_reported(folder):
     for file in ("run.json", "metrics.json", "curve.png"):
         (folder / file).unlink()
     text = render_model_card(folder, "user/x")
@@ -154,7 +134,7 @@ def test_what_is_not_recorded_is_not_told(folder):
         assert absent not in text
     state = {"global_step": 5, "max_steps": 15, "log_history": [{"eval_spearman": 0.25}, {"loss": 1.0}]}
     write(folder, "trainer_state.json", state)
-    progress = "**Training in progress**: step 5 of 15, Spearman 0.250 on the validation rows. Not evaluated"
+    progress = "**Training in progress**: step 5 of 15, Spearman 0.250 on the validation split. Not yet"
     assert progress in render_model_card(folder, "user/x")
 
 

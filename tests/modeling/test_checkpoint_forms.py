@@ -114,7 +114,7 @@ def test_an_adapter_is_always_one_file(tiny_language_model, tmp_path):
     assert [file.name for file in (tmp_path / "one").glob("*.safetensors")] == ["model.safetensors"]
 
 
-def test_lora_factors_are_trained_and_the_backbone_is_not(tiny_language_model, batch):
+def test_lora_factors_are_trained_and_the_language_model_is_not(tiny_language_model, batch):
     model = trained(tiny_language_model).train()
     model(**batch).loss.backward()
     for name, value in model.named_parameters():
@@ -127,7 +127,7 @@ def test_lora_factors_are_trained_and_the_backbone_is_not(tiny_language_model, b
 
 
 @pytest.mark.parametrize("training", ["full", "frozen"])
-def test_a_full_or_frozen_backbone_is_what_it_says(tiny_language_model, batch, training):
+def test_a_full_or_frozen_language_model_is_what_it_says(tiny_language_model, batch, training):
     model = trained(tiny_language_model, language_model_training=training).train()
     model(**batch).loss.backward()
     for name, value in model.named_parameters():
@@ -138,14 +138,16 @@ def test_a_full_or_frozen_backbone_is_what_it_says(tiny_language_model, batch, t
             assert value.grad is not None, name
 
 
-def test_on_a_bfloat16_backbone_all_that_is_trained_is_float32(tiny_language_model, batch, tmp_path):
+def test_on_a_bfloat16_language_model_all_that_is_trained_is_float32(tiny_language_model, batch, tmp_path):
     AutoModelForCausalLM.from_pretrained(tiny_language_model, dtype=torch.bfloat16).save_pretrained(tmp_path / "half")
     model = trained(tmp_path / "half")
     model(**batch).loss.backward()
     for form, options in (("full", {}), ("adapter", {"language_model": tmp_path / "half"})):
         model.save_pretrained(tmp_path / form, form=form)
         loaded = AutoModel.from_pretrained(tmp_path / form, **options)
-        torch.testing.assert_close(loaded(**batch).score, model(**batch).score, atol=5e-3, rtol=0)
+        torch.testing.assert_close(
+            loaded(**batch).scores, model(**batch).scores, atol=0.5, rtol=0
+        )  # judges' units, of 100
         for name, value in [*model.state_dict().items(), *loaded.state_dict().items()]:
             if value.is_floating_point():
                 language_model = "language_model" in name and "lora" not in name
@@ -166,7 +168,7 @@ def test_training_continues_from_an_adapter_and_saves_one_again(saved, batch, ti
     model.eval().save_pretrained(tmp_path / "again", form="adapter")
     reloaded = LimssrForScoreRegression.from_pretrained(tmp_path / "again", language_model=tiny_language_model)
     with torch.no_grad():
-        torch.testing.assert_close(reloaded(**batch).score, model(**batch).score, atol=1e-6, rtol=0)
+        torch.testing.assert_close(reloaded(**batch).scores, model(**batch).scores, atol=1e-4, rtol=0)
 
 
 def test_saving_leaves_the_model_as_it_is(saved, batch):
@@ -175,7 +177,7 @@ def test_saving_leaves_the_model_as_it_is(saved, batch):
     assert any("lora_A" in name for name, _ in model.named_parameters())
 
 
-def test_the_backbone_is_known_by_file_name_and_digest_only(saved):
+def test_the_language_model_is_known_by_file_name_and_digest_only(saved):
     for folder in saved[1:]:
         source = json.loads((folder / "config.json").read_text())["language_model_source"]
         assert list(source) == ["sha256"]
@@ -188,7 +190,7 @@ def test_an_adapter_without_its_language_model_says_what_to_pass(saved):
         AutoModel.from_pretrained(saved[2])
 
 
-def test_another_backbone_is_refused_by_its_digest(saved, tiny_language_model):
+def test_another_language_model_is_refused_by_its_digest(saved, tiny_language_model):
     edit_weights(tiny_language_model, lambda weights: weights["model.norm.weight"].add_(1e-3))
     with pytest.raises(ValueError, match=r"not the language model this adapter was trained on: model.safetensors has"):
         AutoModel.from_pretrained(saved[2], language_model=tiny_language_model)
@@ -203,7 +205,7 @@ def test_the_first_layers_of_a_language_model_are_enough(tiny_language_model, ba
         model.save_pretrained(tmp_path / form, form=form)
         loaded = AutoModel.from_pretrained(tmp_path / form, **options)
         assert len(loaded.model.language_model.layers) == 1
-        torch.testing.assert_close(loaded(**batch).score, model(**batch).score, atol=1e-6, rtol=0)
+        torch.testing.assert_close(loaded(**batch).scores, model(**batch).scores, atol=1e-4, rtol=0)
     for count in (0, 3):
         with pytest.raises(ValueError, match=f"num_hidden_layers is {count}, but the language model has 2 layers"):
             LimssrForScoreRegression.from_language_model(tiny_language_model, num_hidden_layers=count)
@@ -221,14 +223,14 @@ def test_a_pretrained_language_model_keeps_its_weights(tiny_language_model):
 
 
 @torch.no_grad()
-def test_a_backbone_that_keeps_its_layers_elsewhere_works_as_a_whole(tiny_tokenizer, tiny_features, tmp_path):
+def test_a_language_model_that_keeps_its_layers_elsewhere_works_as_a_whole(tiny_tokenizer, tiny_features, tmp_path):
     text_config = GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=264, bos_token_id=0, eos_token_id=0)
     AutoModelForCausalLM.from_config(text_config).save_pretrained(tmp_path / "gpt2")
     model = trained(tmp_path / "gpt2", language_model_training="frozen")
     model.save_pretrained(tmp_path / "adapter", form="adapter")
     loaded = AutoModel.from_pretrained(tmp_path / "adapter", language_model=tmp_path / "gpt2")
     inputs = LimssrProcessor.from_config(model.config, tiny_tokenizer)(features=tiny_features)
-    assert torch.equal(loaded(**inputs).score, model(**inputs).score)
+    assert torch.equal(loaded(**inputs).scores, model(**inputs).scores)
 
 
 @pytest.mark.parametrize("form", ["full", "adapter"])
@@ -303,8 +305,9 @@ def gguf_file() -> Path:
     return file
 
 
+@pytest.mark.slow
 @torch.no_grad()
-def test_a_gguf_language_model_serves_as_backbone(gguf_file, tmp_path):
+def test_a_pretrained_gguf_file_serves_as_language_model(gguf_file, tmp_path):
     model = trained(gguf_file, num_hidden_layers=1)
     assert model.config.text_config.model_type == "llama"
     assert model.config.hidden_size == 576
@@ -320,11 +323,13 @@ def test_a_gguf_language_model_serves_as_backbone(gguf_file, tmp_path):
     for file in tmp_path.rglob("*"):
         assert str(gguf_file.parent).encode() not in file.read_bytes(), file.name
     loaded = AutoModel.from_pretrained(tmp_path, language_model=gguf_file.parent)
-    torch.testing.assert_close(loaded(**inputs).score, model(**inputs).score, atol=1e-5, rtol=0)
+    torch.testing.assert_close(loaded(**inputs).scores, model(**inputs).scores, atol=1e-3, rtol=0)
 
 
 @torch.no_grad()
-def test_an_adapter_trained_in_float32_on_a_bfloat16_backbone_loads_in_float32(tiny_language_model, batch, tmp_path):
+def test_an_adapter_trained_in_float32_on_a_bfloat16_language_model_loads_in_float32(
+    tiny_language_model, batch, tmp_path
+):
     language_model = AutoModel.from_pretrained(tiny_language_model, dtype=torch.bfloat16)
     language_model.save_pretrained(tmp_path / "coarse")
     model = trained(tmp_path / "coarse", dtype=torch.float32)

@@ -3,6 +3,9 @@
 import json
 import os
 import pickle
+import subprocess
+import sys
+from dataclasses import fields
 
 import pytest
 import torch
@@ -124,8 +127,15 @@ def assert_scores_survive(model, tokenizer, folder, **loading):
         torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
+def test_the_converter_is_a_program():
+    program = [sys.executable, "-m", "limssr.modeling_limssr.convert_limssr_original_to_hf", "--help"]
+    shown = subprocess.run(program, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert all(f"--{field.name}" in shown for field in fields(ConversionArguments))
+
+
 @pytest.mark.parametrize("family", ["qwen3", "qwen2", "llama", "gemma2", "gemma3_text", "smollm3"])
-def test_any_backbone_family_converts(family, tiny_tokenizer, tmp_path):
+def test_any_language_model_family_converts(family, tiny_tokenizer, tmp_path):
     model = make_model(make_text_config(family), {"video": 6, "audio": 5, "flow": 4}, lora_rank=3)
     scale = 32**0.5 if family.startswith("gemma") else 1.0  # what Gemma multiplies looked-up rows with
     published = as_published(model, scale)
@@ -208,7 +218,7 @@ def test_a_missing_key_fails_by_name(left_out, ours, tiny_tokenizer, tmp_path):
         write_and_convert(tmp_path, tiny_tokenizer, published, make_text_config())
 
 
-def test_a_backbone_layer_more_than_the_language_model_has_fails_by_name(tiny_tokenizer, tmp_path):
+def test_a_layer_more_than_the_language_model_has_fails_by_name(tiny_tokenizer, tmp_path):
     published = as_published(make_model(make_text_config(), {"video": 4}))
     published["language_model.model.layers.2.mlp.up_proj.weight"] = torch.ones(48, 32)
     with pytest.raises(ValueError, match=r"1 unexpected, first .*layers.2.mlp.up_proj.weight"):

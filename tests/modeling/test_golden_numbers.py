@@ -1,58 +1,24 @@
 """The converted published checkpoint reproduces what the published implementation computed, number for number."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
-from limssr.modeling_limssr.convert_limssr_original_to_hf import ConversionArguments, convert, rename_keys
+from limssr.modeling_limssr.convert_limssr_original_to_hf import rename_keys
 from limssr.modeling_limssr.language_model_limssr import strip_peft_names
+from tests.helpers.golden import MASKS, SCORES
 
-MASKS = ["111", "110", "101", "011", "100", "010", "001"]
-TOLERANCE = 1e-5
+TOLERANCE = 1e-5  # the score range is 1
+FORMS = ["merged", "adapter", "trainable adapter"]
 LOSS_TERMS = {
     "loss": "loss",
     "loss_regression_mse": "regression_loss",
     "loss_consistency_mse": "consistency_loss",
     "loss_token_separation": "separation_loss",
 }
-
-
-@pytest.fixture(scope="module")
-def golden(shared):
-    folder = shared / "golden" / "qwen3_tiny"
-    return {
-        "folder": folder,
-        "meta": json.loads((folder / "meta.json").read_text()),
-        "inputs": load_file(folder / "inputs.safetensors"),
-        "expected": load_file(folder / "expected.safetensors"),
-    }
-
-
-@pytest.fixture(scope="module")
-def converted(golden, tmp_path_factory):
-    """Both forms: LoRA merged (by the command line program), and LoRA kept apart."""
-    folders = {"merged": tmp_path_factory.mktemp("merged"), "adapter": tmp_path_factory.mktemp("adapter")}
-    options = {
-        "checkpoint": str(golden["folder"] / "original_checkpoint.pkl"),
-        "language_model": str(golden["folder"] / "llm"),
-        "prompt": str(golden["folder"] / "prompt.json"),
-        "max_clips": golden["meta"]["clip_num"],
-        "lora_alpha": golden["meta"]["lora_alpha"],
-    }
-    convert(ConversionArguments(**options, output_dir=str(folders["adapter"]), keep_lora=True))
-    flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    program = [sys.executable, "-m", "limssr.modeling_limssr.convert_limssr_original_to_hf"]
-    finished = subprocess.run(
-        [*program, *flags, "--output_dir", folders["merged"]], capture_output=True, text=True, timeout=120
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert str(folders["merged"]) in finished.stdout
-    return folders
 
 
 def load(converted, form):
@@ -63,19 +29,8 @@ def load(converted, form):
     return model, AutoProcessor.from_pretrained(converted[form.split()[-1]])
 
 
-def features_of(golden, mask):
-    order = golden["meta"]["modality_order"]
-    return {
-        name: [clips if there == "1" else None for clips in golden["inputs"][name]]
-        for name, there in zip(order, mask, strict=True)
-    }
-
-
 def assert_same(found, expected, what):
     torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0, msg=lambda text: f"{what}: {text}")
-
-
-FORMS = ["merged", "adapter", "trainable adapter"]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -84,12 +39,12 @@ def test_every_number_of_every_mask_is_reproduced(converted, golden, form):
     compared_gradients = set()
     for mask in MASKS:
         expected = {
-            name.removeprefix(f"{mask}."): value for name, value in golden["expected"].items() if name[:3] == mask
+            name.removeprefix(f"{mask}."): value for name, value in golden.expected.items() if name[:3] == mask
         }
         model.zero_grad()
-        outputs = model(**processor(features=features_of(golden, mask), labels=golden["inputs"]["labels"]))
-        for name in ("score", "reasoning_scores", "cross_modal_scores"):
-            assert_same(outputs[name][:, 0], expected[name], f"{mask} {name}")
+        outputs = model(**processor(features=golden.features(mask), labels=golden.inputs["labels"]))
+        for ours, published in SCORES.items():
+            assert_same(outputs[ours][:, 0], expected[published], f"{mask} {ours}")
         assert_same(outputs.fusion_hidden_state, expected["fusion_hidden"], f"{mask} fusion states")
         availability = torch.tensor([[float(there) for there in mask]] * 3)
         pooled = model.cross_modal_path.pool(outputs.modality_hidden_state, availability)
@@ -104,7 +59,7 @@ def test_every_number_of_every_mask_is_reproduced(converted, golden, form):
                 if ours in parameters:
                     assert_same(parameters[ours].grad, gradient, f"{mask} gradient of {ours}")
                     compared_gradients.add(ours)
-    published = {name[4:] for name in golden["expected"] if ".grad." in name}
+    published = {name[4:] for name in golden.expected if ".grad." in name}
     merged_away = 0 if form == "trainable adapter" else sum("lora" in name for name in published)
     assert len(compared_gradients) == len(published) - merged_away
 
@@ -113,39 +68,32 @@ def test_every_number_of_every_mask_is_reproduced(converted, golden, form):
 @pytest.mark.parametrize("form", ["merged", "trainable adapter"])
 def test_all_masks_in_one_batch_give_the_same_numbers(converted, golden, form):
     model, processor = load(converted, form)
-    features = {name: [] for name in golden["meta"]["modality_order"]}
-    for mask in MASKS:
-        for name, entries in features_of(golden, mask).items():
-            features[name] += entries
-    outputs = model(**processor(features=features))
-    assert len(outputs.score) == 21
-    for name in ("score", "reasoning_scores", "cross_modal_scores"):
-        expected = torch.cat([golden["expected"][f"{mask}.{name}"] for mask in MASKS])
-        assert_same(outputs[name][:, 0], expected, name)
-    expected = torch.cat([golden["expected"][f"{mask}.fusion_hidden"] for mask in MASKS])
-    assert_same(outputs.fusion_hidden_state, expected, "fusion states")
+    outputs = model(**processor(features=golden.features(*MASKS)))
+    assert len(outputs.scores) == 21
+    for ours, published in SCORES.items():
+        assert_same(outputs[ours][:, 0], golden.under_all_masks(published), ours)
+    assert_same(outputs.fusion_hidden_state, golden.under_all_masks("fusion_hidden"), "fusion states")
 
 
 def test_the_prompts_are_the_published_ones_token_for_token(converted, golden):
     processor = AutoProcessor.from_pretrained(converted["merged"])
-    spelled_out = json.loads((golden["folder"] / "prompts.json").read_text())
+    spelled_out = json.loads((golden.folder / "prompts.json").read_text())
     for mask in MASKS:
         ids = processor.encode_prompt(tuple(there == "1" for there in mask))
-        assert ids == golden["meta"]["prompt_ids"][mask]
+        assert ids == golden.meta["prompt_ids"][mask]
         assert processor.tokenizer.decode(ids) == spelled_out[mask]
 
 
 def test_the_added_tokens_keep_their_published_ids(converted, golden):
     model, processor = load(converted, "merged")
-    published = golden["meta"]["special_tokens"]
-    for name, token_id in published.items():
+    for name, token_id in golden.meta["special_tokens"].items():
         ours = name.replace("feat_dim", "fusion")
         assert model.config.added_token_ids[ours] == token_id
         assert processor.tokenizer.convert_tokens_to_ids(ours) == token_id
 
 
-def test_the_adapter_carries_its_backbone_in_a_subfolder_and_needs_no_language_model(converted):
+def test_the_adapter_carries_its_language_model_in_a_subfolder(converted):
     folder = converted["adapter"]
-    assert (folder / "backbone" / "model.safetensors").is_file()
+    assert (folder / "language_model" / "model.safetensors").is_file()
     assert not any("embed_tokens" in name for name in load_file(folder / "model.safetensors"))
     assert not (folder / "adapter_config.json").exists()

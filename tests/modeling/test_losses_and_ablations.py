@@ -57,7 +57,7 @@ def test_every_ablation_builds_trains_and_round_trips(
     for name, value in fields.items():
         assert getattr(loaded.config, name) == value
     with torch.no_grad():
-        assert torch.equal(loaded(**batch).score, model(**batch).score)
+        assert torch.equal(loaded(**batch).scores, model(**batch).scores)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,9 @@ def test_with_zeros_the_missing_embeddings_do_not_matter(tiny_text_config, tiny_
     for imputation, matters in (("zeros", False), ("tokens", True)):
         model, processor = make(tiny_text_config, tiny_tokenizer, imputation=imputation)
         batch = processor(features=tiny_features)
-        before = model.eval()(**batch).score
+        before = model.eval()(**batch).scores
         model.model.token_embeddings[6:9] += 1  # the placeholders of video, audio and flow
-        difference = (model(**batch).score - before).abs().flatten()
+        difference = (model(**batch).scores - before).abs().flatten()
         assert difference[0] == 0  # this sample has everything
         assert (difference[1:] > 0).all() == matters
 
@@ -98,15 +98,18 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(tiny_text_config, tiny_tokeni
     model, processor = make(
         tiny_text_config, tiny_tokenizer, regression_weight=3, consistency_weight=5, separation_weight=7
     )
-    outputs = model.eval()(**processor(features=tiny_features, labels=[10, 50, 90]))
-    regression = F.mse_loss(outputs.score, torch.tensor([[0.1], [0.5], [0.9]]))
+    labels = torch.tensor([[10.0], [50.0], [90.0]])
+    outputs = model.eval()(**processor(features=tiny_features, labels=labels))
+    regression = F.mse_loss(outputs.scores / 100, labels / 100)
     torch.testing.assert_close(outputs.regression_loss, regression)
-    torch.testing.assert_close(
-        outputs.consistency_loss, F.mse_loss(outputs.reasoning_scores, outputs.cross_modal_scores)
-    )
+    consistency = F.mse_loss(outputs.reasoning_scores / 100, outputs.cross_modal_scores / 100)
+    torch.testing.assert_close(outputs.consistency_loss, consistency, atol=1e-8, rtol=1e-4)
     torch.testing.assert_close(outputs.separation_loss, token_separation_loss(outputs.fusion_hidden_state, 1.0))
     expected = 3 * regression + 5 * outputs.consistency_loss + 7 * outputs.separation_loss
     torch.testing.assert_close(outputs.loss, expected)
+    predicted = (outputs.scores, outputs.reasoning_scores, outputs.cross_modal_scores)
+    of_scores = model.loss_of_scores(labels, *predicted)  # for validation, which has no batches
+    torch.testing.assert_close(of_scores, outputs.loss - 7 * outputs.separation_loss)
 
 
 def test_a_label_that_is_not_given_is_left_out_of_the_loss(tiny_text_config, tiny_tokenizer, tiny_features):
@@ -115,7 +118,8 @@ def test_a_label_that_is_not_given_is_left_out_of_the_loss(tiny_text_config, tin
     )
     batch = processor(features=tiny_features, labels=[[10, None], [None, None], [90, 25]])
     outputs = model.eval()(**batch)
-    given = torch.stack([outputs.score[0, 0] - 0.1, outputs.score[2, 0] - 0.9, outputs.score[2, 1] - 0.5])
+    scores = outputs.scores / torch.tensor([100, 50])
+    given = torch.stack([scores[0, 0] - 0.1, scores[2, 0] - 0.9, scores[2, 1] - 0.5])
     torch.testing.assert_close(outputs.regression_loss, given.square().mean())
     outputs.loss.backward()
     assert all(value.grad.isfinite().all() for value in model.parameters() if value.grad is not None)

@@ -3,16 +3,15 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, BitsAndBytesConfig, GPT2Config, Trainer, TrainingArguments
 from transformers.utils import is_bitsandbytes_available
 
 from limssr import LimssrForScoreRegression, LimssrModel
+from tests.helpers.models import LINEAR_LAYERS, gradients, quantised_layers, train
 
 pytestmark = pytest.mark.skipif(not is_bitsandbytes_available(), reason="needs the package bitsandbytes")
 
 SIZES = {"video": 16, "audio": 12, "flow": 8}
-LINEAR_LAYERS = 2 * 7  # layers, and q, k, v, o, gate, up, down in each
 
 
 def eight_bits() -> BitsAndBytesConfig:
@@ -33,35 +32,13 @@ def new_model(language_model, **options) -> LimssrForScoreRegression:
     )
 
 
-def quantised_layers(model) -> dict[str, nn.Module]:
-    from bitsandbytes.nn import Linear4bit, Linear8bitLt
-
-    return {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit | Linear8bitLt)}
-
-
-def train(model, batch, steps: int) -> list[float]:
-    """The losses of some steps of AdamW, without dropout."""
-    for module in model.train().modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    optimizer = torch.optim.AdamW([value for value in model.parameters() if value.requires_grad], lr=3e-3)
-    losses = []
-    for _ in range(steps):
-        optimizer.zero_grad()
-        output = model(**batch)
-        output.loss.backward()
-        optimizer.step()
-        losses.append(output.loss.item())
-    return losses
-
-
 @pytest.fixture
 def batch(tiny_processor, tiny_features):
     return tiny_processor(features=tiny_features, labels=[10, 50, 90])
 
 
 @both
-def test_lora_trains_beside_a_quantised_backbone_which_stays_as_it_is(tiny_language_model, batch, bits):
+def test_lora_trains_beside_a_quantised_language_model_which_stays_as_it_is(tiny_language_model, batch, bits):
     model = new_model(tiny_language_model, quantization_config=bits())
     assert len(quantised_layers(model.model.language_model)) == len(quantised_layers(model)) == LINEAR_LAYERS
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -78,17 +55,12 @@ def test_lora_trains_beside_a_quantised_backbone_which_stays_as_it_is(tiny_langu
 @both
 def test_scoring_in_between_changes_no_gradient(tiny_language_model, batch, bits):
     model = new_model(tiny_language_model, quantization_config=bits())
-
-    def gradients() -> dict[str, torch.Tensor]:
-        torch.manual_seed(0)
-        model.train().zero_grad()
-        model(**batch).loss.backward()
-        return {name: value.grad.clone() for name, value in model.named_parameters() if value.requires_grad}
-
-    before = gradients()
+    torch.manual_seed(0)
+    before = gradients(model.train(), batch)
     with torch.no_grad():
         model.eval()(**batch)
-    after = gradients()
+    torch.manual_seed(0)
+    after = gradients(model.train(), batch)
     assert all(torch.equal(after[name], value) for name, value in before.items())
     lowest = next(value for name, value in before.items() if ".layers.0." in name and "lora_B" in name)
     assert lowest.abs().max() > 0
@@ -97,7 +69,7 @@ def test_scoring_in_between_changes_no_gradient(tiny_language_model, batch, bits
 @both
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
-def test_an_adapter_loads_onto_the_backbone_as_it_was_trained_or_in_floating_point(
+def test_an_adapter_loads_onto_the_language_model_as_it_was_trained_or_in_floating_point(
     tiny_language_model, batch, tmp_path, bits, dtype
 ):
     model = new_model(tiny_language_model, quantization_config=bits(), dtype=dtype)
@@ -120,7 +92,7 @@ def test_an_adapter_loads_onto_the_backbone_as_it_was_trained_or_in_floating_poi
     # Judges' units, of 100.
     torch.testing.assert_close(in_floating_point(**batch).scores, expected, rtol=0, atol=3.0)
     in_floating_point.save_pretrained(tmp_path / "full")
-    assert torch.equal(AutoModel.from_pretrained(tmp_path / "full")(**batch).score, in_floating_point(**batch).score)
+    assert torch.equal(AutoModel.from_pretrained(tmp_path / "full")(**batch).scores, in_floating_point(**batch).scores)
 
 
 @pytest.mark.parametrize(("bits", "tolerance"), [(eight_bits, 1.0), (four_bits, 5.0)])  # judges' units, of 100
@@ -150,7 +122,7 @@ def test_modules_the_user_names_are_left_out_too(tiny_model, tmp_path):
 
 
 @both
-def test_the_heads_alone_train_before_a_frozen_quantised_backbone(tiny_language_model, batch, tmp_path, bits):
+def test_the_heads_alone_train_behind_a_frozen_quantised_language_model(tiny_language_model, batch, tmp_path, bits):
     model = new_model(
         tiny_language_model, quantization_config=bits(), language_model_training="frozen", num_hidden_layers=1
     )
@@ -160,11 +132,11 @@ def test_the_heads_alone_train_before_a_frozen_quantised_backbone(tiny_language_
     model.eval().save_pretrained(tmp_path, form="adapter")
     loaded = AutoModel.from_pretrained(tmp_path, language_model=tiny_language_model, quantization_config=bits())
     with torch.no_grad():
-        assert torch.equal(loaded(**batch).score, model(**batch).score)
+        assert torch.equal(loaded(**batch).scores, model(**batch).scores)
 
 
 @both
-def test_what_a_quantised_backbone_cannot_do_is_refused(tiny_language_model, tiny_model, tmp_path, bits):
+def test_what_a_quantised_language_model_cannot_do_is_refused(tiny_language_model, tiny_model, tmp_path, bits):
     with pytest.raises(
         ValueError, match=r"language_model_training='full' trains every weight.*give 'lora' or 'frozen'"
     ):
@@ -178,7 +150,7 @@ def test_what_a_quantised_backbone_cannot_do_is_refused(tiny_language_model, tin
     assert not (tmp_path / "no").exists()
 
 
-def test_a_backbone_trained_as_a_whole_is_not_trained_any_further_in_eight_bits(tiny_config, tmp_path):
+def test_a_language_model_trained_as_a_whole_is_not_trained_further_in_eight_bits(tiny_config, tmp_path):
     tiny_config.language_model_training = "full"
     LimssrForScoreRegression(tiny_config).save_pretrained(tmp_path)
     loaded = AutoModel.from_pretrained(tmp_path, quantization_config=eight_bits())
@@ -202,6 +174,6 @@ def test_transposed_layers_get_no_lora_where_they_are_quantised_either(tmp_path)
 
 
 @pytest.mark.usefixtures("without_bitsandbytes")
-def test_its_absence_is_said(tiny_language_model):
+def test_the_missing_package_is_named(tiny_language_model):
     with pytest.raises(ImportError, match=r"requires bitsandbytes: `pip install"):
         new_model(tiny_language_model, quantization_config=eight_bits())

@@ -1,32 +1,25 @@
-"""What a score may depend on: the sample's own visible clips, and nothing else."""
+"""What a score may depend on: the sample's own available clips, and nothing else."""
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from limssr import LimssrConfig, LimssrForScoreRegression
+from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
+from tests.helpers.models import score_one_by_one
 
 SIZES = {"video": 16, "audio": 12, "flow": 8}
-TOLERANCE = 1e-5
-
-
-def one_by_one(model, processor, features) -> torch.Tensor:
-    """The score of each sample scored alone."""
-    count = len(next(iter(features.values())))
-    alone = [{name: [entries[index]] for name, entries in features.items()} for index in range(count)]
-    return torch.cat([model(**processor(features=sample)).scores for sample in alone])
+TOLERANCE = 1e-3  # judges' units, of 100
 
 
 @torch.no_grad()
 def test_batch_mates_and_padding_never_change_a_score(tiny_model, tiny_processor, tiny_features):
     together = tiny_model(**tiny_processor(features=tiny_features)).scores
-    torch.testing.assert_close(
-        one_by_one(tiny_model, tiny_processor, tiny_features), together, atol=TOLERANCE * 100, rtol=0
-    )
+    alone = score_one_by_one(tiny_model, tiny_processor, tiny_features)
+    torch.testing.assert_close(alone, together, atol=TOLERANCE, rtol=0)
     longer = {name: [*entries, torch.randn(12, SIZES[name])] for name, entries in tiny_features.items()}
-    with_longer = tiny_model(**tiny_processor(features=longer)).score[:3]
-    torch.testing.assert_close(with_longer, together / 100, atol=TOLERANCE, rtol=0)
+    with_longer = tiny_model(**tiny_processor(features=longer)).scores[:3]
+    torch.testing.assert_close(with_longer, together, atol=TOLERANCE, rtol=0)
 
 
 samples = st.lists(
@@ -37,7 +30,7 @@ samples = st.lists(
 
 
 @given(samples, st.integers(0, 2**31))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_masks_and_lengths_mix_in_one_batch(tiny_model, tiny_processor, counts, seed):
     generator = torch.Generator().manual_seed(seed)
     features = {
@@ -45,8 +38,8 @@ def test_any_masks_and_lengths_mix_in_one_batch(tiny_model, tiny_processor, coun
         for index, (name, size) in enumerate(SIZES.items())
     }
     with torch.no_grad():
-        together = tiny_model(**tiny_processor(features=features)).score
-        alone = one_by_one(tiny_model, tiny_processor, features) / 100
+        together = tiny_model(**tiny_processor(features=features)).scores
+        alone = score_one_by_one(tiny_model, tiny_processor, features)
     torch.testing.assert_close(together, alone, atol=TOLERANCE, rtol=0)
     assert together.isfinite().all()
 
@@ -66,26 +59,24 @@ def test_hidden_and_padded_values_never_change_a_score(tiny_model, tiny_processo
 @torch.no_grad()
 def test_padding_tokens_never_change_a_score(tiny_model, tiny_processor, tiny_features):
     batch = tiny_processor(features=tiny_features)
-    expected = tiny_model(**batch).score
+    expected = tiny_model(**batch).scores
     batch["input_ids"] = batch.input_ids.masked_fill(batch.attention_mask == 0, 7)
-    assert torch.equal(tiny_model(**batch).score, expected)
+    assert torch.equal(tiny_model(**batch).scores, expected)
 
 
 @torch.no_grad()
-def test_a_visible_clip_and_the_mask_do_change_the_score(tiny_model, tiny_processor, tiny_features):
-    expected = tiny_model(**tiny_processor(features=tiny_features)).score
+def test_an_available_clip_and_the_mask_do_change_the_score(tiny_model, tiny_processor, tiny_features):
+    expected = tiny_model(**tiny_processor(features=tiny_features)).scores
     changed = {name: list(entries) for name, entries in tiny_features.items()}
     changed["video"][0] = changed["video"][0] + 1
     changed["audio"][1], changed["flow"][1] = None, torch.randn(7, 8)
-    difference = (tiny_model(**tiny_processor(features=changed)).score - expected).abs().flatten()
-    assert (difference[:2] > 1e-7).all()
+    difference = (tiny_model(**tiny_processor(features=changed)).scores - expected).abs().flatten()
+    assert (difference[:2] > 1e-5).all()
     assert difference[2] < TOLERANCE
 
 
 @torch.no_grad()
-def test_scores_are_the_blend_in_the_judges_units(tiny_text_config, tiny_tokenizer, tiny_features):
-    from limssr import LimssrProcessor
-
+def test_scores_are_the_blend_in_judges_units(tiny_text_config, tiny_tokenizer, tiny_features):
     config = LimssrConfig(
         text_config=tiny_text_config,
         modalities=SIZES,
@@ -94,16 +85,19 @@ def test_scores_are_the_blend_in_the_judges_units(tiny_text_config, tiny_tokeniz
         score_ranges=[50, 20],
     )
     model = LimssrForScoreRegression(config).eval()
-    outputs = model(**LimssrProcessor.from_config(config, tiny_tokenizer)(features=tiny_features))
+    batch = LimssrProcessor.from_config(config, tiny_tokenizer)(features=tiny_features)
+    outputs = model(**batch)
     assert outputs.scores.shape == outputs.reasoning_scores.shape == outputs.path_disagreement.shape == (3, 2)
     assert outputs.loss is None
-    blend = 0.7 * outputs.reasoning_scores + 0.3 * outputs.cross_modal_scores
-    torch.testing.assert_close(outputs.score, blend)
-    torch.testing.assert_close(outputs.scores, blend * torch.tensor([50.0, 20]) + torch.tensor([10.0, -5]))
+    torch.testing.assert_close(outputs.scores, 0.7 * outputs.reasoning_scores + 0.3 * outputs.cross_modal_scores)
+    normalised = model.score(model.model(**batch))
+    lowest, width = torch.tensor([10.0, -5]), torch.tensor([50.0, 20])
+    for name, values in zip(("scores", "reasoning_scores", "cross_modal_scores"), normalised, strict=True):
+        assert ((values > 0) & (values < 1)).all()
+        torch.testing.assert_close(outputs[name], values * width + lowest)
     torch.testing.assert_close(
         outputs.path_disagreement, (outputs.reasoning_scores - outputs.cross_modal_scores).abs()
     )
-    assert ((outputs.score > 0) & (outputs.score < 1)).all()
 
 
 def test_a_placeholder_mismatch_names_sample_modality_and_both_numbers(tiny_model, tiny_processor, tiny_features):
@@ -144,7 +138,7 @@ def test_labels_outside_the_score_range_or_of_another_width_are_refused(tiny_mod
         tiny_model(**batch | {"labels": torch.ones(3, 2)})
 
 
-def test_the_part_outside_the_backbone_has_the_published_size():
+def test_the_part_outside_the_language_model_has_the_published_size():
     with torch.device("meta"):
         config = LimssrConfig(
             text_config={"model_type": "qwen3", "hidden_size": 1024, "num_hidden_layers": 1, "vocab_size": 100},

@@ -64,7 +64,7 @@ def test_placeholders_match_the_tokens_of_a_text(text_processor):
         max_size=5,
     ).map("".join)
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_special_strings_in_a_text_stay_plain_text(text_config, tiny_tokenizer, text):
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.add_tokens(["<think>"])  # added, but not special, as in Qwen3
@@ -126,15 +126,15 @@ def test_scores_depend_on_the_words_and_on_nothing_else_in_the_batch(language_mo
         "commentary": ["a clean entry", None, "over on the entry, and wide"],
         "dive": [torch.ones(1, 8), torch.zeros(4, 8), None],
     }
-    together = language_model(**text_processor(features=features)).score
+    together = language_model(**text_processor(features=features)).scores
     for index in range(3):
         alone = {name: [entries[index]] for name, entries in features.items()}
-        score = language_model(**text_processor(features=alone)).score[0]
-        torch.testing.assert_close(score, together[index], atol=1e-5, rtol=0)
+        score = language_model(**text_processor(features=alone)).scores[0]
+        torch.testing.assert_close(score, together[index], atol=1e-3, rtol=0)  # judges' units, of 100
     other = features | {"commentary": ["a poor entry", None, "over on the entry, and wide"]}
-    changed = language_model(**text_processor(features=other)).score
-    assert (changed[0] - together[0]).abs() > 1e-6
-    torch.testing.assert_close(changed[1:], together[1:], atol=1e-6, rtol=0)
+    changed = language_model(**text_processor(features=other)).scores
+    assert (changed[0] - together[0]).abs() > 1e-4
+    torch.testing.assert_close(changed[1:], together[1:], atol=1e-4, rtol=0)
 
 
 def test_words_have_the_embeddings_of_the_language_model_and_no_projector(language_model, text_processor):
@@ -162,4 +162,4 @@ def test_both_checkpoint_forms_keep_a_text_modality(tiny_language_model, tiny_to
         loaded = LimssrForScoreRegression.from_pretrained(tmp_path / form, language_model=tiny_language_model)
         assert list(loaded.config.modalities.items()) == list(MODALITIES.items())
         with torch.no_grad():
-            torch.testing.assert_close(loaded(**inputs).score, model(**inputs).score, atol=1e-6, rtol=0)
+            torch.testing.assert_close(loaded(**inputs).scores, model(**inputs).scores, atol=1e-6, rtol=0)

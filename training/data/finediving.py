@@ -1,29 +1,21 @@
 """FineDiving: 3,000 dives of 52 types with the judges' scores."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from .aqa_data import AqaData
-from .file_dataset import FileDataset, all_sample_ids, build_index, choose_scores
-from .sources.files import FeatureSource
-from .sources.folders import folder_sources, modalities_in
-from .sources.labels import LabelError, Labels, check_range, check_repeated, compare_counts
+from .file_dataset import ModalityFolders, PublishedDataset, choose_scores
+from .sources.labels import LabelError, Labels, check_repeated
 from .sources.tables import load_restricted
 
-OFFICIAL_COUNTS = {"train": 2251, "test": 749}
 ANNOTATIONS = "fine-grained_annotation_aqa.pkl"
-
-# Highest value of each score, the lowest being 0; as in MTL-AQA, which is marked by the same rules. `execution` is
-# what the counted judges' marks add up to.
-SCORE_RANGES = {"score": 104.5, "execution": 30.0}
 
 
 @dataclass
-class FineDiving(FileDataset):
-    """FineDiving from its annotations and your own features; the release has none.
+class FineDiving(ModalityFolders, PublishedDataset):
+    """FineDiving from its annotations and your own features; none are published.
 
         FineDiving/
             Annotations/fine-grained_annotation_aqa.pkl     (competition, n) -> dive number, score, difficulty, ...
@@ -31,49 +23,44 @@ class FineDiving(FileDataset):
             Annotations/test_split.pkl                      749 keys
             video/<competition>/<n>.npy                     [clips, dim]; every subfolder with features is a modality
 
-    The pickles may also lie in `folder` itself. A sample is called `<competition>/<n>`. Further columns:
-    `competition`, `dive_number`, `difficulty`, and the score that is not learnt.
+    The pickles may also be in `folder` itself. The id of a sample is `<competition>/<n>`. Scores: `score`, the default
+    (final score, 0 to 104.5), and `execution` (final score / difficulty, 0 to 30). Further columns: `competition`,
+    `dive_number`, `difficulty` and the other score.
 
     Args:
-        folder: see above.
-        scores: `score` (final score, 0 to 104.5) and/or `execution` (final score / difficulty, 0 to 30).
         modalities: names, or sizes by name; by default all subfolders with features, as wide as their files.
-        features: where features are that do not lie in a subfolder of their name: modality -> folder.
-        max_clips: clips that a processor keeps; 96 frames in pieces of any length have fewer.
+        features: folders of modalities that are not subfolders of that name.
     """
 
-    folder: str | Path
     scores: list[str] | None = ("score",)
-    modalities: dict[str, int] | list[str] | None = None
-    features: dict[str, str] = field(default_factory=dict)
+    train_labels: str = "train_split.pkl"
+    test_labels: str = "test_split.pkl"
     max_clips: int = 96
 
+    name: ClassVar = "finediving"
+    title: ClassVar = "FineDiving"
+    # As in MTL-AQA, which is marked by the same rules; `execution` is the sum of the counted judges' marks.
+    score_ranges: ClassVar = {"score": 104.5, "execution": 30.0}
+    official_counts: ClassVar = {"train": 2251, "test": 749}
+
     def __post_init__(self) -> None:
-        self.scores = choose_scores("finediving", self.scores, SCORE_RANGES)
+        self.scores = choose_scores(self.name, self.scores, self.score_ranges)
         self.folder = Path(self.folder)
 
-    def index(self) -> AqaData:
-        path = self._find(ANNOTATIONS)
-        annotations = load_restricted(path)
+    def read_split(self, name: str) -> Labels:
+        source, path = self._find(ANNOTATIONS), self._find(name)
+        annotations, keys = load_restricted(source), load_restricted(path)
         if not isinstance(annotations, dict):
-            raise LabelError(f"{path}: holds {type(annotations).__name__}, expected (competition, n) -> annotation")
-        labels = {split: self._labels(split, annotations, path) for split in OFFICIAL_COUNTS}
-        splits = build_index(labels, self.scores)
-        compare_counts("finediving", labels, OFFICIAL_COUNTS)
-        return AqaData(
-            splits=splits,
-            modalities=modalities_in(
-                "finediving", self.folder, all_sample_ids(splits), self.modalities, self.features
-            ),
-            score_names=self.scores,
-            score_minimums=[0.0] * len(self.scores),
-            score_ranges=[SCORE_RANGES[name] for name in self.scores],
-            max_clips=self.max_clips,
-            description="FineDiving, official split",
-        )
-
-    def sources(self, index: AqaData) -> list[FeatureSource]:
-        return folder_sources(self.folder, index.modalities, self.features, all_sample_ids(index.splits))
+            raise LabelError(f"{source}: holds {type(annotations).__name__}, expected (competition, n) -> annotation")
+        if not isinstance(keys, list | tuple) or not all(map(_is_key, keys)):
+            raise LabelError(f"{path}: expected a list of (competition, n)")
+        rows = [_dive(tuple(key), annotations, source) for key in keys]
+        sample_ids = [f"{competition}/{number}" for competition, number in keys]
+        check_repeated(path, sample_ids)
+        score, difficulty = (np.array([row[column] for row in rows], dtype=np.float64) for column in (1, 2))
+        columns = {"score": score, "execution": score / difficulty, "difficulty": difficulty}
+        texts = {"competition": [str(competition) for competition, _ in keys], "dive_number": [row[0] for row in rows]}
+        return Labels(source, sample_ids, None, columns, texts)
 
     def _find(self, name: str) -> Path:
         places = [self.folder / "Annotations" / name, self.folder / name]
@@ -85,23 +72,6 @@ class FineDiving(FileDataset):
             )
         return found
 
-    def _labels(self, split: str, annotations: dict, source: Path) -> Labels:
-        path = self._find(f"{split}_split.pkl")
-        keys = load_restricted(path)
-        if not isinstance(keys, list | tuple) or not all(map(_is_key, keys)):
-            raise LabelError(f"{path}: expected a list of (competition, n)")
-        rows = [_dive(tuple(key), annotations, source) for key in keys]
-        sample_ids = [f"{competition}/{number}" for competition, number in keys]
-        check_repeated(path, sample_ids)
-        names, scores, difficulties = (list(column) for column in zip(*rows, strict=True)) if rows else ([], [], [])
-        score, difficulty = np.array(scores, dtype=np.float64), np.array(difficulties, dtype=np.float64)
-        columns = {"score": score, "execution": score / difficulty, "difficulty": difficulty}
-        texts = {"competition": [str(competition) for competition, _ in keys], "dive_number": names}
-        labels = Labels(source, sample_ids, None, columns, texts)
-        for name, highest in SCORE_RANGES.items():
-            check_range(labels, name, 0, highest)
-        return labels
-
 
 def _is_key(key: Any) -> bool:
     return isinstance(key, list | tuple) and len(key) == 2 and all(isinstance(part, str | int) for part in key)
@@ -111,7 +81,7 @@ def _dive(key: tuple, annotations: dict, path: Path) -> tuple[str, float, float]
     """Dive number, score and difficulty of a dive.
 
     Raises:
-        LabelError: the dive is not annotated, or not so.
+        LabelError: the dive has no annotation or a wrong one.
     """
     annotation: Any = annotations.get(key)
     if annotation is None:

@@ -1,16 +1,16 @@
-"""Your own data: a folder with a CSV of labels and a subfolder of feature files for each modality."""
+"""Your own data: a CSV of labels and a subfolder of feature files for each modality."""
 
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from ...configuration.configuration_limssr import TEXT
 from .aqa_data import AqaData
-from .file_dataset import FileDataset, all_sample_ids, build_index
-from .sources.files import FeatureSource
-from .sources.folders import folder_sources, modalities_in
+from .file_dataset import FileDataset, ModalityFolders, build_label_splits
+from .masked_dataset import row_extents
 from .sources.labels import LabelError, Labels, check_range, csv_rows, read_label_csv
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ SPLITS = ("train", "validation", "test")
 
 
 @dataclass
-class Folder(FileDataset):
+class Folder(ModalityFolders, FileDataset):
     """Your own data.
 
         my_data/
@@ -27,19 +27,17 @@ class Folder(FileDataset):
             video/<sample_id>.npy       [clips, dim], or .safetensors with one tensor
             audio/<sample_id>.npy       any names, any number of modalities, any width
 
-    A sample may lack a file, and a score its cell. `validation` is optional. A sample id may contain slashes, for
-    subfolders.
+    A sample may lack a file or a score. `validation` is optional. A sample id may contain slashes, for subfolders.
 
     Args:
-        folder: see above.
-        scores: columns of `labels.csv` that are scores; by default all but `sample_id` and `split`. Columns that are
-            not named are kept as text.
-        score_ranges: lowest and highest value of each score, `{score: [0, 100]}`, which the judges' rules say. By
-            default the lowest and highest of the training split, which no prediction then exceeds.
+        folder: folder as above.
+        scores: score columns of `labels.csv`; by default all but `sample_id` and `split`. Other columns stay as text.
+        score_ranges: lowest and highest value of each score by the judges' rules, `{score: [0, 100]}`. By default the
+            lowest and highest of the training split, which then also limit the predictions.
         modalities: names, or sizes by name; by default all subfolders with feature files, as wide as their files.
-            `{notes: text, video: null}`: `notes` is a column of `labels.csv` with words, `video` as wide as its files.
-        features: where features are that do not lie in a subfolder of their name: modality -> folder.
-        labels: the CSV; a relative path starts at `folder`.
+            `{notes: text, video: null}`: `notes` is a text column of `labels.csv`, `video` as wide as its files.
+        features: folders of modalities that are not subfolders of that name.
+        labels: CSV file; a relative path starts at `folder`.
         max_clips: clips that a processor keeps.
     """
 
@@ -51,6 +49,8 @@ class Folder(FileDataset):
     labels: str = "labels.csv"
     max_clips: int = 128
 
+    name: ClassVar = "folder"
+
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
         self.scores = [self.scores] if isinstance(self.scores, str) else self.scores
@@ -58,14 +58,14 @@ class Folder(FileDataset):
             if not (isinstance(limits, list | tuple) and len(limits) == 2 and limits[0] < limits[1]):
                 raise ValueError(f"folder: score_ranges of {name!r} is {limits!r}, expected [lowest, highest]")
 
-    def index(self) -> AqaData:
-        labels = self._read_labels()
+    def read_labels(self) -> AqaData:
+        labels = self._read_csv()
         scores = list(labels["train"].columns)
         ranges = self._ranges(labels)
-        splits = build_index(labels, scores)
+        splits = build_label_splits(labels, scores)
         return AqaData(
             splits=splits,
-            modalities=modalities_in("folder", self.folder, all_sample_ids(splits), self.modalities, self.features),
+            modalities=self.sizes(splits),
             score_names=scores,
             score_minimums=[float(lowest) for lowest, _ in ranges],
             score_ranges=[float(highest - lowest) for lowest, highest in ranges],
@@ -73,28 +73,25 @@ class Folder(FileDataset):
             description=f"{self.folder.resolve().name}, own data",
         )
 
-    def sources(self, index: AqaData) -> list[FeatureSource]:
-        return folder_sources(self.folder, index.modalities, self.features, all_sample_ids(index.splits))
-
     def load(self) -> AqaData:
         data = super().load()
-        longest = {name: _longest(data, name) for name, size in data.modalities.items() if size != TEXT}
-        if cropped := [f"{name} {count}" for name, count in longest.items() if count > self.max_clips]:
-            logger.warning(
-                "folder: samples have up to %s clips, of which max_clips=%d are kept",
-                ", ".join(cropped),
-                self.max_clips,
-            )
+        longest = {}
+        for split in data.splits.values():
+            for extent in row_extents(split, [name for name, size in data.modalities.items() if size != TEXT]):
+                longest |= {name: max(clips, longest.get(name, 0)) for name, clips in extent.items()}
+        if cropped := [f"{name} {clips}" for name, clips in longest.items() if clips > self.max_clips]:
+            kept = f"max_clips={self.max_clips}"
+            logger.warning("folder: samples have up to %s clips, of which %s are kept", ", ".join(cropped), kept)
         return data
 
-    def _read_labels(self) -> dict[str, Labels]:
+    def _read_csv(self) -> dict[str, Labels]:
         path = self.folder / self.labels
         _, first = next(csv_rows(path), (0, {"sample_id": "", "split": ""}))
         others = [name for name in first if name not in ("sample_id", "split")]
         sizes = self.modalities if isinstance(self.modalities, dict) else {}
-        spoken = [name for name, size in sizes.items() if size == TEXT]
-        scores = [name for name in others if name not in spoken] if self.scores is None else list(self.scores)
-        texts = dict.fromkeys(["split", *spoken, *(name for name in others if name not in scores)])
+        text_modalities = [name for name, size in sizes.items() if size == TEXT]
+        scores = [name for name in others if name not in text_modalities] if self.scores is None else list(self.scores)
+        texts = dict.fromkeys(["split", *text_modalities, *(name for name in others if name not in scores)])
         table = read_label_csv(path, scores, list(texts))
         if not scores:
             raise LabelError(f"{path}: there is no column of scores beside {', '.join(first)}")
@@ -134,9 +131,3 @@ def _observed_range(name: str, values: np.ndarray, path: Path) -> tuple[float, f
         *(name, given.min(), given.max(), name),
     )
     return given.min(), given.max()
-
-
-def _longest(data: AqaData, modality: str) -> int:
-    """The most clips that a sample has."""
-    columns = [split.select_columns([modality]).with_format("arrow")[:][modality] for split in data.splits.values()]
-    return max((len(cell) for column in columns for cell in column if cell.is_valid), default=0)

@@ -20,8 +20,8 @@ class Fs1000(PublishedDataset):
             ast_feature_fs1000_new/         <id>.npy [clips, 768], AST: `audio`
             i3d_avg_clip8_5s_fs1000/        <id>.npy [clips, 1024], I3D: `flow`
 
-    Scores, all seven by default: `tes` (0 to 130), `pcs` (divided by the factor of its programme, 0 to 60) and its
-    components `ss`, `tr`, `pe`, `co`, `in` (0 to 10). Further columns: the other scores, `factor`.
+    Scores, by default all seven: `tes` (0 to 130), `pcs` (divided by the programme's factor, 0 to 60) and its
+    components `ss`, `tr`, `pe`, `co`, `in` (0 to 10). Further columns: the other scores and `factor`.
     """
 
     train_labels: str = "train_fs1000_new.txt"
@@ -32,6 +32,7 @@ class Fs1000(PublishedDataset):
     title: ClassVar = "FS1000"
     score_ranges: ClassVar = {"tes": 130, "pcs": 60, "ss": 10, "tr": 10, "pe": 10, "co": 10, "in": 10}
     label_columns: ClassVar = (*score_ranges, "factor")
+    official_counts: ClassVar = {"train": 1000, "test": 247}
     feature_sizes: ClassVar = {"video": 768, "audio": 768, "flow": 1024}
     feature_places: ClassVar = {
         "video": "output_feature_fs1000_new",
@@ -40,11 +41,7 @@ class Fs1000(PublishedDataset):
     }
     average_views: ClassVar = True
 
-    @property
-    def official_counts(self) -> dict[str, int]:
-        return {"train": 1000, "test": 247}
-
-    def judge(self, labels: Labels) -> Labels:
+    def transform_labels(self, labels: Labels) -> Labels:
         factor = labels.columns["factor"]
         if not (factor > 0).all():
             row = int(np.flatnonzero(factor <= 0)[0])

@@ -1,6 +1,7 @@
-"""How long the sequences of rows will be, and batches of rows whose sequences are about as long."""
+"""Rows that show only the modalities of their mask, and the lengths of their sequences."""
 
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -13,62 +14,18 @@ from ...processing.processing_limssr import LimssrProcessor
 from .masks import Mask
 
 
-def sequence_lengths(rows: Sequence[dict], processor: LimssrProcessor) -> list[int]:
-    """Tokens of the sequence of each row. Of a dataset no clip is decoded.
-
-    Args:
-        rows: `datasets.Dataset`, `MaskedDataset` or a sequence of row dictionaries with feature arrays and texts.
-        processor: writes the sequences.
-    """
-    modalities = list(processor.modality_sizes)
-    if isinstance(rows, MaskedDataset):
-        extents = rows.extents()
-    elif isinstance(rows, Dataset):
-        extents = row_extents(rows, modalities)
-    else:
-        extents = [row_extent(rows[index], modalities) for index in range(len(rows))]
-    return [processor.sequence_length(extent) for extent in extents]
-
-
-def row_extent(row: dict, modalities: Iterable[str]) -> dict[str, int | str]:
-    """Of the modalities that a row has, the number of clips, or the text."""
-    contents = {name: row[name] for name in modalities if row.get(name) is not None}
-    return {name: content if isinstance(content, str) else len(content) for name, content in contents.items()}
-
-
-def longest_first(lengths: Sequence[int]) -> list[int]:
-    """Row numbers by falling length, equal ones in their order: what does not fit in memory fails at once."""
-    return np.argsort(-np.asarray(lengths), kind="stable").tolist()
-
-
-def row_extents(dataset: Dataset, modalities: Sequence[str]) -> list[dict[str, int | str]]:
-    """Of each row, the modalities it has, with their number of clips or their text; no clip is decoded."""
-    extents: list[dict[str, int | str]] = [{} for _ in range(len(dataset))]
-    for name in modalities:
-        if name not in dataset.column_names:
-            continue
-        batches = (batch[name] for batch in dataset.select_columns([name]).with_format("arrow").iter(1000))
-        column = (pc.list_value_length(cells) if pa.types.is_list(cells.type) else cells for cells in batches)
-        values = [value for cells in column for value in cells.to_pylist()]
-        for extent, value in zip(extents, values, strict=True):
-            if value is not None:
-                extent[name] = value
-    return extents
-
-
 class MaskedDataset(data.Dataset):
-    """Rows of a Hugging Face dataset that show the modalities of their mask and no other.
+    """Rows of a Hugging Face dataset, each with the modalities of its mask.
 
-    The column of a hidden modality is never asked for: each mask has its own view of the dataset without it. (Before
-    masks are drawn, `available_masks` asks of each cell whether it is null, and nothing else.)
+    The column of a hidden modality is never read: the rows of each mask are read from a dataset without it.
 
     Args:
-        dataset: with one nullable column a modality.
+        dataset: dataset with one nullable column for each modality.
         modalities: names in mask order.
-        masks: one a sample.
+        masks: mask of each sample.
 
     Raises:
-        ValueError: the number of masks or the length of one does not fit, or a mask shows nothing.
+        ValueError: the number of masks or the length of one does not fit, or a mask is empty.
     """
 
     def __init__(self, dataset: Dataset, modalities: Sequence[str], masks: Sequence[Mask]) -> None:
@@ -83,8 +40,8 @@ class MaskedDataset(data.Dataset):
                     f"mask {mask} of sample number {index}: expected 0 or 1 for each of {names}, not only 0"
                 )
         others = [name for name in dataset.column_names if name not in self.modalities]
-        self._masks_of = {
-            mask: dataset.select_columns([*others, *self._present(mask)]).with_format("arrow")
+        self._by_mask = {
+            mask: dataset.select_columns([*others, *compress(self.modalities, mask)]).with_format("arrow")
             for mask in set(self.masks)
         }
 
@@ -92,31 +49,70 @@ class MaskedDataset(data.Dataset):
         return len(self.masks)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Row `index`: each modality a float32 array (clips, dim) or a text, None where it is hidden or missing."""
-        mask = self.masks[index]
-        table = self._masks_of[mask][int(index)]
+        """Row `index`: each modality as float32 (clips, dim) or text, None where it is hidden or missing."""
+        table = self._by_mask[self.masks[index]][int(index)]
         row = dict.fromkeys(self.modalities)
         for name in table.column_names:
-            cell = table[name][0]
-            row[name] = _clips(cell) if pa.types.is_list(cell.type) else cell.as_py()
+            value = table[name][0]
+            row[name] = _clips(value) if pa.types.is_list(value.type) else value.as_py()
         return row
 
     def extents(self) -> list[dict[str, int | str]]:
-        """Of each row, the modalities it shows, with their number of clips or their text; no clip is decoded."""
+        """Extents of all rows, see `row_extents`."""
         extents: list[dict[str, int | str]] = [{}] * len(self)
-        for mask, view in self._masks_of.items():
+        for mask, dataset in self._by_mask.items():
             rows = [row for row, its_mask in enumerate(self.masks) if its_mask == mask]
-            for row, found in zip(rows, row_extents(view.select(rows), self.modalities), strict=True):
-                extents[row] = found
+            for row, extent in zip(rows, row_extents(dataset.select(rows), self.modalities), strict=True):
+                extents[row] = extent
         return extents
 
-    def _present(self, mask: Mask) -> list[str]:
-        return [name for name, bit in zip(self.modalities, mask, strict=True) if bit]
 
-
-def _clips(cell) -> np.ndarray | None:
-    """An arrow list of clips as float32 (clips, dim)."""
-    if not cell.is_valid:
+def _clips(value: pa.ListScalar) -> np.ndarray | None:
+    """Clips of an Arrow value, float32 (clips, dim), in their own memory."""
+    if not value.is_valid:
         return None
-    clips = cell.values
+    clips = value.values
     return clips.flatten().to_numpy(zero_copy_only=False).reshape(len(clips), clips.type.list_size).copy()
+
+
+def sequence_lengths(rows: Sequence[dict], processor: LimssrProcessor) -> list[int]:
+    """Number of tokens that a processor makes of each row; no clip of a dataset is decoded.
+
+    Args:
+        rows: `datasets.Dataset`, `MaskedDataset` or a sequence of row dictionaries with feature arrays and texts.
+        processor: the processor.
+    """
+    modalities = list(processor.modality_sizes)
+    if isinstance(rows, MaskedDataset):
+        extents = rows.extents()
+    elif isinstance(rows, Dataset):
+        extents = row_extents(rows, modalities)
+    else:
+        extents = [row_extent(rows[index], modalities) for index in range(len(rows))]
+    return [processor.sequence_length(extent) for extent in extents]
+
+
+def row_extent(row: dict, modalities: Iterable[str]) -> dict[str, int | str]:
+    """Number of clips, or text, of each modality that a row has."""
+    contents = {name: row[name] for name in modalities if row.get(name) is not None}
+    return {name: content if isinstance(content, str) else len(content) for name, content in contents.items()}
+
+
+def row_extents(dataset: Dataset, modalities: Sequence[str]) -> list[dict[str, int | str]]:
+    """Extent of each row of a dataset, see `row_extent`; no clip is decoded."""
+    extents: list[dict[str, int | str]] = [{} for _ in range(len(dataset))]
+    for name in modalities:
+        if name not in dataset.column_names:
+            continue
+        batches = (batch[name] for batch in dataset.select_columns([name]).with_format("arrow").iter(1000))
+        column = (pc.list_value_length(batch) if pa.types.is_list(batch.type) else batch for batch in batches)
+        values = [value for batch in column for value in batch.to_pylist()]
+        for extent, value in zip(extents, values, strict=True):
+            if value is not None:
+                extent[name] = value
+    return extents
+
+
+def longest_first(lengths: Sequence[int]) -> list[int]:
+    """Row numbers by decreasing length, ties in row order: a batch too large for the memory then comes first."""
+    return np.argsort(-np.asarray(lengths), kind="stable").tolist()

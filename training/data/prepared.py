@@ -1,9 +1,8 @@
-"""Data that `prepare_data.py` wrote: any dataset, read once from its own files, as Arrow."""
+"""Data that `prepare_data.py` wrote: any dataset, converted once to Arrow files."""
 
 import csv
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,7 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from huggingface_hub import snapshot_download
 
-from ..utils.files import atomic_write, atomic_write_text
 from .aqa_data import AqaData
-from .masks import Mask
 from .missing import MissingFeature, MissingSummary
 
 DESCRIPTION_FILE, MISSING_FILE = "aqa_data.json", "missing.csv"
@@ -24,12 +21,12 @@ OTHER_FIELDS = ("splits", "best_attainable", "samples", "dropped")
 
 @dataclass
 class Prepared:
-    """The result of `prepare_data.py`; its files are mapped as they are, and never all in memory.
+    """The result of `prepare_data.py`. Its files are mapped into memory and never loaded as a whole.
 
         OUT/
-            data/<split>-00000-of-00004.arrow     what plain `datasets.load_dataset(OUT)` reads
-            aqa_data.json                         modalities, scores and their ranges, samples of each split
-            missing.csv                           each missing feature with its cause
+            data/<dataset>-<split>-00000-of-00004.arrow     rows; `datasets.load_dataset(OUT)` reads them too
+            aqa_data.json                                   modalities, scores and their ranges, size of each split
+            missing.csv                                     each missing feature with its cause
 
     Args:
         folder: that folder, or the name of a dataset repository on the Hub.
@@ -40,27 +37,26 @@ class Prepared:
     revision: str | None = None
 
     def load(self) -> AqaData:
-        """
+        """Map the files into memory.
+
         Raises:
-            FileNotFoundError: the folder is no prepared data, or not yet.
-            ValueError: a file is damaged, of another version, or not there.
+            FileNotFoundError: the folder holds no prepared data.
+            ValueError: a file is damaged or missing, or another version wrote it.
         """
         folder = self._fetch()
-        description = _read_description(folder / DESCRIPTION_FILE)
+        description = read_description(folder)
         with (folder / MISSING_FILE).open(encoding="utf-8", newline="") as stream:
-            lost = [MissingFeature(**row, detail="when the data was prepared") for row in csv.DictReader(stream)]
-        best = description["best_attainable"]
+            features = [MissingFeature(**row, detail="when the data was prepared") for row in csv.DictReader(stream)]
+        splits = {name: _map_split(folder, name, count) for name, count in description["splits"].items()}
         return AqaData(
-            splits=DatasetDict(
-                {name: _map_split(folder, name, count) for name, count in description["splits"].items()}
-            ),
+            splits=DatasetDict(splits),
             **{name: description[name] for name in PLAIN_FIELDS},
-            best_attainable=None if best is None else {_mask(bits): metrics for bits, metrics in best.items()},
-            missing=MissingSummary(description["samples"], lost, description["dropped"]),
+            best_attainable={tuple(mask): metrics for mask, metrics in description["best_attainable"]} or None,
+            missing=MissingSummary(description["samples"], features, description["dropped"]),
         )
 
     def _fetch(self) -> Path:
-        """The folder, or that of the repository in the cache."""
+        """The folder, or the cached copy of the repository."""
         folder = Path(self.folder)
         if not folder.is_dir():
             files = [DESCRIPTION_FILE, MISSING_FILE, "data/*.arrow"]
@@ -69,36 +65,29 @@ class Prepared:
             )
         if not (folder / DESCRIPTION_FILE).is_file():
             raise FileNotFoundError(
-                f"prepared: there is no {folder / DESCRIPTION_FILE}; write it, or go on, with prepare_data.py"
+                f"prepared: there is no {folder / DESCRIPTION_FILE}; write it with prepare_data.py"
             )
         return folder
 
 
-def write_description(out: Path, data: AqaData, missing: MissingSummary, **about: Any) -> None:
-    """Writes what `Prepared` reads beside the rows.
-
-    Args:
-        out: the folder.
-        data: the dataset.
-        missing: what it lacks.
-        **about: further entries of the JSON file.
-    """
-    with atomic_write(out / MISSING_FILE) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, MISSING_COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(vars(each) for each in missing.features)
-    best: Mapping[Mask, dict] | None = data.best_attainable
-    description = {
-        **{name: getattr(data, name) for name in PLAIN_FIELDS},
-        "best_attainable": None if best is None else {_bits(mask): metrics for mask, metrics in best.items()},
-        "samples": missing.samples,
-        "dropped": missing.dropped,
+def write_description(out: Path, data: AqaData, **about: Any) -> None:
+    """Write what `Prepared` reads beside the rows; `about` is added to the JSON file."""
+    with (out / MISSING_FILE).open("w", encoding="utf-8", newline="") as stream:
+        rows = [astuple(each)[: len(MISSING_COLUMNS)] for each in data.missing.features]
+        csv.writer(stream, lineterminator="\n").writerows([MISSING_COLUMNS, *rows])
+    description = {name: getattr(data, name) for name in PLAIN_FIELDS} | {
+        "best_attainable": list((data.best_attainable or {}).items()),
+        "samples": data.missing.samples,
+        "dropped": data.missing.dropped,
         **about,
     }
-    atomic_write_text(out / DESCRIPTION_FILE, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(description, indent=2, ensure_ascii=False)
+    (out / DESCRIPTION_FILE).write_text(text + "\n", encoding="utf-8")
 
 
-def _read_description(path: Path) -> dict[str, Any]:
+def read_description(folder: Path) -> dict[str, Any]:
+    """Read the JSON file of prepared data; ValueError if it is damaged or of another version."""
+    path = folder / DESCRIPTION_FILE
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
         lacking = [name for name in (*PLAIN_FIELDS, *OTHER_FIELDS) if name not in description]
@@ -113,12 +102,8 @@ def _read_description(path: Path) -> dict[str, Any]:
 
 
 def _map_split(folder: Path, name: str, samples: int) -> Dataset:
-    """The rows of all files of a split.
-
-    Raises:
-        ValueError: there are not as many as were written, or a file was cut short.
-    """
-    shards = [_map_file(path) for path in sorted((folder / "data").glob(f"{name}-*.arrow"))]
+    """Rows of all files of a split; ValueError if some are missing or a file is damaged."""
+    shards = [_map_file(path) for path in sorted((folder / "data").glob(f"*-{name}*.arrow"))]
     found = sum(map(len, shards))
     if found != samples:
         raise ValueError(
@@ -132,11 +117,3 @@ def _map_file(path: Path) -> Dataset:
         return Dataset.from_file(str(path))
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is damaged: {error}; copy or prepare the data again") from error
-
-
-def _bits(mask: Mask) -> str:
-    return "".join(map(str, mask))
-
-
-def _mask(bits: str) -> Mask:
-    return tuple(int(bit) for bit in bits)

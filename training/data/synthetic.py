@@ -1,4 +1,4 @@
-"""Synthetic performances of which the best possible prediction is known in closed form."""
+"""Synthetic performances whose best possible prediction is known in closed form."""
 
 import math
 from dataclasses import dataclass, field
@@ -15,33 +15,33 @@ LARGEST_LATENT = SCORE_RANGE / 2 / SCORE_DEVIATION
 
 @dataclass
 class Synthetic:
-    """Seeded performances seen through three streams of different noise. Nothing is read, so there is no folder.
+    """Generated performances, observed through streams with different noise. There is no folder to read.
 
-    A latent performance z ~ N(0, 1) gives the score 50 + 10 z, range 0 to 100 (z beyond five standard deviations, once
-    in two million, is cut to them). Modality m observes y_m = z + noise_m * N(0, 1) and spreads it over n_m clips,
-    where n_m varies with the sample:
+    A latent performance z ~ N(0, 1) gives the score 50 + 10 z, range 0 to 100 (z is clipped at five standard
+    deviations, once in two million samples). Modality m observes y_m = z + noise_m * N(0, 1) and spreads it over n_m
+    clips, where n_m varies with the sample:
 
         clip_t = (y_m + clip_noise * (e_t - mean(e))) * d_m + nuisance * v_t,    e_t ~ N(0, 1)
 
-    with a fixed unit direction d_m and noise v_t at right angles to it. The clips' deviations cancel in their mean, so
-    that y_m is the mean clip along d_m and everything else says nothing about z. The posterior of z given a mask is
-    then Gaussian with precision 1 + S, S = sum over its modalities of 1 / noise_m^2, whatever the numbers of clips,
+    with a fixed unit direction d_m and noise v_t orthogonal to it. The clips' deviations cancel in their mean, so that
+    y_m is the mean clip along d_m and nothing else carries information about z. The posterior of z given a mask is
+    therefore Gaussian with precision 1 + S, S = sum over its modalities of 1 / noise_m^2, for any numbers of clips,
     and no predictor beats
 
         correlation r = sqrt(S / (1 + S)),   Spearman = 6 / pi * asin(r / 2),
         MSE = 10^2 / (1 + S),   MAE = sqrt(2 / pi * MSE)
 
-    (in expectation: a finite test set scatters around them).
+    in expectation; a finite test set varies around them.
 
     Args:
         samples_train: number of training samples.
         samples_test: number of test samples.
-        seed: all that is drawn follows from it; training and test samples are drawn apart.
+        seed: seed of all draws; training and test samples are drawn independently.
         modalities: feature size of each stream.
-        noise: standard deviation of the error of each stream. The defaults give a best Spearman of .94 with all three
-            and .90, .73 and .85 alone.
+        noise: standard deviation of the error of each stream. The defaults give a best Spearman correlation of .94
+            with all three streams, and of .90, .73 and .85 with one.
         clips: smallest and largest number of clips of each stream.
-        clip_noise: deviation of single clips along the direction of the performance.
+        clip_noise: standard deviation of single clips along the direction of the performance.
         nuisance: standard deviation of the noise in the other directions.
     """
 
@@ -78,7 +78,7 @@ class Synthetic:
         self.directions = {name: direction / np.linalg.norm(direction) for name, direction in directions.items()}
 
     def load(self) -> AqaData:
-        """Draw both splits."""
+        """Generate both splits."""
         splits = DatasetDict(
             train=self._draw("train", self.samples_train, np.random.default_rng(self._train_seed)),
             test=self._draw("test", self.samples_test, np.random.default_rng(self._test_seed)),
@@ -95,7 +95,7 @@ class Synthetic:
         )
 
     def best_attainable(self, mask: Mask) -> dict[str, float]:
-        """The `spearman`, `mse` and `mae` (judges' units) that no predictor can beat with this mask."""
+        """Bounds on the `spearman`, `mse` and `mae` (judges' units) of any predictor with this mask."""
         pairs = zip(self.modalities, mask, strict=True)
         precision = sum(self.noise[name] ** -2 for name, present in pairs if present)
         mean_squared_error = SCORE_DEVIATION**2 / (1 + precision)
@@ -105,17 +105,6 @@ class Synthetic:
             "mae": math.sqrt(2 / math.pi * mean_squared_error),
         }
 
-    def best_prediction(self, features: dict[str, np.ndarray]) -> float:
-        """The posterior mean of the score, which reaches `best_attainable`.
-
-        Args:
-            features: clips (clips, dim) of the modalities that are present.
-        """
-        weights = {name: self.noise[name] ** -2 for name in features}
-        observed = {name: float(np.mean(clips @ self.directions[name])) for name, clips in features.items()}
-        latent = sum(weights[name] * observed[name] for name in features) / (1 + sum(weights.values()))
-        return SCORE_MIDDLE + SCORE_DEVIATION * latent
-
     def _draw(self, split: str, samples: int, generator: np.random.Generator) -> Dataset:
         latent = generator.normal(size=samples).clip(-LARGEST_LATENT, LARGEST_LATENT)
         columns = {name: self._draw_modality(name, latent, generator) for name in self.modalities}
@@ -123,7 +112,7 @@ class Synthetic:
         return build_split(sample_ids, {"score": SCORE_MIDDLE + SCORE_DEVIATION * latent}, columns)
 
     def _draw_modality(self, name: str, latent: np.ndarray, generator: np.random.Generator):
-        """The feature column of one modality; all clips of all samples are drawn at once."""
+        """Feature column of one modality; all clips of all samples are drawn at once."""
         fewest, most = self.clips[name]
         direction = self.directions[name]  # (dim,)
         counts = generator.integers(fewest, most, endpoint=True, size=len(latent))

@@ -1,38 +1,35 @@
-"""Is one run better than another? Both on the same samples, whose difficulty they share."""
+"""Compares two runs on the samples they share, whose difficulty is common to both."""
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+from scipy import stats
 
-from .metrics.aqa_metrics import METRIC_NAMES, average_metrics, score_metrics
-from .metrics.bootstrap import average_resampled, draw_resamples, percentile_interval, resampled_metrics
-from .metrics.dependent_correlations import CorrelationTest, compare_correlations
+from .metrics.aqa_metrics import CORRELATIONS, METRIC_NAMES
+from .metrics.bootstrap import draw_resamples, percentile_interval
+from .results import PREDICTIONS, ScoredRow, average_rows, measure_row
 
-PREDICTIONS = "predictions.parquet"
 RIDGE = "ridge"
-_COLUMNS = ("sample_id", "mask", "rates", "seed", "score_name", "score", "ridge", "target")
+COLUMNS = ("sample_id", "mask", "rates", "seed", "score_name", "score", "ridge", "target")
 Key = tuple[str, str]  # row, score
-
-
-class RunsDifferError(ValueError):
-    """Two runs that cannot be compared; the message says where they differ."""
 
 
 @dataclass(frozen=True)
 class RunScores:
-    """What `predictions.parquet` holds of one predictor.
+    """Predictions of one run.
 
     Attributes:
-        name: of the run, without the folders above it.
+        name: folder name of the run.
         place: where it was read, for messages.
-        caveats: what keeps its results from being an honest measure.
-        tables: (row, score) -> `predicted`, `target` and `mask` by sample id. A row is what a sample was shown:
-            `video+audio`, or the missing rates and the mask seed.
+        caveats: reasons why its results are no fair measure.
+        tables: (row, score) -> `predicted`, `target` and `mask` by sample id. A row is a mask (`video+audio`), or
+            missing rates with their mask seed.
     """
 
     name: str
@@ -42,16 +39,25 @@ class RunScores:
 
 
 @dataclass(frozen=True)
+class CorrelationTest:
+    """Williams's t (positive where the first correlation is larger), two-sided; or the reason why there is no test."""
+
+    statistic: float | None = None
+    degrees_of_freedom: int | None = None
+    p_value: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class Difference:
-    """One score in one row; differences are the first run's metric less the second's.
+    """One score in one row.
 
     Attributes:
-        row, score_name: what of.
-        samples: with a target.
-        first, second: metrics of each run.
-        differences: metric -> difference, None where one is undefined.
-        intervals: metric -> [low, high] of the difference, both measured on the same bootstrap resamples; or None.
-        tests: `spearman` and `pearson` -> Williams's test; none for an average.
+        samples: number of samples with a target.
+        first, second: metrics of the runs.
+        differences: metric -> first less second, None where one is undefined.
+        intervals: metric -> [low, high] of the difference, both runs measured on the same resamples; or None.
+        tests: `spearman` and `pearson` -> Williams's test; empty for an average.
     """
 
     row: str
@@ -66,18 +72,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """
-    Attributes:
-        first, second: names of the runs.
-        caveats: of both, each with A or B before it.
-        cells: the average over the incomplete masks of a score after its rows.
-        not_compared: rows that only one of the runs has.
-    """
+    """Names of both runs, caveats (each after A or B), rows of each score with the average over the incomplete masks
+    last, and the rows that only one of the runs has."""
 
     first: str
     second: str
     caveats: list[str]
-    cells: list[Difference]
+    rows: list[Difference]
     not_compared: list[str]
 
     def to_dict(self) -> dict:
@@ -85,134 +86,170 @@ class Comparison:
 
 
 def read_run_scores(folder: str | Path, ridge: bool = False) -> RunScores:
-    """
+    """Read the predictions of a run.
+
     Args:
-        folder: of a run, with `predictions.parquet` in it, or that file.
-        ridge: the ridge baseline of that run in place of its model.
+        folder: folder of the run, or its `predictions.parquet`.
+        ridge: whether to read the run's ridge baseline in place of its model.
 
     Raises:
-        RunsDifferError: no predictions of this package, or a sample twice in one row.
-        OSError: no such file.
+        OSError: there is no such file.
+        ValueError: it lacks a column, or has a sample twice in one row.
     """
     path = Path(folder) / PREDICTIONS if Path(folder).is_dir() else Path(folder)
     table = pq.read_table(path)
-    if lacking := [name for name in _COLUMNS if name not in table.column_names]:
-        raise RunsDifferError(f"{path} has no column {', '.join(lacking)}; evaluate the model again with eval.py")
-    caveats = json.loads((table.schema.metadata or {}).get(b"caveats", b"[]"))
-    frame = table.select(_COLUMNS).to_pandas()
-    drawn = frame["rates"].notna()
-    seeds = frame["seed"].astype("Int64").astype(str)
-    frame["row"] = frame["mask"].where(~drawn, "missing rates " + frame["rates"] + ", mask seed " + seeds)
+    if lacking := [name for name in COLUMNS if name not in table.column_names]:
+        raise ValueError(f"{path} has no column {', '.join(lacking)}; evaluate the model again with eval.py")
+    frame = table.select(COLUMNS).to_pandas()
+    drawn = "missing rates " + frame["rates"] + ", mask seed " + frame["seed"].astype("Int64").astype(str)
+    frame["row"] = frame["mask"].where(frame["rates"].isna(), drawn)
     frame["predicted"] = frame[RIDGE if ridge else "score"]
     tables = {}
     for (row, score), part in frame.groupby(["row", "score_name"], sort=False):
-        if part["sample_id"].duplicated().any():
-            twice = part["sample_id"][part["sample_id"].duplicated()].iloc[0]
-            raise RunsDifferError(f"{path} has the sample {twice!r} twice for {row}, {score}")
+        if (twice := part["sample_id"].duplicated()).any():
+            raise ValueError(f"{path} has the sample {part['sample_id'][twice].iloc[0]!r} twice for {row}, {score}")
         tables[row, score] = part.set_index("sample_id")[["predicted", "target", "mask"]]
     name = path.parent.resolve().name
+    caveats = json.loads((table.schema.metadata or {}).get(b"caveats", b"[]"))
     return RunScores(f"ridge of {name}" if ridge else name, str(folder), caveats, tables)
 
 
 def compare_runs(first: RunScores, second: RunScores) -> Comparison:
-    """Every metric of every row and score that both have, with a paired interval and Williams's test.
+    """Compare every row and score that both runs have, with paired intervals and Williams's test.
 
     Raises:
-        RunsDifferError: they have no row in common, or in one of them other samples, targets or masks.
+        ValueError: they have no row in common, or differ in samples, targets or drawn masks.
     """
     keys = [key for key in first.tables if key in second.tables]
     if not keys:
-        raise RunsDifferError(
-            f"no row in common: {_names(first.tables)} in {first.place}, {_names(second.tables)} in {second.place}"
-        )
-    pairs = {key: _paired(key, first, second) for key in keys}
+        names = [f"{_names(run.tables)} in {run.place}" for run in (first, second)]
+        raise ValueError(f"no row in common: {', '.join(names)}")
+    pairs = {key: _pair(key, first, second) for key in keys}
     sample_ids = list(dict.fromkeys(sample for pair in pairs.values() for sample in pair.index))
     resamples = pd.DataFrame(draw_resamples(len(sample_ids)), index=sample_ids)
-    cells = []
+    rows = []
     for score in dict.fromkeys(score for _, score in keys):
-        parts = [_Part.measure(row, pairs[row, score], resamples) for row, other in keys if other == score]
-        cells += [part.difference(score) for part in parts]
-        incomplete = _incomplete(parts)
+        measured = {row: _measure(pairs[row, score], resamples) for row, other in keys if other == score}
+        for row, both in measured.items():
+            rows.append(_difference(row, score, both[0].model["samples"], *both, _test(pairs[row, score])))
+        incomplete = [measured[row] for row in _incomplete(list(measured))]
         if len(incomplete) > 1:
-            cells.append(_average(incomplete).difference(score))
+            samples = max(row.model["samples"] for row, _ in incomplete)
+            averages = [average_rows(run) for run in zip(*incomplete, strict=True)]
+            rows.append(_difference(f"average of the {len(incomplete)} incomplete", score, samples, *averages, {}))
     runs = {"A": first, "B": second}
-    other = [
-        f"{_names([key])} (only in {name})" for name, run in runs.items() for key in run.tables if key not in pairs
-    ]
+    alone = [(name, key) for name, run in runs.items() for key in run.tables if key not in pairs]
+    not_compared = [f"{_names([key])} (only in {name})" for name, key in alone]
     caveats = [f"{name}: {caveat}" for name, run in runs.items() for caveat in run.caveats]
-    return Comparison(first.name, second.name, caveats, cells, other)
+    return Comparison(first.name, second.name, caveats, rows, not_compared)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Both runs in one row, measured as they are and in every resample."""
-
-    row: str
-    samples: int
-    metrics: tuple[dict, dict]
-    resampled: tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
-    tests: dict[str, CorrelationTest]
-
-    @classmethod
-    def measure(cls, row: str, pair: pd.DataFrame, resamples: pd.DataFrame) -> "_Part":
-        targets, counts = pair["target"].to_numpy(float), resamples.loc[pair.index].to_numpy()
-        scored = [pair[name].to_numpy(float) for name in ("first", "second")]
-        metrics = tuple(score_metrics(values, targets) for values in scored)
-        resampled = tuple(resampled_metrics(values, targets, counts) for values in scored)
-        tests = {name: compare_correlations(*scored, targets, name == "spearman") for name in ("spearman", "pearson")}
-        return cls(row, metrics[0]["samples"], metrics, resampled, tests)
-
-    def difference(self, score: str) -> Difference:
-        differences, intervals = {}, {}
-        for name in METRIC_NAMES:
-            values = [metrics[name] for metrics in self.metrics]
-            differences[name] = None if None in values else values[0] - values[1]
-            paired = self.resampled[0][name] - self.resampled[1][name]
-            intervals[name] = None if None in values else percentile_interval(paired)[0]
-        return Difference(self.row, score, self.samples, *self.metrics, differences, intervals, self.tests)
-
-
-def _paired(key: Key, first: RunScores, second: RunScores) -> pd.DataFrame:
+def _pair(key: Key, first: RunScores, second: RunScores) -> pd.DataFrame:
     """`first`, `second` and `target` by sample id, in the order of the first run."""
     one, other, what = first.tables[key], second.tables[key], _names([key])
     for table, less, run in ((one, other, first.place), (other, one, second.place)):
         extra = table.index.difference(less.index)
         if len(extra):
-            shown = ", ".join(map(repr, extra[:3]))
-            raise RunsDifferError(
-                f"{what}: {len(extra)} samples are only in {run}, such as {shown}; compare runs of one test split"
+            examples = ", ".join(map(repr, extra[:3]))
+            raise ValueError(
+                f"{what}: {len(extra)} samples are only in {run}, such as {examples}; compare runs on one test split"
             )
     other = other.loc[one.index]
     same = np.isclose(one["target"], other["target"], rtol=1e-5, atol=1e-6, equal_nan=True)
     if not same.all():
         sample = one.index[~same][0]
-        count, values = int((~same).sum()), [f"{table.loc[sample, 'target']:g}" for table in (one, other)]
-        raise RunsDifferError(
-            f"{what}: {count} samples have other targets, such as {sample!r}: {values[0]} in {first.place} "
-            f"and {values[1]} in {second.place}; compare runs on the same scores"
+        values = [f"{table.loc[sample, 'target']:g}" for table in (one, other)]
+        raise ValueError(
+            f"{what}: {int((~same).sum())} samples have other targets, such as {sample!r}: {values[0]} in "
+            f"{first.place} and {values[1]} in {second.place}; compare runs on the same scores"
         )
     if (one["mask"] != other["mask"]).any():
-        raise RunsDifferError(
-            f"{what}: the masks that were drawn are not the same; compare runs with the same modalities"
-        )
+        raise ValueError(f"{what}: the drawn masks are not the same; compare runs with the same modalities")
     return pd.DataFrame({"first": one["predicted"], "second": other["predicted"], "target": one["target"]})
 
 
-def _incomplete(parts: Sequence[_Part]) -> list[_Part]:
-    """Without the mask that shows most; empty where masks were drawn."""
-    if any(part.row.startswith("missing rates") for part in parts):
+def _measure(pair: pd.DataFrame, resamples: pd.DataFrame) -> list[ScoredRow]:
+    targets, counts = pair["target"].to_numpy(float), resamples.loc[pair.index].to_numpy()
+    return [measure_row({"model": pair[run].to_numpy(float)}, targets, counts) for run in ("first", "second")]
+
+
+def _test(pair: pd.DataFrame) -> dict[str, CorrelationTest]:
+    arrays = [pair[name].to_numpy(float) for name in ("first", "second", "target")]
+    return {name: compare_correlations(*arrays, ranks=name == "spearman") for name in CORRELATIONS}
+
+
+def _difference(row: str, score: str, samples: int, first: ScoredRow, second: ScoredRow, tests: dict) -> Difference:
+    differences, intervals = {}, {}
+    for name in METRIC_NAMES:
+        values = (first.model[name], second.model[name])
+        paired = first.resampled["model"][name] - second.resampled["model"][name]
+        differences[name] = None if None in values else values[0] - values[1]
+        intervals[name] = None if None in values else percentile_interval(paired)[0]
+    return Difference(row, score, samples, first.model, second.model, differences, intervals, tests)
+
+
+def _incomplete(rows: list[str]) -> list[str]:
+    """All masks but the largest; none where masks were drawn."""
+    if any(row.startswith("missing rates") for row in rows):
         return []
-    complete = max(parts, key=lambda part: part.row.count("+"))
-    return [part for part in parts if part is not complete]
+    complete = max(rows, key=lambda row: row.count("+"))
+    return [row for row in rows if row != complete]
 
 
-def _average(parts: Sequence[_Part]) -> _Part:
-    metrics = tuple(average_metrics([part.metrics[run] for part in parts]) for run in (0, 1))
-    resampled = tuple(average_resampled([part.resampled[run] for part in parts]) for run in (0, 1))
-    return _Part(
-        f"average of the {len(parts)} incomplete", max(part.samples for part in parts), metrics, resampled, {}
-    )
-
-
-def _names(keys: Sequence[Key] | Mapping[Key, pd.DataFrame]) -> str:
+def _names(keys: Iterable[Key]) -> str:
     return "; ".join(f"{score} from {row}" for row, score in keys)
+
+
+def compare_correlations(first: np.ndarray, second: np.ndarray, targets: np.ndarray, ranks: bool) -> CorrelationTest:
+    """Test whether two predictors correlate differently with the same targets.
+
+    Args:
+        first: (samples,) predictions of one.
+        second: (samples,) predictions of the other.
+        targets: (samples,), NaN = not given.
+        ranks: whether to test the rank correlations, for which the test is an approximation.
+    """
+    given = ~np.isnan(targets)
+    variables = [np.asarray(values, dtype=np.float64)[given] for values in (first, second, targets)]
+    if given.sum() < 2 or any(not np.isfinite(values).all() or np.ptp(values) == 0 for values in variables):
+        return CorrelationTest(reason="a correlation is undefined")
+    if ranks:
+        variables = [stats.rankdata(values) for values in variables]
+    matrix = np.clip(np.corrcoef(variables), -1, 1)
+    return williams_test(matrix[0, 2], matrix[1, 2], matrix[0, 1], int(given.sum()))
+
+
+def williams_test(first: float, second: float, between: float, samples: int) -> CorrelationTest:
+    """Williams's test of two dependent correlations that share a variable.
+
+    E. J. Williams, The comparison of regression variables, Journal of the Royal Statistical Society B 21 (1959), in
+    the form of equation 7 of J. H. Steiger, Tests for comparing elements of a correlation matrix, Psychological
+    Bulletin 87 (1980):
+
+        t = (r_1 - r_2) sqrt( (n - 1) (1 + r_12) / (2 (n - 1) / (n - 3) |R| + ((r_1 + r_2) / 2)^2 (1 - r_12)^3) )
+        |R| = 1 - r_1^2 - r_2^2 - r_12^2 + 2 r_1 r_2 r_12,   n - 3 degrees of freedom
+
+    Args:
+        first: r_1, correlation of one predictor with the targets.
+        second: r_2, correlation of the other.
+        between: r_12, correlation of the predictors with each other.
+        samples: n.
+
+    Raises:
+        ValueError: the three cannot be correlations of the same samples.
+    """
+    if samples < 4:
+        return CorrelationTest(reason=f"{samples} samples, at least 4 are needed")
+    determinant = 1 - first**2 - second**2 - between**2 + 2 * first * second * between
+    if determinant < -1e-9 or max(abs(first), abs(second), abs(between)) > 1:
+        raise ValueError(f"{first}, {second} and {between} are no correlations of three variables with each other")
+    mean = (first + second) / 2
+    spread = 2 * (samples - 1) / (samples - 3) * max(determinant, 0) + mean**2 * (1 - between) ** 3
+    if first == second:
+        statistic = 0.0
+    elif spread < 1e-12:  # the predictors are linear functions of each other: only rounding can tell them apart
+        return CorrelationTest(reason="the predictions are the same up to unit and origin")
+    else:
+        statistic = (first - second) * math.sqrt((samples - 1) * (1 + between) / spread)
+    freedom = samples - 3
+    return CorrelationTest(statistic, freedom, float(2 * stats.t.sf(abs(statistic), freedom)))

@@ -1,49 +1,159 @@
-"""Scores a split under a protocol of missing modalities: the model, ridge regression and the training mean."""
+"""Scores a split under a protocol of missing modalities, beside ridge regression and the training mean."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from datasets import Dataset
 from tqdm.auto import tqdm
 
 from ..data.aqa_data import target_columns
-from ..data.masks import Mask, all_subsets, available_masks
+from ..data.masks import Mask, Rates, all_subsets, available_masks, draw_static_masks, subset_name, validate_rates
 from ..prediction.predictor import PATHS, Member, Predictions, predict_masks
-from .baselines import Baselines, PooledRows, pool_rows
+from .baselines import Baselines, PooledRows, pool_rows, rows_by_mask
 from .metrics.bootstrap import draw_resamples
-from .protocols import MaskSet, Protocol
-from .results import BOOTSTRAP_SEED, Cell, EvaluationResult, MaskResult, measure_cell
+from .results import (
+    BOOTSTRAP_SEED,
+    EvaluationResult,
+    MaskResult,
+    average_masks,
+    measure_row,
+    rates_name,
+    summarize_seeds,
+)
+
+PROTOCOLS = ("subsets", "rates", "available", "curve")
+CURVE_RATES = tuple(round(0.1 * step, 1) for step in range(10))
+MASK_SEEDS = (0, 1, 2, 3, 4)
+
+
+@dataclass(frozen=True)
+class MaskSet:
+    """The allowed modalities of each sample in one pass over the split.
+
+    Attributes:
+        name: such as `video+audio`, `available` or `video 0.3, audio 0.5, flow 0.7`.
+        masks: one for each sample.
+        rates, seed: missing rate of each modality and mask seed; None where no masks are drawn.
+    """
+
+    name: str
+    masks: list[Mask]
+    rates: dict[str, float] | None = None
+    seed: int | None = None
+
+    @property
+    def mask(self) -> Mask | None:
+        """The mask that all samples share; None where each has its own."""
+        return self.masks[0] if self.seed is None else None
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How an evaluation hides modalities.
+
+    - `subsets`: every sample under each of the 2^M - 1 masks, as published.
+    - `available`: everything that the data has.
+    - `rates`: each modality is hidden with its own rate; with rates of .3, .5 and .7 and `permutations` these are the
+      imbalanced missing rates of BMC-AQA.
+    - `curve`: every modality is hidden with rates of 0, 0.1 ... 0.9.
+
+    Drawn masks depend on the seed and the sample id alone. A draw that would hide everything is repeated, so at high
+    rates less is hidden than the rate says: with three modalities at most two thirds.
+
+    Args:
+        name: one of `PROTOCOLS`.
+        rates: for `rates` only: one rate for all modalities, or rates by name; a modality without one is never hidden.
+        permutations: for `rates` only: the rates in every order over the modalities.
+        seeds: mask seeds of `rates` and `curve`; there is a result for each.
+
+    Raises:
+        ValueError: the arguments do not fit together.
+    """
+
+    name: str = "subsets"
+    rates: Rates | None = None
+    permutations: bool = False
+    seeds: tuple[int, ...] = MASK_SEEDS
+
+    def __post_init__(self) -> None:
+        if self.name not in PROTOCOLS:
+            raise ValueError(f"unknown protocol {self.name!r}; there are {', '.join(PROTOCOLS)}")
+        if (self.rates is None) == (self.name == "rates"):
+            needed = "needs `rates`, such as 0.3" if self.name == "rates" else "takes no `rates`"
+            raise ValueError(f"the protocol {self.name!r} {needed}")
+        if self.permutations and not isinstance(self.rates, dict):
+            raise ValueError(
+                "`permutations` needs the protocol 'rates' and a rate for each modality, such as video=0.3"
+            )
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"mask seeds must be one or more different numbers, got {list(self.seeds)}")
+
+    def mask_sets(
+        self, sample_ids: Sequence[str], available: Sequence[Mask], modalities: Sequence[str]
+    ) -> list[MaskSet]:
+        """Build the mask sets for samples with the `available` modalities.
+
+        Raises:
+            ValueError: a rate is impossible or names no modality.
+        """
+        if self.name == "subsets":
+            subsets = all_subsets(len(modalities))
+            return [MaskSet(subset_name(mask, modalities), [mask] * len(sample_ids)) for mask in subsets]
+        if self.name == "available":
+            return [MaskSet("available", [(1,) * len(modalities)] * len(sample_ids))]
+        return [
+            MaskSet(name, _draw(sample_ids, modalities, rates, seed, available), rates, seed)
+            for name, rates in self._settings(modalities)
+            for seed in self.seeds
+        ]
+
+    def _settings(self, modalities: Sequence[str]) -> list[tuple[str, dict[str, float]]]:
+        """Name and rates of each row of the result."""
+        if self.name == "curve":
+            return [(f"{rate:.1f}", dict.fromkeys(modalities, rate)) for rate in CURVE_RATES]
+        rates = validate_rates(self.rates, modalities)
+        orders = itertools.permutations(rates.values()) if self.permutations else [tuple(rates.values())]
+        settings = [dict(zip(modalities, order, strict=True)) for order in dict.fromkeys(orders)]
+        return [(rates_name(rates), rates) for rates in settings]
+
+
+def _draw(
+    sample_ids: Sequence[str], modalities: Sequence[str], rates: Rates, seed: int, available: Sequence[Mask]
+) -> list[Mask]:
+    """`draw_static_masks`; a sample without any modality keeps its empty mask."""
+    ids = [sample_id for sample_id, mask in zip(sample_ids, available, strict=True) if any(mask)]
+    drawn = iter(draw_static_masks(ids, modalities, rates, seed, list(filter(any, available))))
+    return [next(drawn) if any(mask) else mask for mask in available]
 
 
 def evaluate_subsets(model, processor, dataset: Dataset, *arguments, **options) -> EvaluationResult:
-    """Scores `dataset` under each of the 2^M - 1 masks: an `Evaluator` of these arguments, with `subsets`."""
+    """Score `dataset` under each of the 2^M - 1 masks, with the arguments of `Evaluator`."""
     return Evaluator(model, processor, dataset, *arguments, **options).evaluate(Protocol("subsets"))
 
 
 class Evaluator:
     """Scores one split under any number of protocols.
 
-    No feature is read that a mask hides. A sample is scored once under each mask that any protocol shows it under:
-    after `subsets` the others cost no pass through the model. Every metric has a bootstrap interval, and all cells are
-    measured on the same resamples of the split.
+    Hidden features are never read. Each sample is scored once under each mask that any protocol gives it, so that
+    after `subsets` the other protocols need no pass through the model. Every metric has a bootstrap interval; all rows
+    share the same resamples of the split.
 
     Args:
         model: a `LimssrForScoreRegression`, possibly prepared by `accelerator`.
         processor: the model's `LimssrProcessor`.
         dataset: one split.
-        modalities: which of the model's modalities, in mask order; all by default.
-        train_rows: the rows the model was trained on, for floor and ridge; none without them.
-        accelerator: shares the samples over its processes; each of them returns the whole result.
-        baselines: fitted already, in place of `train_rows` (fit once, evaluate every epoch).
-        best_attainable: mask in the order of `modalities` -> known metrics of the best possible predictor; shown in
-            rows in which every sample has the same mask.
-        batch_size: samples a batch and process.
-        progress: show a bar (on the main process).
-        others: more models with their processors (see `load_members`); the mean of all is then the score.
+        modalities: names in mask order, all of them the model's; by default every modality of the model.
+        train_rows: rows the model was trained on, for the baselines; without them there are none.
+        accelerator: shares the samples over its processes; each process returns the whole result.
+        best_attainable: mask -> known metrics of the best possible predictor.
+        batch_size: samples per batch and process.
+        progress: whether the main process shows a progress bar.
+        others: more models with their processors, see `load_members`; the score is then the mean over all.
 
     Raises:
-        ValueError: a modality the model does not know, no column for a score of the model, or no sample.
+        ValueError: the model does not know a modality, the data has no column for a score, or there is no sample.
     """
 
     def __init__(
@@ -55,184 +165,119 @@ class Evaluator:
         train_rows: Sequence[dict] | None = None,
         accelerator=None,
         *,
-        baselines: Baselines | None = None,
         best_attainable: Mapping[Mask, dict] | None = None,
         batch_size: int = 16,
         progress: bool = True,
         others: Sequence[Member] = (),
     ) -> None:
         config = (accelerator.unwrap_model(model) if accelerator else model).config
-        self.modalities, self.score_names = _known_modalities(config, modalities), list(config.score_names)
+        self.model_modalities, self.score_names = list(config.modalities), list(config.score_names)
+        self.modalities = self.model_modalities if modalities is None else list(modalities)
+        unknown = [name for name in self.modalities if name not in self.model_modalities]
+        if unknown or not self.modalities:
+            raise ValueError(f"cannot evaluate the modalities {unknown}; the model has {self.model_modalities}")
         if not len(dataset):
             raise ValueError("there is nothing to evaluate: the split has no samples")
-        if baselines is None and train_rows is not None:
-            baselines = Baselines(train_rows, self.modalities, self.score_names)
-        self.baselines, self.best_attainable = baselines, best_attainable or {}
-        self.rows = _pool(dataset, self.modalities, self.score_names, with_features=baselines is not None)
+        has_train = train_rows is not None
+        self.baselines = Baselines(train_rows, self.modalities, self.score_names) if has_train else None
+        self.best_attainable = best_attainable or {}
+        self.rows = _pool(dataset, self.modalities, self.score_names, with_features=has_train)
         self.resamples = draw_resamples(len(dataset), seed=BOOTSTRAP_SEED)
-        silent = not progress or (accelerator is not None and not accelerator.is_main_process)
-        members = [(model, processor), *others]
-        self.scores = MaskedScores(members, dataset, self.modalities, accelerator, batch_size, silent)
+        self.members, self.dataset = [(model, processor), *others], dataset
+        self.accelerator, self.batch_size = accelerator, batch_size
+        self.silent = not progress or (accelerator is not None and not accelerator.is_main_process)
+        self._scored: dict[Mask, np.ndarray] = {}  # (samples,) bool
+        self._scores: dict[Mask, dict[str, np.ndarray]] = {}  # path -> (samples, scores)
 
     def evaluate(self, protocol: Protocol) -> EvaluationResult:
-        """The split under one protocol.
+        """Score the split under one protocol.
 
         Raises:
             ValueError: a rate of the protocol is impossible or names no modality.
         """
-        visible = self.rows.visible
-        observed = [tuple(int(bit) for bit in row) for row in visible]
-        views = protocol.mask_sets(self.rows.sample_ids, observed, self.modalities)
-        shown = [np.array(view.masks, dtype=bool) for view in views]  # (samples, modalities)
-        self.scores.score([might & visible for might in shown])
-        results = [self._measure(view, might) for view, might in zip(views, shown, strict=True)]
-        return EvaluationResult.collect(protocol.name, self.modalities, self.score_names, len(visible), results)
+        available = [tuple(int(flag) for flag in row) for row in self.rows.available]
+        mask_sets = protocol.mask_sets(self.rows.sample_ids, available, self.modalities)
+        allowed = [np.array(mask_set.masks, dtype=bool) for mask_set in mask_sets]  # (samples, modalities) each
+        self._score([masks & self.rows.available for masks in allowed])
+        masks = [self._measure(mask_set, masks) for mask_set, masks in zip(mask_sets, allowed, strict=True)]
+        averages = {name: average_masks(protocol.name, masks, name) for name in self.score_names}
+        about = (protocol.name, self.modalities, self.score_names, len(available))
+        return EvaluationResult(*about, masks, averages, summarize_seeds(masks))
 
-    def _measure(self, view: MaskSet, shown: np.ndarray) -> MaskResult:
-        """The result of a view whose samples are all scored."""
-        visible = self.rows.visible
-        seen = shown & visible
-        rows = np.flatnonzero(seen.any(axis=1))
-        predictions, targets = self.scores.predictions(seen), self.rows.targets[rows]
-        ridge = self._ridge(view, seen)[rows]
-        parts = {"model": targets if predictions is None else predictions.scores}
+    def _score(self, used: Sequence[np.ndarray]) -> None:
+        """Predict what was not predicted before; each of `used` is (samples, modalities) bool."""
+        wanted: dict[Mask, np.ndarray] = {}
+        for mask, rows in (entry for masks in used for entry in rows_by_mask(masks).items()):
+            wanted[mask] = wanted.get(mask, False) | rows
+        pending = {mask: rows & ~self._scored.get(mask, np.zeros_like(rows)) for mask, rows in wanted.items()}
+        pending = {mask: rows for mask, rows in pending.items() if rows.any()}
+        if not pending:
+            return
+        total = sum(int(rows.sum()) for rows in pending.values())
+        with tqdm(total=total, desc="evaluating", unit="score", disable=self.silent) as bar:
+            settings = (self.modalities, self.batch_size, self.accelerator, bar)
+            found = predict_masks(self.members, self.dataset, pending, *settings)
+        for mask, rows in pending.items():
+            self._scored[mask] = self._scored.get(mask, False) | rows
+            scores = self._scores.setdefault(mask, self._no_scores())
+            for path in PATHS:
+                scores[path][rows] = found[mask][path][rows]
+
+    def _no_scores(self) -> dict[str, np.ndarray]:
+        return {path: np.full_like(self.rows.targets, np.nan) for path in PATHS}
+
+    def _predictions(self, used: np.ndarray) -> Predictions | None:
+        """Predictions for the samples of which anything is used, in the order of the split."""
+        rows, scores = used.any(axis=1), self._no_scores()
+        if not rows.any():
+            return None
+        for mask, chosen in rows_by_mask(used).items():
+            for path in PATHS:
+                scores[path][chosen] = self._scores[mask][path][chosen]
+        of_model = np.zeros((int(rows.sum()), len(self.model_modalities)), dtype=bool)
+        of_model[:, [self.model_modalities.index(name) for name in self.modalities]] = used[rows]
+        sample_ids = [self.rows.sample_ids[row] for row in np.flatnonzero(rows)]
+        scores = {path: values[rows] for path, values in scores.items()}
+        return Predictions(sample_ids, self.model_modalities, used=of_model, **scores)
+
+    def _measure(self, mask_set: MaskSet, allowed: np.ndarray) -> MaskResult:
+        """Measure a mask set whose samples are all scored."""
+        used, mask = allowed & self.rows.available, mask_set.mask
+        rows = used.any(axis=1)
+        predictions, targets = self._predictions(used), self.rows.targets[rows]
+        parts, ridge = {"model": targets if predictions is None else predictions.scores}, np.full_like(targets, np.nan)
         if self.baselines is not None:
-            parts |= {"ridge": ridge, "mean_baseline": self.baselines.mean_predictions(len(rows))}
-        cells = {name: self._cell(view, parts, rows, column) for column, name in enumerate(self.score_names)}
+            ridge = self.baselines.ridge_predictions(self.rows, used, mask)[rows]
+            parts |= {"ridge": ridge, "mean_baseline": self.baselines.mean_predictions(len(targets))}
+        scores = {}
+        for column, name in enumerate(self.score_names):
+            reason = self.baselines.reasons[mask][column] if self.baselines is not None and mask is not None else None
+            scored = {part: values[:, column] for part, values in parts.items() if part != "ridge" or reason is None}
+            about = {"best": self.best_attainable.get(mask), "ridge_reason": reason}
+            scores[name] = measure_row(scored, targets[:, column], self.resamples[rows], **about)
         return MaskResult(
-            name=view.name,
-            mask=view.mask,
-            rates=view.rates,
-            seed=view.seed,
-            samples=len(rows),
-            complete=int((seen == shown)[rows].all(axis=1).sum()),
-            hidden=1 - float(seen[rows].sum() / max(visible[rows].sum(), 1)),
-            scores=cells,
-            shown=shown[rows],
+            name=mask_set.name,
+            mask=mask,
+            rates=mask_set.rates,
+            seed=mask_set.seed,
+            samples=len(targets),
+            complete=int((used == allowed)[rows].all(axis=1).sum()),
+            hidden=1 - float(used[rows].sum() / max(self.rows.available[rows].sum(), 1)),
+            scores=scores,
+            allowed=allowed[rows],
             predictions=predictions,
             ridge=ridge,
             targets=targets,
         )
 
-    def _cell(self, view: MaskSet, parts: dict[str, np.ndarray], rows: np.ndarray, column: int) -> Cell:
-        """Of one score; `parts` are (samples, scores) each, of the scored rows."""
-        reason = self.baselines.reasons[view.mask][column] if self.baselines is not None and view.mask else None
-        scored = {name: values[:, column] for name, values in parts.items() if name != "ridge" or reason is None}
-        targets = self.rows.targets[rows, column]
-        return measure_cell(scored, targets, self.resamples[rows], self.best_attainable.get(view.mask), reason)
-
-    def _ridge(self, view: MaskSet, seen: np.ndarray) -> np.ndarray:
-        if self.baselines is None:
-            return np.full_like(self.rows.targets, np.nan)
-        if view.mask is not None:
-            return self.baselines.ridge_predictions(self.rows, view.mask)
-        return self.baselines.predictions_from(self.rows, seen)
-
-
-def _known_modalities(config, modalities: Sequence[str] | None) -> list[str]:
-    names = list(config.modalities) if modalities is None else list(modalities)
-    unknown = [name for name in names if name not in config.modalities]
-    if unknown or not names:
-        raise ValueError(f"cannot evaluate the modalities {unknown or names}; the model has {list(config.modalities)}")
-    return names
-
 
 def _pool(dataset: Dataset, modalities: list[str], score_names: list[str], with_features: bool) -> PooledRows:
-    """Targets and presence of every row, and its pooled features where a ridge will read them."""
-    modality_columns = [name for name in modalities if name in dataset.column_names]
-    columns = dict.fromkeys(["sample_id", *target_columns(dataset.column_names, score_names), *modality_columns])
+    """Targets and available modalities of every row, with pooled features only where a ridge model reads them."""
+    present = [name for name in modalities if name in dataset.column_names]
+    columns = dict.fromkeys(["sample_id", *target_columns(dataset.column_names, score_names), *present])
     dataset = dataset.select_columns(list(columns))
     if with_features:
         return pool_rows(dataset, modalities, score_names)
-    pooled = pool_rows(dataset.remove_columns(modality_columns), modalities, score_names)
-    visible = np.zeros_like(pooled.visible)
-    present = available_masks(dataset, modality_columns)
-    visible[:, [modalities.index(name) for name in modality_columns]] = np.array(present, dtype=bool)
-    return replace(pooled, visible=visible)
-
-
-class MaskedScores:
-    """Predicts what it is asked for and remembers it.
-
-    Of a sample nothing is read but what its masks show.
-
-    Args:
-        members: a model with its processor, or several, whose mean is the score.
-        dataset: one split.
-        modalities: names in mask order, all of them the models'.
-        accelerator, batch_size: see `predict_masks`.
-        silent: show no bar.
-    """
-
-    def __init__(
-        self,
-        members: Sequence[Member],
-        dataset: Dataset,
-        modalities: Sequence[str],
-        accelerator,
-        batch_size: int,
-        silent: bool,
-    ) -> None:
-        self.members, self.accelerator, self.batch_size = members, accelerator, batch_size
-        model, _ = members[0]
-        config = (accelerator.unwrap_model(model) if accelerator else model).config
-        self.dataset, self.modalities, self.silent = dataset, list(modalities), silent
-        self.model_modalities = list(config.modalities)
-        self.shape = (len(dataset), len(config.score_names))
-        self.sample_ids = [str(sample_id) for sample_id in dataset.select_columns(["sample_id"])["sample_id"]]
-        self._done: dict[Mask, np.ndarray] = {}  # (samples,) bool
-        self._scores: dict[Mask, dict[str, np.ndarray]] = {}  # (samples, scores) each
-
-    def score(self, views: Sequence[np.ndarray]) -> None:
-        """Predicts whatever is seen in a view and was not predicted before.
-
-        Args:
-            views: (samples, modalities) bool, what is seen of each sample; never what it lacks.
-        """
-        wanted: dict[Mask, np.ndarray] = {}
-        for seen in views:
-            for mask, chosen in self._by_mask(seen):
-                wanted[mask] = wanted.get(mask, False) | chosen
-        nothing = np.zeros(len(self.dataset), dtype=bool)
-        pending = {mask: chosen & ~self._done.get(mask, nothing) for mask, chosen in wanted.items()}
-        pending = {mask: chosen for mask, chosen in pending.items() if chosen.any()}
-        if pending:
-            self._predict(pending)
-
-    def predictions(self, seen: np.ndarray) -> Predictions | None:
-        """Of the samples of which anything is seen, in the order of the split; None where there is none.
-
-        Args:
-            seen: a view that was given to `score`.
-        """
-        scored = np.flatnonzero(seen.any(axis=1))
-        if not len(scored):
-            return None
-        scores = {name: np.full(self.shape, np.nan) for name in PATHS}
-        for mask, chosen in self._by_mask(seen):
-            for name in PATHS:
-                scores[name][chosen] = self._scores[mask][name][chosen]
-        visible = np.zeros((len(scored), len(self.model_modalities)), dtype=bool)
-        visible[:, [self.model_modalities.index(name) for name in self.modalities]] = seen[scored]
-        sample_ids = [self.sample_ids[row] for row in scored]
-        scores = {name: values[scored] for name, values in scores.items()}
-        return Predictions(sample_ids, self.model_modalities, used=visible, **scores)
-
-    def _by_mask(self, seen: np.ndarray) -> Iterator[tuple[Mask, np.ndarray]]:
-        """Each mask that occurs, fullest first, and which samples have it, (samples,) bool."""
-        for mask in all_subsets(len(self.modalities)):
-            chosen = (seen == np.array(mask, dtype=bool)).all(axis=1)
-            if chosen.any():
-                yield mask, chosen
-
-    def _predict(self, pending: dict[Mask, np.ndarray]) -> None:
-        total = sum(int(chosen.sum()) for chosen in pending.values())
-        with tqdm(total=total, desc="evaluating", unit="score", disable=self.silent) as bar:
-            settings = (self.modalities, self.batch_size, self.accelerator, bar)
-            found = predict_masks(self.members, self.dataset, pending, *settings)
-        for mask, chosen in pending.items():
-            done = self._done.setdefault(mask, np.zeros(len(self.dataset), dtype=bool))
-            scores = self._scores.setdefault(mask, {name: np.full(self.shape, np.nan) for name in PATHS})
-            done |= chosen
-            for name in PATHS:
-                scores[name][chosen] = found[mask][name][chosen]
+    pooled = pool_rows(dataset.remove_columns(present), modalities, score_names)
+    pooled.available[:, [modalities.index(name) for name in present]] = available_masks(dataset, present)
+    return pooled

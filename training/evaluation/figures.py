@@ -1,123 +1,174 @@
-"""One picture of an evaluation: rank correlation of every mask, and predicted against judged scores."""
+"""Pictures of an evaluation and of a training run."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from .missing_rate_curve import save_missing_rate_curve
-from .results import EvaluationResult, MaskResult, SeedSummary
+from ...modeling_limssr.losses_limssr import LOSS_TERMS
+from .results import EvaluationResult, MaskResult, ScoredRow
 
-_MODEL, _WEAK, _RIDGE, _BEST = "#2f6f9f", "#b9c4cc", "#d9822b", "#2e2e2e"
-_PANEL_HEIGHT = 3.9  # inches for one score
+MODEL, WEAK, RIDGE, MEAN, BEST = "#2f6f9f", "#b9c4cc", "#d9822b", "#7a858d", "#2e2e2e"  # colours
+CURVES = (  # part of a `ScoredRow`, label, colour, line style
+    ("model", "LIMSSR, ± s.d. of the draws", MODEL, "-"),
+    ("ridge", "ridge", RIDGE, "-"),
+    ("mean_baseline", "training mean", MEAN, "--"),
+)
+AXES = {"spearman": "Spearman correlation with the judges", "mse": "mean squared error"}
 
 
-def save_figure(result: EvaluationResult, path: str | Path, title: str | None = None) -> None:
-    """Writes a PNG with one row of two panels for each score; the protocol `curve` has its own picture.
+def save_figure(result: EvaluationResult, path: str | Path) -> None:
+    """Draw an evaluation as a PNG with two panels for each score.
 
-    Left: Spearman of each mask, or mean over the draws of its masks, as a bar with its bootstrap interval, grey where
-    the model is not better than the training mean, with the ridge baseline and the best attainable value as marks.
-    Right: the samples with the first mask (all modalities) or draw.
+    Left: Spearman of each mask, or the mean over its draws, with its bootstrap interval; the bar is grey where the
+    model is not better than the training mean. Right: predicted and judged scores under the first mask or draw. For
+    the protocol `curve`: Spearman and squared error over the missing rate, with the s.d. over the draws.
     """
-    if result.protocol == "curve":
-        save_missing_rate_curve(result, path, title)
-        return
-    rows = len(result.score_names)
-    height = max(_PANEL_HEIGHT, 0.42 * len(result.rows) + 1.6)
+    curve, count = result.protocol == "curve", len(result.score_names)
+    width, height = (10.5, 3.7) if curve else (11.5, max(3.9, 0.42 * len(result.rows) + 1.6))  # inches
     # A Figure of its own draws through Agg, whatever pyplot is set to in the process.
-    figure = Figure(figsize=(11.5, rows * height + (0.4 if title else 0)), layout="constrained")
-    axes = figure.subplots(rows, 2, squeeze=False, width_ratios=[1.45, 1])
+    figure = Figure(figsize=(width, count * height + (0.4 if result.title else 0)), layout="constrained")
+    axes = figure.subplots(count, 2, squeeze=False, width_ratios=[1, 1] if curve else [1.45, 1])
     handles = {}
-    for (bars, scatter), score_name in zip(axes, result.score_names, strict=True):
-        handles |= {handle.get_label(): handle for handle in _draw_bars(bars, result, score_name)}
-        _draw_scatter(scatter, result, score_name)
+    for (left, right), score_name in zip(axes, result.score_names, strict=True):
+        if curve:
+            artists = _draw_curve(left, result, score_name, "spearman") + _draw_curve(right, result, score_name, "mse")
+        else:
+            artists = _draw_bars(left, result, score_name)
+            _draw_scatter(right, result, score_name)
+        handles |= {artist.get_label(): artist for artist in artists}
+        for panel in (left, right):
+            title = panel.get_title(loc="left")
+            panel.set_title(title if count == 1 else f"{score_name}: {title}", fontsize=11, loc="left")
     figure.legend(handles=handles.values(), loc="outside lower left", ncols=len(handles), frameon=False, fontsize=9)
-    if title:
-        figure.suptitle(title, fontsize=13, fontweight="bold")
+    if result.title:
+        figure.suptitle(result.title, fontsize=13, fontweight="bold")
     figure.savefig(path, dpi=150, format="png")
 
 
 def _draw_bars(axes: Axes, result: EvaluationResult, score_name: str) -> list[Artist]:
-    """Draws into `axes`; returns what the legend explains."""
-    cells = [row.scores[score_name] for row in result.rows]
-    places = np.arange(len(cells))
-    values = [cell.model["spearman"] for cell in cells]
-    colors = [_WEAK if cell.not_better_than_mean else _MODEL for cell in cells]
+    """Draw one bar for each row; return what the legend explains."""
+    rows = [row.scores[score_name] for row in result.rows]
+    places = np.arange(len(rows))
+    values = [row.model["spearman"] for row in rows]
+    colors = [WEAK if row.not_better_than_mean else MODEL for row in rows]
     axes.barh(places, [value or 0.0 for value in values], height=0.62, color=colors, zorder=2)
     for place, value in zip(places, values, strict=True):
         text = "undefined" if value is None else f"{value:.3f}"
-        axes.text(1.02, place, text, va="center", fontsize=9)  # beside the bars, where no mark can cover it
-    weak = Patch(color=_WEAK, label="LIMSSR, not better than the training mean") if _WEAK in colors else None
-    handles = [Patch(color=_MODEL, label="LIMSSR"), weak, _draw_intervals(axes, cells)]
-    handles.append(_draw_marks(axes, cells, "ridge", {"marker": "D", "s": 38, "color": _RIDGE, "label": "ridge"}))
-    style = {"marker": "|", "s": 300, "linewidths": 2.2, "color": _BEST, "label": "best attainable"}
-    handles.append(_draw_marks(axes, cells, "best", style))
+        axes.text(1.02, place, text, va="center", fontsize=9)  # beside the bars, where no marker can cover it
+    handles = [Patch(color=MODEL, label="LIMSSR")]
+    if WEAK in colors:
+        handles.append(Patch(color=WEAK, label="LIMSSR, not better than the training mean"))
+    intervals = [row.model["intervals"]["spearman"] for row in rows]
+    intervals = [(place, *interval) for place, interval in enumerate(intervals) if interval is not None]
+    if intervals:
+        style = {"color": BEST, "linewidth": 1.1, "zorder": 2.5, "label": "95 % interval"}
+        handles.append(axes.hlines(*zip(*intervals, strict=True), **style))
+    handles += _draw_markers(axes, rows, "ridge", {"marker": "D", "s": 38, "color": RIDGE, "label": "ridge"})
+    style = {"marker": "|", "s": 300, "linewidths": 2.2, "color": BEST, "label": "best attainable"}
+    handles += _draw_markers(axes, rows, "best", style)
+    lowest = min([0.0, *(low for _, low, _ in intervals), *(value for value in values if value is not None)])
+    axes.set_xlim(lowest - (0.05 if lowest < 0 else 0), 1.0)
     axes.set_yticks(places, [_name(row) for row in result.rows])
     axes.invert_yaxis()
-    lowest = min([0.0, *(low for _, low, _ in _intervals(cells)), *(value for value in values if value is not None)])
-    axes.set_xlim(lowest - (0.05 if lowest < 0 else 0), 1.0)
-    axes.set_xlabel("Spearman correlation with the judges")
-    title = "missing rates" if result.summaries else "what the model may see"
-    axes.set_title(_title(result, score_name, title), fontsize=11, loc="left")
-    axes.grid(axis="x", color="0.9", zorder=0)
-    axes.spines[["top", "right"]].set_visible(False)
-    return [handle for handle in handles if handle is not None]
+    _finish(axes, "missing rates" if result.summaries else "allowed modalities", AXES["spearman"], grid="x")
+    return handles
 
 
-def _intervals(cells: list) -> list[tuple[int, float, float]]:
-    """Place, lowest and highest Spearman of every cell that has a bootstrap interval."""
-    intervals = [cell.model["intervals"]["spearman"] for cell in cells]
-    return [(place, *interval) for place, interval in enumerate(intervals) if interval is not None]
-
-
-def _draw_intervals(axes: Axes, cells: list) -> LineCollection | None:
-    if not _intervals(cells):
-        return None
-    places, lows, highs = zip(*_intervals(cells), strict=True)
-    return axes.hlines(places, lows, highs, color=_BEST, linewidth=1.1, zorder=2.5, label="95 % interval")
-
-
-def _draw_marks(axes: Axes, cells: list, part: str, style: dict) -> PathCollection | None:
-    """Marks at the Spearman of one part of the cells; None where no cell has it."""
-    metrics = [getattr(cell, part) for cell in cells]
-    points = [
-        (entry["spearman"], place)
-        for place, entry in enumerate(metrics)
-        if entry is not None and entry["spearman"] is not None
-    ]
-    return axes.scatter(*zip(*points, strict=True), zorder=3, **style) if points else None
+def _draw_markers(axes: Axes, rows: Sequence[ScoredRow], part: str, style: dict) -> list[Artist]:
+    """Draw the Spearman of one part of the rows; return the markers, if there are any."""
+    metrics = enumerate(getattr(row, part) for row in rows)
+    points = [(found["spearman"], place) for place, found in metrics if found and found["spearman"] is not None]
+    return [axes.scatter(*zip(*points, strict=True), zorder=3, **style)] if points else []
 
 
 def _draw_scatter(axes: Axes, result: EvaluationResult, score_name: str) -> None:
-    mask, column = result.masks[0], result.score_names.index(score_name)
-    title = f"seen: {_name(mask)}" if mask.seed is None else f"first line, mask seed {mask.seed}"
-    axes.set_title(_title(result, score_name, title), fontsize=11, loc="left")
-    axes.set_xlabel("judged")
-    axes.set_ylabel("predicted")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="0.92", zorder=0)
-    if mask.predictions is None:
+    first, column = result.masks[0], result.score_names.index(score_name)
+    title = f"allowed: {_name(first)}" if first.seed is None else f"first row, mask seed {first.seed}"
+    _finish(axes, title, "judged score")
+    axes.set_ylabel("predicted score")
+    axes.set_box_aspect(1)
+    if first.predictions is None:
         return
-    judged, predicted = mask.targets[:, column], mask.predictions.scores[:, column]
-    shown = np.isfinite(judged) & np.isfinite(predicted)
-    axes.scatter(judged[shown], predicted[shown], s=16, alpha=0.55, color=_MODEL, edgecolors="none", zorder=3)
-    if shown.any():
-        low = min(judged[shown].min(), predicted[shown].min())
-        high = max(judged[shown].max(), predicted[shown].max())
-        margin = 0.04 * (high - low or 1.0)
-        limits = (low - margin, high + margin)
+    judged, predicted = first.targets[:, column], first.predictions.scores[:, column]
+    given = np.isfinite(judged) & np.isfinite(predicted)
+    axes.scatter(judged[given], predicted[given], s=16, alpha=0.55, color=MODEL, edgecolors="none", zorder=3)
+    if given.any():
+        both = np.concatenate([judged[given], predicted[given]])
+        margin = 0.04 * (np.ptp(both) or 1.0)
+        limits = (both.min() - margin, both.max() + margin)
         axes.plot(limits, limits, color="0.55", linewidth=1, linestyle="--", zorder=2)
         axes.set(xlim=limits, ylim=limits)
-    axes.set_box_aspect(1)
 
 
-def _name(row: MaskResult | SeedSummary) -> str:
+def _draw_curve(axes: Axes, result: EvaluationResult, score_name: str, metric: str) -> list[Artist]:
+    """Draw one metric over the missing rate for every part that has it; return what the legend explains."""
+    handles = []
+    for part, label, color, line in CURVES:
+        found = [(float(row.name), getattr(row.scores[score_name], part)) for row in result.summaries]
+        found = [(rate, metrics) for rate, metrics in found if metrics and metrics[metric] is not None]
+        if not found:
+            continue
+        points = [(rate, metrics[metric], metrics["sd"][metric] or 0.0) for rate, metrics in found]
+        style = {"color": color, "linestyle": line, "marker": "o", "markersize": 3.5, "capsize": 2.5, "label": label}
+        handles.append(axes.errorbar(*zip(*points, strict=True), **style))
+        band = [(rate, *metrics["intervals"][metric]) for rate, metrics in found if metrics["intervals"][metric]]
+        if part == "model" and band:
+            style = {"color": color, "alpha": 0.15, "linewidth": 0, "label": "95 % interval"}
+            handles.append(axes.fill_between(*zip(*band, strict=True), **style))
+    axes.set_xticks([float(row.name) for row in result.summaries])
+    _finish(axes, AXES[metric], "missing rate of each modality (at least one is kept)")
+    return handles
+
+
+def save_curve(history: Sequence[dict], path: str | Path, title: str = "") -> None:
+    """Draw the loss terms over the epochs and, if there is validation, its Spearman and squared error.
+
+    Args:
+        history: the trainer's `log_history`: entries with `epoch`, and loss terms or `eval_...` metrics.
+        path: path of the PNG.
+        title: title of the picture.
+    """
+    validated = any("eval_spearman" in entry for entry in history)
+    figure = Figure(figsize=(11 if validated else 5, 3.4), layout="constrained")
+    losses, *validation = np.atleast_1d(figure.subplots(1, 3 if validated else 1))
+    for name in LOSS_TERMS:
+        losses.plot(*_series(history, name), label=name.removesuffix("_loss"))
+    losses.set_yscale("log")
+    losses.legend(frameon=False)
+    _finish(losses, "training loss, unweighted terms", "epoch")
+    if validated:
+        correlation, error = validation
+        correlation.plot(*_series(history, "eval_spearman"), color="black", linewidth=2, label="mean")
+        names = dict.fromkeys(name for entry in history for name in entry)
+        parts = [found for found in (re.fullmatch(r"eval_(.+)_spearman", name) for name in names) if found]
+        for part in parts:
+            correlation.plot(*_series(history, part[0]), linewidth=1, alpha=0.8, label=part[1])
+        if parts:
+            correlation.legend(frameon=False)
+        error.plot(*_series(history, "eval_mse"), color="black", linewidth=2)
+        _finish(correlation, "validation, Spearman", "epoch")
+        _finish(error, "validation, mean squared error", "epoch")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=150)
+
+
+def _series(history: Sequence[dict], name: str) -> tuple[list[float], list[float]]:
+    points = [(entry["epoch"], entry[name]) for entry in history if entry.get(name) is not None]
+    return [epoch for epoch, _ in points], [value for _, value in points]
+
+
+def _finish(axes: Axes, title: str, xlabel: str, grid: str = "both") -> None:
+    axes.set_title(title, fontsize=11, loc="left")
+    axes.set_xlabel(xlabel)
+    axes.grid(axis=grid, color="0.92", zorder=0)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _name(row: MaskResult) -> str:
     return row.name.replace("+", " + ")
-
-
-def _title(result: EvaluationResult, score_name: str, text: str) -> str:
-    return text if len(result.score_names) == 1 else f"{score_name}: {text}"

@@ -1,40 +1,49 @@
-"""One score in one row of an evaluation: model, ridge regression and training mean, measured on the same samples."""
+"""Results of an evaluation: the metrics of every row, and the files that hold them."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from ..data.masks import Mask
-from ..prediction.predictor import Predictions
-from .metrics.aqa_metrics import CORRELATIONS, ERRORS, average_metrics, repetition_metrics, score_metrics
-from .metrics.bootstrap import (
-    CONFIDENCE,
-    RESAMPLES,
-    add_intervals,
-    average_resampled,
-    mean_resampled,
-    resampled_metrics,
-)
+from ..data.masks import Mask, subset_name
+from ..prediction.predictor import PATHS, Predictions
+from .metrics.aqa_metrics import CORRELATIONS, METRIC_NAMES, average_metrics, repetition_metrics, score_metrics
+from .metrics.bootstrap import CONFIDENCE, RESAMPLES, add_intervals, average_resampled, resampled_metrics
 
+METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
 PARTS = ("model", "ridge", "mean_baseline", "best")
+BOOTSTRAP_SEED = 0
+SCORE_COLUMNS = ("score", "reasoning_score", "cross_modal_score")  # of predictions.parquet, in the order of PATHS
+
+
+def beats_mean(metric: str, value: float | None, mean_baseline: float | None) -> bool:
+    """Tell whether a metric beats the training-mean baseline: a positive correlation, or a smaller error.
+
+    An undefined value (None) beats nothing; a correlation needs no `mean_baseline`.
+    """
+    if value is None or metric in CORRELATIONS:
+        return value is not None and value > 0
+    return mean_baseline is not None and value < mean_baseline
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One score in one row; each part is a `score_metrics` dictionary with intervals, or None where there is none.
+class ScoredRow:
+    """Metrics of one score in one row; each part is a `score_metrics` dictionary with intervals, or None.
 
     Attributes:
         model: the network.
-        ridge: ridge regression on the training rows; None with `ridge_reason`, or when no training rows were given.
-        floor: predicting the training mean; its correlations are always undefined.
-        best: what the best possible predictor reaches, where the data is synthetic and that is known; no intervals.
-        resampled: part -> metric -> its value in every bootstrap resample, which are the same for all cells.
+        ridge: ridge regression on the training rows; None without training rows, or for `ridge_reason`.
+        mean_baseline: the training mean for every sample; its correlations are always undefined.
+        best: the best possible predictor, known for synthetic data; without intervals.
+        resampled: part -> metric -> values in the bootstrap resamples, which all rows share.
     """
 
-    model: dict | None
+    model: dict | None = None
     ridge: dict | None = None
     mean_baseline: dict | None = None
     best: dict | None = None
@@ -42,152 +51,105 @@ class Cell:
     resampled: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
-    def not_better_than_mean(self) -> list[str]:
-        """Metrics in which the model does not beat the training mean: no smaller error, or no positive correlation."""
-        if self.mean_baseline is None:
-            return []
-        bars = {**dict.fromkeys(CORRELATIONS, 0.0), **{name: self.mean_baseline[name] for name in ERRORS}}
-        return [name for name, bar in bars.items() if not self._beats(name, bar)]
-
-    def _beats(self, name: str, bar: float | None) -> bool:
-        value = self.model[name]
-        if value is None or bar is None:
-            return False
-        return value > bar if name in CORRELATIONS else value < bar
-
-    @property
     def parts(self) -> dict[str, dict | None]:
         return {name: getattr(self, name) for name in PARTS}
 
+    @property
+    def not_better_than_mean(self) -> list[str]:
+        """Metrics in which the model does not beat the training-mean baseline."""
+        mean = self.mean_baseline
+        return [name for name in METRIC_NAMES if mean and not beats_mean(name, self.model[name], mean[name])]
+
     def to_dict(self) -> dict:
-        """Plain Python values; the resamples stay behind, their intervals are in the parts."""
-        notes = {"ridge_reason": self.ridge_reason, "not_better_than_mean": self.not_better_than_mean}
-        return {**self.parts, **notes}
+        """Plain Python values, without the resamples."""
+        return self.parts | {"ridge_reason": self.ridge_reason, "not_better_than_mean": self.not_better_than_mean}
 
 
-def measure_cell(
-    scored: Mapping[str, np.ndarray],
-    targets: np.ndarray,
-    resamples: np.ndarray,
-    best: dict | None = None,
-    ridge_reason: str | None = None,
-) -> Cell:
-    """
+def measure_row(
+    scored: Mapping[str, np.ndarray], targets: np.ndarray, resamples: np.ndarray, **about: Any
+) -> ScoredRow:
+    """Compute the metrics of one score with their intervals.
+
     Args:
-        scored: part -> its scores, (samples,); `model` and, where there are any, `ridge` and `floor`.
+        scored: part -> predictions (samples,) in judges' units.
         targets: (samples,) in judges' units, NaN = not given.
-        resamples: (samples, resamples), how often each bootstrap resample draws each sample.
-        best: known metrics of the best possible predictor.
-        ridge_reason: why there is no ridge.
+        resamples: (samples, resamples) of `draw_resamples`.
+        **about: `best` and `ridge_reason` of the row.
     """
     resampled = {part: resampled_metrics(values, targets, resamples) for part, values in scored.items()}
     parts = {part: add_intervals(score_metrics(values, targets), resampled[part]) for part, values in scored.items()}
-    return Cell(**parts, best=None if best is None else dict(best), ridge_reason=ridge_reason, resampled=resampled)
+    return ScoredRow(**parts, **about, resampled=resampled)
 
 
-def average_cells(cells: Sequence[Cell]) -> Cell:
-    """The average over rows or tasks as published, correlations in Fisher's z; a part that a cell lacks is None."""
-    return _combine(cells, average_metrics, average_resampled)
+def average_rows(rows: Sequence[ScoredRow], repeated: bool = False) -> ScoredRow:
+    """Average rows part by part; a part that any row lacks is None.
 
-
-def summarize_cells(cells: Sequence[Cell]) -> Cell:
-    """The mean over repetitions of the same, each part with its s.d. under `sd`; a part that a cell lacks is None."""
-    return _combine(cells, repetition_metrics, mean_resampled)
-
-
-def _combine(
-    cells: Sequence[Cell],
-    of_metrics: Callable[[list[dict]], dict],
-    of_resamples: Callable[[list[dict[str, np.ndarray]]], dict[str, np.ndarray]],
-) -> Cell:
+    Args:
+        rows: masks or tasks, averaged as published with correlations in Fisher's z; or repetitions of one row.
+        repeated: whether they are repetitions: the plain mean, with the standard deviation under `sd`.
+    """
     parts, resampled = {}, {}
     for part in PARTS:
-        metrics = [getattr(cell, part) for cell in cells]
+        metrics = [getattr(row, part) for row in rows]
         if not metrics or None in metrics:
             continue
-        parts[part] = of_metrics(metrics)
-        if all(part in cell.resampled for cell in cells):
-            resampled[part] = of_resamples([cell.resampled[part] for cell in cells])
+        parts[part] = repetition_metrics(metrics) if repeated else average_metrics(metrics)
+        if all(part in row.resampled for row in rows):
+            resampled[part] = average_resampled(
+                [row.resampled[part] for row in rows], () if repeated else CORRELATIONS
+            )
             parts[part] = add_intervals(parts[part], resampled[part])
-    return Cell(**{"model": None, **parts}, resampled=resampled)
+    return ScoredRow(**parts, resampled=resampled)
 
 
-BOOTSTRAP_SEED = 0
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MaskResult:
-    """One pass over the split: every sample under the same mask, or each under one of its own.
+    """One row of an evaluation: the split under one mask set, or the average over the seeds of drawn masks.
 
     Attributes:
-        name: for example `video+audio`, `available`, `video 0.3, audio 0.5, flow 0.7`.
-        mask: 0/1 a modality, 1 = shown; None where each sample has a mask of its own.
-        rates, seed: where masks were drawn, the rate of each modality and the seed; else None.
-        samples: scored samples, those that show at least one modality.
-        complete: how many of them had all that might be shown; the others were scored from what they had.
-        hidden: share of what the scored samples have that was not shown, in [0, 1).
-        scores: score name -> its `Cell`.
-        shown: (samples, modalities) bool, what might be seen of each scored sample.
-        predictions: the network's, in the order of `targets`; None without a sample.
-        ridge, targets: (samples, scores), NaN = not available, not given.
+        name: such as `video+audio`, `available` or `video 0.3, audio 0.5, flow 0.7`.
+        mask: mask that all samples share; None where each has its own.
+        rates, seed: missing rate of each modality and mask seed, where masks are drawn.
+        seeds: seeds of an average; its intervals are those of the average with other samples.
+        samples: number of scored samples, those with at least one modality used.
+        complete: number of them that have all allowed modalities.
+        hidden: share of the available modalities of these samples that is hidden, in [0, 1).
+        scores: score name -> metrics.
+        allowed: (samples, modalities) bool. Like all arrays it is only in memory, and not for averages.
+        predictions: predictions of the network in the order of `targets`; None without a sample.
+        ridge, targets: (samples, scores) float64, NaN = not available, not given.
     """
 
     name: str
-    mask: Mask | None
-    rates: dict[str, float] | None
-    seed: int | None
+    mask: Mask | None = None
+    rates: dict[str, float] | None = None
+    seed: int | None = None
+    seeds: list[int] | None = None
     samples: int
     complete: int
     hidden: float
-    scores: dict[str, Cell]
-    shown: np.ndarray = field(repr=False)
-    predictions: Predictions | None = field(repr=False)
-    ridge: np.ndarray = field(repr=False)
-    targets: np.ndarray = field(repr=False)
+    scores: dict[str, ScoredRow]
+    allowed: np.ndarray | None = field(default=None, repr=False)
+    predictions: Predictions | None = field(default=None, repr=False)
+    ridge: np.ndarray | None = field(default=None, repr=False)
+    targets: np.ndarray | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict:
-        names = ("name", "rates", "seed", "samples", "complete", "hidden")
-        about = {"mask": None if self.mask is None else list(self.mask), **{name: vars(self)[name] for name in names}}
-        return {**about, "scores": {name: cell.to_dict() for name, cell in self.scores.items()}}
-
-
-@dataclass(frozen=True)
-class SeedSummary:
-    """The passes with the same rates, over their seeds.
-
-    Attributes:
-        name, rates: of these passes.
-        seeds: of their masks.
-        samples, complete: of the first pass; scored samples do not depend on the seed.
-        hidden: mean share of what was hidden.
-        scores: score name -> `Cell` of means, with the s.d. over the seeds under `sd`. The intervals are those of the
-            mean under other samples; the spread over masks is the s.d.
-    """
-
-    name: str
-    rates: dict[str, float]
-    seeds: list[int]
-    samples: int
-    complete: int
-    hidden: float
-    scores: dict[str, Cell]
-
-    def to_dict(self) -> dict:
-        about = {name: value for name, value in vars(self).items() if name != "scores"}
-        return {**about, "scores": {name: cell.to_dict() for name, cell in self.scores.items()}}
+        about = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.repr}
+        return about | {"scores": {name: row.to_dict() for name, row in self.scores.items()}}
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """All passes of one protocol over one split; with `subsets` one a mask, the complete one first.
+    """Every mask set of a protocol over one split; for `subsets` one for each mask, the complete one first.
 
     Attributes:
-        protocol: name of it.
-        samples: rows of the split.
-        summaries: where masks were drawn with several seeds or rates, one for each setting of the rates.
-        averages: score name -> part of a cell -> its average with intervals, correlations in Fisher's z, None where
-            that part is not available. `subsets`: over the incomplete subsets, as published; `rates`: over the
-            settings, then the mean over the seeds. The other protocols have no average: all None.
+        samples: number of rows of the split.
+        averages: score name -> `subsets`: average over the incomplete masks, as published; `rates`: average over the
+            settings, then the mean over the seeds. All parts are None for the other protocols.
+        summaries: average over the seeds for each setting of the rates, where masks are drawn.
+        title: description of data and models, with the caveats.
+        caveats: reasons why the result is no fair measure, see `tables.result_caveats`.
     """
 
     protocol: str
@@ -195,62 +157,122 @@ class EvaluationResult:
     score_names: list[str]
     samples: int
     masks: list[MaskResult]
-    summaries: list[SeedSummary]
-    averages: dict[str, dict[str, dict | None]]
-
-    @classmethod
-    def collect(
-        cls, protocol: str, modalities: list[str], score_names: list[str], samples: int, masks: list[MaskResult]
-    ) -> "EvaluationResult":
-        """The result with the summaries and averages that its protocol has."""
-        summaries = _summarize(masks) if masks[0].seed is not None else []
-        averages = {name: _average(protocol, masks, name).parts for name in score_names}
-        return cls(protocol, modalities, score_names, samples, masks, summaries, averages)
+    averages: dict[str, ScoredRow]
+    summaries: Sequence[MaskResult] = ()
+    title: str = ""
+    caveats: Sequence[str] = ()
 
     @property
-    def rows(self) -> Sequence[MaskResult | SeedSummary]:
-        """What a report shows a line each of."""
+    def rows(self) -> Sequence[MaskResult]:
+        """The rows of a report."""
         return self.summaries or self.masks
 
     def to_dict(self) -> dict:
         """Plain Python values, None for undefined, ready for strict JSON."""
-        names = ("protocol", "modalities", "score_names", "samples")
-        return {
-            **{name: getattr(self, name) for name in names},
+        return vars(self) | {
             "bootstrap": {"resamples": RESAMPLES, "seed": BOOTSTRAP_SEED, "confidence": CONFIDENCE},
             "masks": [mask.to_dict() for mask in self.masks],
             "summaries": [summary.to_dict() for summary in self.summaries],
-            "averages": self.averages,
+            "averages": {name: row.parts for name, row in self.averages.items()},
         }
 
-    def save_json(self, path: str | Path, **extra) -> None:
-        """Writes `to_dict()` and what is given beside it, as strict JSON."""
-        text = json.dumps({**extra, **self.to_dict()}, indent=2, allow_nan=False, ensure_ascii=False)
-        Path(path).write_text(text + "\n", encoding="utf-8")
+
+def summarize_seeds(masks: Sequence[MaskResult]) -> list[MaskResult]:
+    """Average drawn masks over their seeds."""
+    summaries = []
+    for name in dict.fromkeys(mask.name for mask in masks if mask.seed is not None):
+        draws = [mask for mask in masks if mask.name == name]
+        first = draws[0]  # which samples are scored does not depend on the seed
+        summary = MaskResult(
+            name=name,
+            rates=first.rates,
+            seeds=[draw.seed for draw in draws],
+            samples=first.samples,
+            complete=first.complete,
+            hidden=float(np.mean([draw.hidden for draw in draws])),
+            scores={score: average_rows([draw.scores[score] for draw in draws], True) for score in first.scores},
+        )
+        summaries.append(summary)
+    return summaries
 
 
-def _summarize(masks: list[MaskResult]) -> list[SeedSummary]:
-    return [_summary([mask for mask in masks if mask.name == name]) for name in dict.fromkeys(m.name for m in masks)]
-
-
-def _summary(passes: list[MaskResult]) -> SeedSummary:
-    first = passes[0]
-    return SeedSummary(
-        name=first.name,
-        rates=first.rates,
-        seeds=[one.seed for one in passes],
-        samples=first.samples,
-        complete=first.complete,
-        hidden=float(np.mean([one.hidden for one in passes])),
-        scores={name: summarize_cells([one.scores[name] for one in passes]) for name in first.scores},
-    )
-
-
-def _average(protocol: str, masks: list[MaskResult], score_name: str) -> Cell:
+def average_masks(protocol: str, masks: Sequence[MaskResult], score_name: str) -> ScoredRow:
+    """Average the masks of a protocol, see `EvaluationResult.averages`."""
     if protocol == "subsets":
-        return average_cells([mask.scores[score_name] for mask in masks[1:]])
+        return average_rows([mask.scores[score_name] for mask in masks[1:]])
     if protocol != "rates":
-        return average_cells([])
+        return ScoredRow()
     seeds = dict.fromkeys(mask.seed for mask in masks)
-    of_seeds = [average_cells([mask.scores[score_name] for mask in masks if mask.seed == seed]) for seed in seeds]
-    return summarize_cells(of_seeds)
+    by_seed = [average_rows([mask.scores[score_name] for mask in masks if mask.seed == seed]) for seed in seeds]
+    return average_rows(by_seed, repeated=True)
+
+
+def read_results(folder: str | Path) -> EvaluationResult:
+    """Read the `metrics.json` of a run, without the arrays.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: an entry is missing.
+    """
+    path = Path(folder) / METRICS
+    content = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content |= {name: list(map(_read_mask, content.get(name, []))) for name in ("masks", "summaries")}
+        content["averages"] = {name: ScoredRow(**parts) for name, parts in content["averages"].items()}
+        return EvaluationResult(**_select(EvaluationResult, content))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is of another version ({error}); evaluate the model again with eval.py") from error
+
+
+def _read_mask(entry: dict) -> MaskResult:
+    scores = {
+        name: ScoredRow(**{part: row[part] for part in PARTS}, ridge_reason=row.get("ridge_reason"))
+        for name, row in entry["scores"].items()
+    }
+    return MaskResult(**_select(MaskResult, entry | {"scores": scores}))
+
+
+def _select(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
+    return {entry.name: content[entry.name] for entry in fields(kind) if entry.name in content}
+
+
+def write_predictions(result: EvaluationResult, path: str | Path) -> None:
+    """Write `predictions.parquet`: a row for each mask set, sample and score, in judges' units; null = none.
+
+    Columns: `sample_id`, `mask` (allowed modalities, `video+audio`), `used` (those of them that the sample has),
+    `rates` (`video 0.3, audio 0.5`) and `seed` of drawn masks, `score_name`, `score`, `reasoning_score`,
+    `cross_modal_score`, `ridge`, `target`. The metadata holds `protocol` and `caveats` (JSON).
+    """
+    columns = [(name, pa.string()) for name in ("sample_id", "mask", "used", "rates")]
+    columns += [("seed", pa.int64()), ("score_name", pa.string())]
+    columns += [(name, pa.float64()) for name in (*SCORE_COLUMNS, "ridge", "target")]
+    schema = pa.schema(columns, {"protocol": result.protocol, "caveats": json.dumps(list(result.caveats))})
+    with pq.ParquetWriter(path, schema) as writer:
+        for mask in result.masks:
+            if mask.predictions is not None:
+                writer.write_table(pa.table(_prediction_columns(mask, result), schema=schema))
+
+
+def _prediction_columns(mask: MaskResult, result: EvaluationResult) -> dict[str, Any]:
+    predictions, count = mask.predictions, len(result.score_names)
+
+    def each_score(values: Iterable[str]) -> list[str]:
+        return np.repeat(list(values), count).tolist()
+
+    numbers = {column: getattr(predictions, path) for column, path in zip(SCORE_COLUMNS, PATHS, strict=True)}
+    numbers |= {"ridge": mask.ridge, "target": mask.targets}
+    rates = None if mask.rates is None else rates_name(mask.rates)
+    return {
+        "sample_id": each_score(predictions.sample_ids),
+        "mask": each_score(subset_name(tuple(allowed), result.modalities) for allowed in mask.allowed),
+        "used": each_score("+".join(predictions.used_names(row)) for row in range(mask.samples)),
+        "rates": [rates] * mask.samples * count,
+        "seed": [mask.seed] * mask.samples * count,
+        "score_name": result.score_names * mask.samples,
+        **{name: pa.array(values.reshape(-1), from_pandas=True) for name, values in numbers.items()},
+    }
+
+
+def rates_name(rates: Mapping[str, float]) -> str:
+    """`video 0.3, audio 0.5`."""
+    return ", ".join(f"{name} {rate:g}" for name, rate in rates.items())

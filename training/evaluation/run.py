@@ -1,36 +1,46 @@
-"""One evaluation from arguments to files: what `eval.py` calls."""
+"""One evaluation from arguments to files, as `eval.py` runs it."""
 
 import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from torch.utils.data import Dataset
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import cached_file
 
 from ..data import AqaData
 from ..data.masked_dataset import MaskedDataset
 from ..data.masks import available_masks, draw_static_masks
 from ..prediction.predictor import load_members
+from ..utils.files import RECORD_FILE, write_json
 from ..utils.launching import exit_on_error
 from ..utils.loading import loading_options
-from ..utils.records import selection_split, without_paths
 from .evaluator import Evaluator
 from .figures import save_figure
-from .predictions import write_predictions
-from .results import EvaluationResult
-from .tables import result_caveats, title_with_caveats
+from .results import METRICS, PREDICTIONS, EvaluationResult, write_predictions
+from .tables import evaluation_table, result_caveats, title_with_caveats
 
-UNKNOWN_SELECTION = "No run.json beside {model} says which split its checkpoint was chosen on."
+FIGURE = "evaluation.png"
+RECORDED = ("model", "ensemble_with", "data", "data_options", "split", "train_missing_rates", "train_missing_seed")
+RECORDED += ("dtype", "attention", "quantization")
 
 
 def evaluate_checkpoint(arguments: argparse.Namespace, data: AqaData, accelerator) -> EvaluationResult:
-    """
+    """Evaluate the models on a split.
+
     Args:
-        arguments: of `parse_evaluation_arguments`.
+        arguments: arguments of `eval.py`.
         data: the dataset they name.
         accelerator: shares the samples over its processes.
 
     Raises:
-        SystemExit: in one line, where model and data do not fit.
+        SystemExit: model and data do not fit; the message says why.
     """
-    with exit_on_error(f"cannot load {' and '.join(arguments.models)}"):
+    models = " and ".join(arguments.models)
+    with exit_on_error(f"cannot load {models}"):
         options = loading_options(arguments.dtype, arguments.attention, arguments.quantization)
         members = load_members(arguments.models, arguments.language_model, accelerator.device, **options)
     (model, processor), *others = members
@@ -39,63 +49,89 @@ def evaluate_checkpoint(arguments: argparse.Namespace, data: AqaData, accelerato
         raise SystemExit(f"the model knows {list(model.config.modalities)}, the dataset has {list(data.modalities)}")
     if arguments.split not in data.splits:
         raise SystemExit(f"the dataset has no split {arguments.split!r}, only {', '.join(data.splits)}")
-    with exit_on_error(f"cannot evaluate {' and '.join(arguments.models)} on {arguments.data}"):
+    with exit_on_error(f"cannot evaluate {models} on {arguments.data}"):
         evaluator = Evaluator(
             model,
             processor,
             data.splits[arguments.split],
             modalities,
-            rows_seen_in_training(arguments, data, modalities),
+            _training_rows(arguments, data, modalities),
             accelerator,
-            best_attainable=best_attainable(data, modalities),
+            best_attainable=_best_attainable(data, modalities),
             batch_size=arguments.batch_size,
             others=others,
         )
         return evaluator.evaluate(arguments.protocol)
 
 
-def rows_seen_in_training(arguments: argparse.Namespace, data: AqaData, modalities: list[str]) -> Dataset:
-    """The training split without what was hidden for good, which the ridge must not see either."""
-    rows = data.splits["train"]
-    if arguments.train_missing_rates is None:
+def _training_rows(arguments: argparse.Namespace, data: AqaData, modalities: list[str]) -> Dataset:
+    """The training split without the features that static masks hid, which ridge must not read either."""
+    rows, rates = data.splits["train"], arguments.train_missing_rates
+    if rates is None:
         return rows
-    observed = available_masks(rows, modalities)
-    usable = [index for index, mask in enumerate(observed) if any(mask)]
-    rows, observed = rows.select(usable), [observed[index] for index in usable]
+    available = available_masks(rows, modalities)
+    rows = rows.select([index for index, mask in enumerate(available) if any(mask)])
     ids = rows.select_columns(["sample_id"])["sample_id"][:]
-    rates, seed = arguments.train_missing_rates, arguments.train_missing_seed
-    return MaskedDataset(rows, modalities, draw_static_masks(ids, modalities, rates, seed, observed))
+    masks = draw_static_masks(ids, modalities, rates, arguments.train_missing_seed, list(filter(any, available)))
+    return MaskedDataset(rows, modalities, masks)
 
 
-def best_attainable(data: AqaData, modalities: list[str]) -> dict | None:
-    """What is known of the best possible predictor, by masks of the model's modalities."""
-    kept = [name in modalities for name in data.modalities]
+def _best_attainable(data: AqaData, modalities: list[str]) -> dict:
+    """Known metrics of the best possible predictor, for masks over the model's modalities."""
     best = {}
     for mask, metrics in (data.best_attainable or {}).items():
-        if not any(flag and not keep for flag, keep in zip(mask, kept, strict=True)):
-            best[tuple(flag for flag, keep in zip(mask, kept, strict=True) if keep)] = metrics
-    return best or None
+        names = [name for name, used in zip(data.modalities, mask, strict=True) if used]
+        if set(names) <= set(modalities):
+            best[tuple(int(name in names) for name in modalities)] = metrics
+    return best
 
 
-def caveats_of(arguments: argparse.Namespace, data: AqaData) -> list[str]:
-    """What keeps the result from being an honest measure, that a model was chosen on the test split included."""
-    return result_caveats(data.leaky, "test" in map(selection_split, arguments.models))
+def selection_split(model: str) -> str | None:
+    """Find the split that selected a checkpoint: `validation`, `test` or `nothing`; None without a run record.
+
+    Args:
+        model: folder of a run, checkpoint folder inside it, or Hub name.
+    """
+    is_checkpoint = Path(model).is_dir() and Path(model).resolve().name.startswith(PREFIX_CHECKPOINT_DIR)
+    quietly = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    for folder in [model, Path(model).resolve().parent] if is_checkpoint else [model]:
+        if (record := cached_file(folder, RECORD_FILE, **quietly)) is not None:
+            return json.loads(Path(record).read_text(encoding="utf-8")).get("selection", {}).get("on")
+    return None
 
 
-def write_evaluation(result: EvaluationResult, arguments: argparse.Namespace, data: AqaData) -> None:
-    """Writes `metrics.json`, `predictions.parquet` and `evaluation.png` into `output_dir`, marked where need be."""
-    folder, caveats, count = arguments.output_dir, caveats_of(arguments, data), len(arguments.models)
-    averaged = f", mean of {count} models" if count > 1 else ""
-    title = title_with_caveats(f"{data.description}, {arguments.split} split{averaged}", caveats)
-    selections = [selection_split(model) for model in arguments.models]
-    folder.mkdir(parents=True, exist_ok=True)
-    names = ("model", "ensemble_with", "data", "data_options", "split", "train_missing_rates", "train_missing_seed")
-    names += ("dtype", "attention", "quantization")
-    about = {name: getattr(arguments, name) for name in names}
+def report_evaluation(result: EvaluationResult, arguments: argparse.Namespace, data: AqaData) -> None:
+    """Print the table and write the files of `eval.py`; both name the caveats."""
+    selections, count = [selection_split(model) for model in arguments.models], len(arguments.models)
+    caveats = result_caveats(data.leaky, "test" in selections)
+    models = ("mean of " if count > 1 else "") + ", ".join(arguments.models)
+    heading = f"{models} on {arguments.data}, {arguments.split}: {data.description}"
+    print(f"{title_with_caveats(heading, caveats)}\n\n{evaluation_table(result)}")
+    about = {name: getattr(arguments, name) for name in RECORDED}
     about["selected_on"] = selections[0] if count == 1 else selections
-    result.save_json(folder / "metrics.json", **without_paths(about), title=title, caveats=caveats)
-    write_predictions(result, folder / "predictions.parquet", caveats)
-    save_figure(result, folder / "evaluation.png", title)
+    title = f"{data.description}, {arguments.split} split" + (f", mean of {count} models" if count > 1 else "")
+    write_evaluation(result, arguments.output_dir, title, caveats, **about)
     if None in selections:
-        print(f"\n{UNKNOWN_SELECTION.format(model=arguments.models[selections.index(None)])}")
-    print(f"\nmetrics.json, predictions.parquet and evaluation.png are in {folder}")
+        model = arguments.models[selections.index(None)]
+        print(f"\nNo {RECORD_FILE} beside {model} says which split its checkpoint was selected on.")
+    print(f"\n{METRICS}, {PREDICTIONS} and {FIGURE} are in {arguments.output_dir}")
+
+
+def write_evaluation(
+    result: EvaluationResult, folder: str | Path, title: str, caveats: Sequence[str], **about: Any
+) -> None:
+    """Write `metrics.json`, `predictions.parquet` and `evaluation.png`, all of them with the caveats.
+
+    Args:
+        result: the evaluation.
+        folder: folder of the files; it is made.
+        title: description of data and models.
+        caveats: reasons why the result is no fair measure.
+        **about: further entries of `metrics.json`.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    result = replace(result, title=title_with_caveats(title, caveats), caveats=list(caveats))
+    write_json(folder / METRICS, about | result.to_dict())
+    write_predictions(result, folder / PREDICTIONS)
+    save_figure(result, folder / FIGURE)

@@ -1,110 +1,172 @@
-"""What keeps a result from being an honest measure, said in every report in the same words."""
+"""Markdown tables of evaluations, comparisons and summaries, readable in a terminal as they are."""
 
-from .results import Cell, EvaluationResult, MaskResult, SeedSummary
+from collections.abc import Sequence
+
+from ..utils.markdown import markdown_table
+from .compare import Comparison, Difference
+from .results import EvaluationResult, ScoredRow
 from .seeds import Summary
 
-
-def result_caveats(leaky: bool, selected_on_test: bool = False) -> list[str]:
-    """
-    Args:
-        leaky: the features are known to give the label away.
-        selected_on_test: the test split chose the checkpoint.
-    """
-    caveats = ["leaky: the features give the label away"] if leaky else []
-    return caveats + (["checkpoint selected on the test split"] if selected_on_test else [])
-
-
-def title_with_caveats(title: str, caveats: list[str]) -> str:
-    return title + "".join(f" ({caveat})" for caveat in caveats)
-
-
-_INTERVAL = "95 %"  # bootstrap interval of the column before it
-_ALL_COLUMNS = [  # heading, metric, part of the cell
+NOTHING = "-"
+INTERVAL = "95 %"  # bootstrap interval of the column before it
+NOT_BETTER = "not better than predicting the training mean for everyone."
+COLUMNS = (  # heading, metric, part of a `ScoredRow`
     ("Spearman", "spearman", "model"),
-    (_INTERVAL, "spearman", "model"),
+    (INTERVAL, "spearman", "model"),
     ("ridge", "spearman", "ridge"),
     ("best", "spearman", "best"),
     ("Pearson", "pearson", "model"),
     ("MSE", "mse", "model"),
-    (_INTERVAL, "mse", "model"),
+    (INTERVAL, "mse", "model"),
     ("ridge", "mse", "ridge"),
     ("mean", "mse", "mean_baseline"),
     ("best", "mse", "best"),
     ("MAE", "mae", "model"),
     ("mean", "mae", "mean_baseline"),
     ("rel. L2", "relative_l2", "model"),
-]
-_UNDEFINED = "undef."
-_NOTHING = "-"
-_NOT_BETTER = "* not better than predicting the training mean for everyone."
+)
+NOT_ON_CARDS = (INTERVAL, "best", "Pearson", "rel. L2")
+COMPARED = ["modalities", "samples", "Spearman A", "B", "A - B", INTERVAL, "p", "MSE A", "B", "A - B", INTERVAL]
+Labelled = list[tuple[list[str], ScoredRow]]  # cells before the metrics, and metrics
+
+
+def result_caveats(leaky: bool, selected_on_test: bool = False) -> list[str]:
+    """List why a result is no fair measure: leaky features, or a checkpoint selected on the test split."""
+    caveats = ["leaky: the features give the label away"] if leaky else []
+    return caveats + (["checkpoint selected on the test split"] if selected_on_test else [])
+
+
+def title_with_caveats(title: str, caveats: Sequence[str]) -> str:
+    return title + "".join(f" ({caveat})" for caveat in caveats)
 
 
 def evaluation_table(result: EvaluationResult) -> str:
-    """One table a score, one row a mask or setting of the missing rates, their average last, notes below."""
-    return "\n\n".join(_score_table(result, name) for name in result.score_names)
+    """One table for each score, with a row for each mask or setting of the rates, their average, and notes below."""
+    headings = ["missing rate", "hidden", "samples"] if result.summaries else ["modalities", "samples"]
+    about = f"{result.samples} samples, MSE and MAE in judges' units, 95 % bootstrap intervals"
+    tables = []
+    for name in result.score_names:
+        table = _metrics_table(headings, _labelled(result, name))
+        tables.append("\n".join([f"{name}: {about}", "", table, *_after_blank(_notes(result, name))]))
+    return "\n\n".join(tables)
 
 
 def summary_table(summary: Summary) -> str:
-    """One line a mask, mean and s.d. over the repetitions, the average over the incomplete masks last."""
-    lines = _cell_lines(["shown"], [([name], cell) for name, cell in summary.rows.items()])
+    """A row for each mask with mean and s.d. over the repetitions, the average over the incomplete masks last."""
+    rows = [([name], row) for name, row in summary.rows.items()]
     count = len(summary.repetitions)
     spread = f", mean ± s.d. of {count} repetitions" if count > 1 else ""
+    title = title_with_caveats(f"{summary.title}{spread}, MSE and MAE in judges' units", summary.caveats)
     notes = [summary.note] if summary.note else []
-    if any(cell.not_better_than_mean for cell in summary.rows.values()):
-        notes.append(_NOT_BETTER)
+    if any(row.not_better_than_mean for _, row in rows):
+        notes.append(f"* {NOT_BETTER}")
     seeds = "; ".join(" ".join(f"{name} {seed}" for name, seed in seeds.items()) for seeds in summary.repetitions)
     notes += [f"Seeds: {seeds}."] if seeds else []
-    title = title_with_caveats(f"{summary.title}{spread}, MSE and MAE in judges' units", summary.caveats)
-    return "\n".join([title, "", *lines, *(["", *notes] if notes else [])])
+    return "\n".join([title, "", _metrics_table(["modalities"], rows), *_after_blank(notes)])
 
 
-def _score_table(result: EvaluationResult, score_name: str) -> str:
-    drawn = bool(result.summaries)
+def card_table(result: EvaluationResult) -> str:
+    """The table of a Hub card for each score, with intervals in brackets."""
+    columns = [column for column in COLUMNS if column[0] not in NOT_ON_CARDS]
+    tables = []
+    for name in result.score_names:
+        rows = _labelled(result, name)
+        lines = [[*about, *(_card_cell(row, metric, part) for _, metric, part in columns)] for about, row in rows]
+        table = markdown_table([["modalities", "samples", *(heading for heading, _, _ in columns)], *lines])
+        notes = [f"\\* {NOT_BETTER}"] if any(row.not_better_than_mean for _, row in rows) else []
+        tables.append("\n".join([f"**{name}**", "", table, *_after_blank(notes)]))
+    return "\n\n".join(tables)
+
+
+def comparison_table(comparison: Comparison) -> str:
+    """One table for each score: both runs, their difference with its interval, Williams's test, and notes below."""
+    lines = [f"A = {comparison.first}", f"B = {comparison.second}", *(f"({caveat})" for caveat in comparison.caveats)]
+    for score in dict.fromkeys(row.score_name for row in comparison.rows):
+        rows = [_compared_cells(row) for row in comparison.rows if row.score_name == score]
+        lines += ["", score, "", markdown_table([COMPARED, *rows])]
+    lines += [
+        "",
+        "95 %: paired bootstrap interval of the difference, both runs measured on the same resamples of the samples.",
+        "A or B after an interval: the interval excludes 0 and that run is better.",
+        "p: Williams's test of dependent correlations on ranks (approximate), two-sided, not adjusted for many rows.",
+    ]
+    lines += [f"Not compared: {row}." for row in comparison.not_compared]
+    reasons = {row.tests["spearman"].reason: row.row for row in comparison.rows if row.tests}
+    return "\n".join([*lines, *(f"No test for {row}: {reason}." for reason, row in reasons.items() if reason)])
+
+
+def _labelled(result: EvaluationResult, score_name: str) -> Labelled:
+    """Rows of one score, the average last."""
+    drawn, count = bool(result.summaries), len(result.rows)
     rows = []
     for row in result.rows:
-        hidden = [f"{row.hidden:.0%}"] if drawn else []
-        rows.append(([row.name, *hidden, _samples(row)], row.scores[score_name]))
-    average = Cell(**result.averages[score_name])
-    if average.model is not None and len(rows) > 1:
-        rows.append(
-            ([f"average of the {len(rows)}" if drawn else f"average of the {len(rows) - 1} incomplete"], average)
-        )
-    headings = ["missing rate", "hidden", "samples"] if drawn else ["shown", "samples"]
-    title = f"{score_name}: {result.samples} samples, MSE and MAE in judges' units, 95 % bootstrap intervals"
-    return "\n".join([title, "", *_cell_lines(headings, rows), *_notes(result, score_name)])
+        samples = f"{row.samples}" + (f" ({row.samples - row.complete} partly)" if row.samples > row.complete else "")
+        about = [row.name, f"{row.hidden:.0%}", samples] if drawn else [row.name, samples]
+        rows.append((about, row.scores[score_name]))
+    average = result.averages[score_name]
+    if average.model is not None and count > 1:
+        name = f"average of the {count}" if drawn else f"average of the {count - 1} incomplete"
+        rows.append(([name, "", ""] if drawn else [name, ""], average))
+    return rows
 
 
-def _cell_lines(headings: list[str], rows: list[tuple[list[str], Cell]]) -> list[str]:
-    """One line a row: what it is, then its cell; columns in which nothing stands are left out."""
-    columns = [column for column in _ALL_COLUMNS if any(_value(cell, *column) != _NOTHING for _, cell in rows)]
-    lines = [[*headings, *(heading for heading, _, _ in columns)]]
-    for about, cell in rows:
-        about = [*about, *[""] * (len(headings) - len(about))]
-        lines.append([*about, *(_value(cell, *column) for column in columns)])
-    return aligned(lines)
+def _metrics_table(headings: list[str], rows: Labelled) -> str:
+    """The table of `COLUMNS`, without those in which nothing stands."""
+    columns = [column for column in COLUMNS if any(_cell(row, *column) != NOTHING for _, row in rows)]
+    lines = [[*about, *(_cell(row, *column) for column in columns)] for about, row in rows]
+    return markdown_table([[*headings, *(heading for heading, _, _ in columns)], *lines])
 
 
-def _samples(row: MaskResult | SeedSummary) -> str:
-    lacking = row.samples - row.complete
-    return f"{row.samples}" + (f" ({lacking} partly)" if lacking else "")
+def _cell(row: ScoredRow, heading: str, metric: str, part: str) -> str:
+    if heading == INTERVAL:
+        return format_interval(getattr(row, part), metric)
+    return _number(row, metric, part) + _star(row, metric, part)
 
 
-def _value(cell: Cell, heading: str, metric: str, part: str) -> str:
-    if heading == _INTERVAL:
-        return format_interval(getattr(cell, part), metric)
-    metrics = getattr(cell, part)
+def _card_cell(row: ScoredRow, metric: str, part: str) -> str:
+    interval = ((getattr(row, part) or {}).get("intervals") or {}).get(metric)
+    shown = interval and part != "mean_baseline"  # which is nearly the same for every mask
+    brackets = f" [{', '.join(format_metric(bound, metric) for bound in interval)}]" if shown else ""
+    return _number(row, metric, part) + brackets + _star(row, metric, part).replace("*", "\\*")
+
+
+def _number(row: ScoredRow, metric: str, part: str) -> str:
+    metrics = getattr(row, part)
     if metrics is None or metric not in metrics:
-        return _NOTHING
+        return NOTHING
     deviation = metrics.get("sd", {}).get(metric) if part in ("model", "ridge") else None
     spread = "" if deviation is None else f" ± {format_metric(deviation, metric)}"
-    mark = "*" if part == "model" and metric in cell.not_better_than_mean else ""
-    return format_metric(metrics[metric], metric) + spread + mark
+    return format_metric(metrics[metric], metric) + spread
+
+
+def _star(row: ScoredRow, metric: str, part: str) -> str:
+    return "*" if part == "model" and metric in row.not_better_than_mean else ""
+
+
+def _compared_cells(row: Difference) -> list[str]:
+    cells = {}
+    for metric in ("spearman", "mse"):
+        values = [format_metric(run[metric], metric) for run in (row.first, row.second)]
+        difference, interval = row.differences[metric], NOTHING
+        if row.intervals[metric] is not None:
+            low, high = row.intervals[metric]
+            first_is_better = low > 0 if metric == "spearman" else high < 0
+            better = (" A" if first_is_better else " B") if low > 0 or high < 0 else ""
+            interval = f"{_signed(low, metric)} to {_signed(high, metric)}{better}"
+        cells[metric] = [*values, NOTHING if difference is None else _signed(difference, metric), interval]
+    p_value = row.tests["spearman"].p_value if row.tests else None
+    test = NOTHING if p_value is None else "<.001" if p_value < 0.001 else f"{p_value:.3f}"
+    return [row.row, str(row.samples), *cells["spearman"], test, *cells["mse"]]
+
+
+def _signed(value: float, metric: str) -> str:
+    return ("+" if value >= 0 else "") + format_metric(value, metric)
 
 
 def format_metric(value: float | None, metric: str) -> str:
-    """Three decimals for correlations; errors with as many as their size deserves; undefined is said."""
+    """Three decimals for correlations; for errors fewer the larger they are."""
     if value is None:
-        return _UNDEFINED
+        return "undef."
     if metric in ("spearman", "pearson") or abs(value) < 1:
         return f"{value:.3f}"
     return f"{value:.2f}" if abs(value) < 100 else f"{value:.1f}"
@@ -114,43 +176,30 @@ def format_interval(metrics: dict | None, metric: str) -> str:
     """The bootstrap interval of a metric, `0.655-0.780`; a dash where there is none."""
     interval = (metrics or {}).get("intervals", {}).get(metric)
     if interval is None:
-        return _NOTHING
+        return NOTHING
     low, high = (format_metric(value, metric) for value in interval)
     return f"{low} to {high}" if low.startswith("-") else f"{low}-{high}"
 
 
-def aligned(rows: list[list[str]]) -> list[str]:
-    """Lines of a Markdown table, the first row as heading, all but the first column to the right."""
-    widths = [max(3, *(len(row[column]) for row in rows)) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        first, rest = (
-            row[0].ljust(widths[0]),
-            [text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True)],
-        )
-        lines.append("| " + " | ".join([first, *rest]) + " |")
-    rule = "|:" + "-" * widths[0] + " |" + "|".join(" " + "-" * width + ":" for width in widths[1:]) + "|"
-    return [lines[0], rule.replace(" |", "-|").replace("| ", "|-"), *lines[1:]]
-
-
 def _notes(result: EvaluationResult, score_name: str) -> list[str]:
-    cells = {row.name: row.scores[score_name] for row in result.rows}
-    notes = []
-    if any(cell.not_better_than_mean for cell in cells.values()):
-        notes.append(_NOT_BETTER)
+    rows = {row.name: row.scores[score_name] for row in result.rows}
+    notes = [f"* {NOT_BETTER}"] if any(row.not_better_than_mean for row in rows.values()) else []
     if any(row.samples > row.complete for row in result.rows):
-        notes.append("(n partly): n of these samples lack some of the shown modalities and are scored from the rest.")
+        notes.append("(n partly): n of these samples lack some allowed modalities and are scored from the others.")
     if result.summaries:
         seeds = len(result.summaries[0].seeds)
         over = f"Mean ± s.d. over {seeds} draws of the masks" if seeds > 1 else "One draw of the masks"
-        notes.append(f"{over}; hidden: share of the modalities that was hidden, at least one of a sample being shown.")
-    notes += [f"No ridge for {name}: {cell.ridge_reason}." for name, cell in cells.items() if cell.ridge_reason]
-    for name, cell in cells.items():
+        notes.append(f"{over}; hidden: share of the available modalities that is hidden.")
+    notes += [f"No ridge for {name}: {row.ridge_reason}." for name, row in rows.items() if row.ridge_reason]
+    for name, row in rows.items():
         by_reason: dict[str, list[str]] = {}
-        for metric, reason in cell.model["undefined"].items():
+        for metric, reason in row.model["undefined"].items():
             by_reason.setdefault(reason, []).append(metric)
         notes += [f"Undefined for {name}: {', '.join(metrics)} ({why})." for why, metrics in by_reason.items()]
-    not_given = max(mask.scores[score_name].model["not_given"] for mask in result.masks)
-    if not_given:
+    if not_given := max(mask.scores[score_name].model["not_given"] for mask in result.masks):
         notes.append(f"{not_given} of {result.samples} samples have no judged {score_name} and are left out.")
+    return notes
+
+
+def _after_blank(notes: list[str]) -> list[str]:
     return ["", *notes] if notes else []

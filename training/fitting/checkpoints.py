@@ -1,4 +1,4 @@
-"""Optimizer, learning rate schedule and random numbers of a training that is to go on: safetensors and JSON."""
+"""Checkpoints without pickle: their form, the state of a training that is to go on, and exact loading."""
 
 import json
 import random
@@ -10,28 +10,20 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.optim import Optimizer
 
 from ...modeling_limssr.language_model_limssr import strip_peft_names
-
-OPTIMIZER_FILE = "optimizer.safetensors"
-SCHEDULE_FILE = "optimizer.json"
-SCALER_FILE = "scaler.json"
-RANDOM_FILES = "rng_state*.json"
+from ..utils.files import OPTIMIZER_FILE, RANDOM_FILES, SCALER_FILE, SCHEDULE_FILE
 
 
 class TrainingStateMixin:
-    """
-    Of a `Trainer`: keeps in its checkpoints the same as the stock one does, but as tensors and text, so that a
-    checkpoint may be published. What FSDP and DeepSpeed save in their own ways stays theirs.
-    """
+    """Part of a `Trainer`: saves the state of the training as tensors and text.
 
-    @property
-    def _has_own_optimizer_files(self) -> bool:
-        return not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+    The trainer has no public hook for these six methods. The stock ones write pickles, which must neither be published
+    nor loaded. FSDP and DeepSpeed keep their own formats.
+    """
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self._has_own_optimizer_files:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._save_optimizer_and_scheduler(output_dir)
         elif self.args.should_save:
             save_optimizer(output_dir, self.optimizer, self.lr_scheduler)
@@ -45,64 +37,53 @@ class TrainingStateMixin:
     def _save_scaler(self, output_dir: str) -> None:
         scaler = getattr(self.accelerator, "scaler", None)
         if scaler is not None and self.args.should_save:
-            _write_json(Path(output_dir) / SCALER_FILE, scaler.state_dict())
+            _write(Path(output_dir) / SCALER_FILE, scaler.state_dict())
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         if checkpoint is not None and (Path(checkpoint) / SCALER_FILE).is_file():
-            self.accelerator.scaler.load_state_dict(_read_json(Path(checkpoint) / SCALER_FILE))
-        else:
-            super()._load_scaler(checkpoint)
+            self.accelerator.scaler.load_state_dict(_read(Path(checkpoint) / SCALER_FILE))
 
     def _save_rng_state(self, output_dir: str) -> None:
-        Path(output_dir).mkdir(parents=True, exist_ok=True)  # another process may not have written there yet
-        _write_json(Path(output_dir) / self._random_file, random_state())
+        Path(output_dir).mkdir(parents=True, exist_ok=True)  # the first process may not have written there yet
+        _write(Path(output_dir) / self._random_file, random_state())
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None and (Path(checkpoint) / self._random_file).is_file():
-            set_random_state(_read_json(Path(checkpoint) / self._random_file))
-        else:
-            super()._load_rng_state(checkpoint)
+            set_random_state(_read(Path(checkpoint) / self._random_file))
 
     @property
     def _random_file(self) -> str:
-        """Each process has its own."""
         return RANDOM_FILES.replace("*", f"_{self.args.process_index}" if self.args.world_size > 1 else "")
 
 
-def save_optimizer(folder: str | Path, optimizer: Optimizer, scheduler) -> None:
+def save_optimizer(folder: str | Path, optimizer, scheduler) -> None:
+    """Save tensors as `{parameter index}.{name}`, or `{parameter index}.{group}.{name}` if nested (8-bit optimizers).
+
+    What is no tensor goes into a second file, with the learning rate schedule.
     """
-    Writes `optimizer.safetensors`, the tensors of the optimizer's state as `{parameter index}.{name}` (of an optimizer
-    of 8 bits, which nests some, `{parameter index}.{group}.{name}`), and `optimizer.json`: its parameter groups, what
-    of its state is no tensor, and the schedule.
-    """
-    state = optimizer.state_dict()
-    tensors, numbers = {}, {}
+    state, tensors, numbers = optimizer.state_dict(), {}, {}
     for name, value in _flatten(state["state"]):
         (tensors if isinstance(value, torch.Tensor) else numbers)[name] = value
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(folder) / OPTIMIZER_FILE)
-    about = {"param_groups": state["param_groups"], "state": numbers, "scheduler": scheduler.state_dict()}
-    _write_json(Path(folder) / SCHEDULE_FILE, about)
+    rest = {"param_groups": state["param_groups"], "state": numbers, "scheduler": scheduler.state_dict()}
+    _write(Path(folder) / SCHEDULE_FILE, rest)
 
 
-def load_optimizer(folder: str | Path, optimizer: Optimizer, scheduler) -> None:
-    """
-    Raises:
-        ValueError: the optimizer has other parameters than the saved one.
-    """
-    about, state = _read_json(Path(folder) / SCHEDULE_FILE), {}
-    for key, value in {**about["state"], **load_file(Path(folder) / OPTIMIZER_FILE)}.items():
+def load_optimizer(folder: str | Path, optimizer, scheduler) -> None:
+    """Load what `save_optimizer` saved. An optimizer with other parameters raises a ValueError."""
+    rest, state = _read(Path(folder) / SCHEDULE_FILE), {}
+    for key, value in {**rest["state"], **load_file(Path(folder) / OPTIMIZER_FILE)}.items():
         index, *groups, name = key.split(".")
         values = state.setdefault(int(index), {})
         for group in groups:
             values = values.setdefault(group, {})
-        # What was read is a view into the file.
-        values[name] = value.clone() if isinstance(value, torch.Tensor) else value
-    optimizer.load_state_dict({"state": state, "param_groups": about["param_groups"]})
-    scheduler.load_state_dict(about["scheduler"])
+        values[name] = value.clone() if isinstance(value, torch.Tensor) else value  # not a view into the file
+    optimizer.load_state_dict({"state": state, "param_groups": rest["param_groups"]})
+    scheduler.load_state_dict(rest["scheduler"])
 
 
 def _flatten(nested: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values with the keys on the way to them, joined by dots."""
+    """Yield every value with the keys that lead to it, joined by dots."""
     for key, value in nested.items():
         if isinstance(value, dict):
             yield from _flatten(value, f"{prefix}{key}.")
@@ -111,18 +92,19 @@ def _flatten(nested: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def random_state() -> dict:
-    """Of Python, numpy, torch and every CUDA device, as lists of numbers."""
+    """Return the state of the generators of Python, numpy, torch and every CUDA device, as lists of numbers."""
     name, keys, *rest = np.random.get_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {
         "python": random.getstate(),
         "numpy": [name, keys.tolist(), *rest],
         "torch": torch.get_rng_state().tolist(),
-        "cuda": [state.tolist() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+        "cuda": [state.tolist() for state in cuda],
     }
 
 
 def set_random_state(state: dict) -> None:
-    """Back to what `random_state` found; CUDA devices that there are not are left out."""
+    """Restore what `random_state` returned; CUDA devices that are not here are left out."""
     version, keys, gauss = state["python"]
     random.setstate((version, tuple(keys), gauss))
     np.random.set_state(tuple(state["numpy"]))
@@ -131,49 +113,49 @@ def set_random_state(state: dict) -> None:
         torch.cuda.set_rng_state(torch.tensor(numbers, dtype=torch.uint8), device)
 
 
-def _write_json(path: Path, value) -> None:
+def _write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
 
 
-def _read_json(path: Path):
+def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def default_form(config) -> str:
-    """`adapter` where the language model is not in it and can be found again, else `full`."""
+def checkpoint_form(config) -> str:
+    """Return `adapter`, or `full` if the language model is trained as a whole or could not be found again."""
     return "full" if config.language_model_training == "full" or not config.language_model_source else "adapter"
 
 
 def final_form(args, config) -> str:
-    """Of the model at the end: what `save_form` says; else one that loads by its name alone where it is pushed."""
-    if args.save_form is None and args.push_to_hub and not is_on_hub(config):
+    """Return the form of the final model: `save_form`, or by default one that loads by its name if it is pushed."""
+    if args.save_form is None and args.push_to_hub and not _is_on_hub(config):
         return "full"
-    return args.save_form or default_form(config)
+    return args.save_form or checkpoint_form(config)
 
 
-def is_on_hub(config) -> bool:
-    """Whether the language model is."""
+def _is_on_hub(config) -> bool:
     return "repository" in (config.language_model_source or {})
 
 
 def check_form(args, model) -> None:
     """
     Raises:
-        ValueError: the final model is to be an adapter, which cannot hold what will be trained, or a full one, which
-            cannot hold what is quantised, or checkpoints are to be pushed that nobody could load.
+        ValueError: the final model would leave out what is trained or could not hold what is quantised, or checkpoints
+            are to be pushed that nobody could load.
     """
-    config = model.config
-    if final_form(args, config) == "full" and getattr(model.model.language_model, "is_quantized", False):
+    default, is_quantised = checkpoint_form(model.config), getattr(model.model.language_model, "is_quantized", False)
+    if final_form(args, model.config) == "full" and is_quantised:
         raise ValueError(
             "The language model is quantised, and the final model would be a full checkpoint, which holds it in "
             "floating point: give `save_form` 'adapter'; `publish.py` makes a full one of it."
         )
-    if args.save_form == "adapter" and default_form(config) == "full":
+    if args.save_form == "adapter" and default == "full":
         raise ValueError(
             "`save_form` is 'adapter', which leaves the language model out, but it is trained as a whole or is a "
             "random one that nobody could find again: give 'full', or leave `save_form` out."
         )
-    if args.push_to_hub and args.hub_strategy != "end" and default_form(config) == "adapter" and not is_on_hub(config):
+    pushes_checkpoints = args.push_to_hub and args.hub_strategy != "end"
+    if pushes_checkpoints and default == "adapter" and not _is_on_hub(model.config):
         raise ValueError(
             "`hub_strategy` is 'every_save', but checkpoints are adapters of a language model that is not on the Hub, "
             "where nobody could load them: name it by its Hub name, or push only the final model ('end')."
@@ -182,12 +164,7 @@ def check_form(args, model) -> None:
 
 @torch.no_grad()
 def load_trained_weights(model: nn.Module, checkpoint: str | Path) -> None:
-    """
-    Loads a checkpoint of the trainer into the model it was made with, LoRA still apart.
-
-    Args:
-        model: a `LimssrForScoreRegression` in training.
-        checkpoint: the folder.
+    """Load a checkpoint of the trainer into a model that was made like the saved one, its LoRA apart.
 
     Raises:
         FileNotFoundError: no weights in the folder.
@@ -198,11 +175,9 @@ def load_trained_weights(model: nn.Module, checkpoint: str | Path) -> None:
     if not files:
         raise FileNotFoundError(f"{folder} holds no model*.safetensors; name a checkpoint folder of the trainer.")
     saved = {name: tensor for file in files for name, tensor in load_file(file).items()}
-    source = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("language_model_source")
-    if source != model.config.language_model_source:
-        raise ValueError(
-            f"{folder} was trained on the language model {source}, not {model.config.language_model_source}."
-        )
+    source, expected = _read(folder / "config.json").get("language_model_source"), model.config.language_model_source
+    if source != expected:
+        raise ValueError(f"{folder} was trained on the language model {source}, not {expected}.")
     own = strip_peft_names(model.state_dict())
     if model.config.language_model_training != "full":
         own = model.adapter_state_dict(own)

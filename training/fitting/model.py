@@ -1,4 +1,4 @@
-"""A tokenizer made in code, for small language models that are trained from scratch."""
+"""The model and the processor that a training run begins with."""
 
 from pathlib import Path
 
@@ -15,60 +15,19 @@ from ..data import AqaData
 from ..utils.loading import loading_options, resolve_packaged
 
 
-def make_byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token for each byte and one that ends a text: 257 tokens, any text."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|endoftext|>", eos_token="<|endoftext|>")  # noqa: S106
-
-
 def build_model(arguments: ModelArguments, data: AqaData) -> tuple[LimssrForScoreRegression, LimssrProcessor]:
-    """
-    A model for the dataset's modalities and scores, around a pretrained language model or a small random one.
-
-    Args:
-        arguments: which language model, and what is given of configuration and processor.
-        data: modalities, scores and number of clips.
+    """Build a model for the dataset's modalities and scores around a pretrained or a small random language model.
 
     Raises:
-        ValueError: the attention or quantization asked for is not installed, or does not go with the rest.
+        ValueError: the attention or quantization is not installed, or does not go with the rest.
     """
-    options = {}
-    if arguments.attention is not None or arguments.quantization is not None:
-        options = loading_options(arguments.dtype, arguments.attention or "sdpa", arguments.quantization)
-    settings = {
-        "modalities": data.modalities,
-        "score_names": data.score_names,
-        "score_minimums": data.score_minimums,
-        "score_ranges": data.score_ranges,
-        **arguments.config_fields(),
-    }
-    if arguments.text_config:
-        tokenizer = make_byte_tokenizer()
-        ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-        text_config = {"vocab_size": len(tokenizer), **ids, **arguments.text_config}
-        config = LimssrConfig(text_config=text_config, **{"language_model_training": "full", **settings})
-        model = LimssrForScoreRegression(config)
-    else:
-        location, gguf_file = locate_language_model(arguments.language_model, arguments.gguf_file)
-        model = LimssrForScoreRegression.from_language_model(
-            location,
-            num_hidden_layers=arguments.num_hidden_layers,
-            gguf_file=gguf_file,
-            revision=arguments.revision,
-            dtype=arguments.dtype,
-            quantization_config=options.get("quantization_config"),
-            **settings,
-        )
-        tokenizer_arguments = {"gguf_file": gguf_file, "revision": arguments.revision}
-        tokenizer = AutoTokenizer.from_pretrained(
-            location, **{name: value for name, value in tokenizer_arguments.items() if value is not None}
-        )
+    names = ("modalities", "score_names", "score_minimums", "score_ranges")
+    settings = {name: getattr(data, name) for name in names} | arguments.config_fields()
+    build = _around_random if arguments.language_model_config else _around_pretrained
+    model, tokenizer = build(arguments, settings)
     if arguments.attention is not None:
         model.set_attn_implementation(arguments.attention)
-    if len(tokenizer) > model.config.language_model_config.vocab_size:  # Gemma 3 has a token without a row
+    if len(tokenizer) > model.config.language_model_config.vocab_size:  # Gemma 3 has a token without an embedding
         model.config.place_added_tokens(len(tokenizer))
     text_limit = {} if arguments.max_text_tokens is None else {"max_text_tokens": arguments.max_text_tokens}
     processor = LimssrProcessor.from_config(
@@ -83,23 +42,57 @@ def build_model(arguments: ModelArguments, data: AqaData) -> tuple[LimssrForScor
     return model, processor
 
 
+def _around_random(arguments: ModelArguments, settings: dict):
+    tokenizer = make_byte_tokenizer()
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    text_config = {"vocab_size": len(tokenizer), **ids, **arguments.language_model_config}
+    config = LimssrConfig(text_config=text_config, **{**settings, "language_model_training": "full"})
+    return LimssrForScoreRegression(config), tokenizer
+
+
+def _around_pretrained(arguments: ModelArguments, settings: dict):
+    options = loading_options(arguments.dtype, arguments.attention or "sdpa", arguments.quantization)
+    location, gguf_file = locate_language_model(arguments.language_model, arguments.gguf_file)
+    model = LimssrForScoreRegression.from_language_model(
+        location,
+        num_hidden_layers=arguments.num_hidden_layers,
+        gguf_file=gguf_file,
+        revision=arguments.revision,
+        dtype=arguments.dtype,
+        quantization_config=options.get("quantization_config"),
+        **settings,
+    )
+    where = {"gguf_file": gguf_file, "revision": arguments.revision}
+    where = {name: value for name, value in where.items() if value is not None}
+    return model, AutoTokenizer.from_pretrained(location, **where)
+
+
+def locate_language_model(language_model: str, gguf_file: str | None) -> tuple[str, str | None]:
+    """Return the folder or Hub name, and the name of the GGUF file in it if there is one."""
+    path = Path(resolve_packaged(language_model)).expanduser()
+    if path.is_file():
+        return str(path.parent), path.name
+    return (str(path) if path.is_dir() else language_model), gguf_file
+
+
+def make_byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Make a tokenizer for any text: one token for each byte, and one that ends a text, 257 in all."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|endoftext|>", eos_token="<|endoftext|>")  # noqa: S106
+
+
 @torch.no_grad()
 def start_at_mean(model: LimssrForScoreRegression, targets: np.ndarray) -> None:
-    """Sets the last bias of both heads so that they begin at the mean of the given targets.
+    """Set the last bias of both scoring heads so that they begin at the mean of the given targets.
 
     Args:
-        model: not yet trained.
-        targets: judged scores (samples, scores), NaN = not given.
+        model: an untrained model.
+        targets: `(samples, scores)` in judges' units, NaN = not given.
     """
     means = model.normalise_labels(torch.tensor(np.nanmean(targets, axis=0, keepdims=True)))[0]  # (scores,)
     for path in (getattr(model, name, None) for name in ("reasoning_path", "cross_modal_path")):
         if path is not None:
             path.score_head[-1].bias.copy_(means.clamp(0.01, 0.99).logit())
-
-
-def locate_language_model(language_model: str, gguf_file: str | None) -> tuple[str, str | None]:
-    """Folder or Hub name, and the name of the GGUF file in it where there is one."""
-    path = Path(resolve_packaged(language_model)).expanduser()
-    if path.is_file():
-        return str(path.parent), path.name
-    return (str(path) if path.is_dir() else language_model), gguf_file

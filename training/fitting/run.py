@@ -1,54 +1,47 @@
 """One training run from arguments to results: what `train.py` and the demo call."""
 
-import time
+import platform
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from math import isfinite
 from pathlib import Path
 
 from transformers import set_seed
 from transformers.trainer_utils import IntervalStrategy, get_last_checkpoint
 
-from ..arguments import DataArguments, LimssrTrainingArguments, ModelArguments
+from ..arguments import Arguments, DataArguments, LimssrTrainingArguments, ModelArguments
 from ..data import AqaData, load, report_missing
 from ..data.aqa_data import read_targets
 from ..data.masks import validate_rates
 from ..evaluation.evaluator import EvaluationResult, evaluate_subsets
-from ..evaluation.figures import save_figure
-from ..evaluation.learning_curve import save_curve
-from ..evaluation.predictions import write_predictions
+from ..evaluation.figures import save_curve
+from ..evaluation.run import write_evaluation
 from ..evaluation.tables import evaluation_table, result_caveats, title_with_caveats
 from ..hub.model_card import find_template, write_model_card
 from ..hub.repository import HUB_NAME, fetch_checkpoint
-from ..utils.records import package_versions, parameter_counts, write_run_record
+from ..utils.files import RECORD_FILE, write_json
 from .collator import LimssrCollator
 from .model import build_model, start_at_mean
 from .splits import TrainingData, prepare_training_data
 from .trainer import LimssrTrainer
 
+PACKAGES = ("limssr", "torch", "transformers", "peft", "accelerate", "datasets")
+
 
 @dataclass
 class PreparedRun:
-    """
-    Attributes:
-        arguments: of model, data and training.
-        data: the dataset.
-        rows: what of it training, validation and baselines may see.
-        trainer: ready to train.
-        checkpoint: folder to go on from; None for a new run.
-    """
+    """A run that is ready to train; `checkpoint` is the folder it continues, None for a new run."""
 
-    arguments: tuple[ModelArguments, DataArguments, LimssrTrainingArguments]
+    arguments: Arguments
     data: AqaData
     rows: TrainingData
     trainer: LimssrTrainer
     checkpoint: str | None
 
 
-def run_training(
-    model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: LimssrTrainingArguments
-) -> EvaluationResult:
-    """
-    Trains, keeps the best checkpoint by validation (or the last one), evaluates it on every subset of the test split.
+def run_training(*arguments: ModelArguments | DataArguments | LimssrTrainingArguments) -> EvaluationResult:
+    """Train, keep the checkpoint that validates best (or the last one), evaluate it on every subset of the test split.
 
     Writes into `output_dir`: model, processor and code, `metrics.json`, `predictions.parquet`, `evaluation.png`,
     `curve.png`, `run.json` (what was trained, on what and how) and `logs` (TensorBoard). Prints the table.
@@ -56,22 +49,20 @@ def run_training(
     Returns:
         The evaluation on the test split.
     """
-    run = prepare_run(model_arguments, data_arguments, training_arguments)
+    run = prepare_run(*arguments)
     result = finish_run(run)
     push_run(run)
     return result
 
 
 def prepare_run(
-    model_arguments: ModelArguments, data_arguments: DataArguments, training_arguments: LimssrTrainingArguments
+    model_arguments: ModelArguments, data_arguments: DataArguments, args: LimssrTrainingArguments
 ) -> PreparedRun:
-    """
-    Loads data and model, and finds out before any training whether everything fits.
+    """Load data and model, and find out before any training whether everything fits.
 
     Raises:
         OSError, ValueError, ModuleNotFoundError: something is not there or does not fit; the message says what.
     """
-    args = training_arguments
     checkpoint = find_checkpoint(args)
     find_template()
     with args.main_process_first(desc="loading the dataset"):  # which may write a cache
@@ -79,47 +70,39 @@ def prepare_run(
     if args.process_index == 0 or data_arguments.require_complete:
         report_missing(data, data_arguments.list_missing, data_arguments.require_complete)
     rows = prepare_training_data(data, data_arguments, args.seed)
-    set_seed(args.seed)  # whatever loading drew: what is new in the model depends on the seed alone
+    set_seed(args.seed)  # new weights depend on the seed alone, whatever loading drew
     model, processor = build_model(model_arguments, data)
     if model_arguments.start_at_mean:
         start_at_mean(model, read_targets(rows.train, data.score_names))
+    modalities = list(data.modalities)
     collator = LimssrCollator(
         processor,
-        list(data.modalities),
+        modalities,
         data.score_names,
         dynamic_mask=rows.dynamic_mask,
         modality_dropout=rows.modality_dropout,
         all_masks=data_arguments.all_masks,
-        clip_dropout=validate_rates(data_arguments.clip_dropout or 0.0, list(data.modalities), "clip dropout"),
+        clip_dropout=validate_rates(data_arguments.clip_dropout or 0.0, modalities, "clip dropout"),
         seed=args.seed,
     )
     if not rows.validation:
         args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
-    trainer = LimssrTrainer(
-        model,
-        args,
-        train_dataset=rows.train,
-        eval_dataset=rows.validation or None,
-        processing_class=processor,
-        data_collator=collator,
-    )
+    trainer = LimssrTrainer(model, args, collator, rows.train, rows.validation or None, processor)
     run = PreparedRun((model_arguments, data_arguments, args), data, rows, trainer, checkpoint)
     trainer.describe = partial(describe_run, run)
     return run
 
 
 def finish_run(run: PreparedRun) -> EvaluationResult:
-    """Trains, evaluates and writes, see `run_training`."""
+    """Train, evaluate and write, see `run_training`."""
     trainer, data, args = run.trainer, run.data, run.trainer.args
-    start = time.time()
-    trainer.train(resume_from_checkpoint=run.checkpoint)
-    seconds = time.time() - start
+    seconds = trainer.train(resume_from_checkpoint=run.checkpoint).metrics["train_runtime"]
     result = evaluate_subsets(
         trainer.model,
         trainer.processing_class,
         data.splits["test"],
         list(data.modalities),
-        run.rows.seen,
+        run.rows.baseline,
         trainer.accelerator,
         best_attainable=data.best_attainable,
         batch_size=args.per_device_eval_batch_size,
@@ -127,40 +110,35 @@ def finish_run(run: PreparedRun) -> EvaluationResult:
     )
     trainer.save_model(_internal_call=True)  # without a push: the card is not written yet
     if trainer.is_world_process_zero():
-        record = describe_run(run) | {"training_seconds": round(seconds, 1)}
         folder = Path(args.output_dir)
-        write_results(result, record, folder)
+        write_results(result, describe_run(run) | {"training_seconds": round(seconds, 1)}, folder)
         write_model_card(folder, trainer.hub_model_id or folder.name)
     return result
 
 
 def push_run(run: PreparedRun) -> None:
-    """
-    Pushes the finished run, where that was asked for.
+    """Push the finished run if that was asked for.
 
     Raises:
         OSError: the Hub was not reached, or refuses; the message says how to push the folder again.
     """
     trainer, args = run.trainer, run.trainer.args
-    if args.push_to_hub:
-        try:
-            trainer.push_to_hub("Training finished")
-        except OSError as error:
-            again = f"python training/publish.py {args.output_dir} {trainer.hub_model_id}"
-            raise OSError(
-                f"{error}. Model and results are complete in {args.output_dir}; push again: {again}"
-            ) from error
+    if not args.push_to_hub:
+        return
+    try:
+        trainer.push_to_hub("Training finished")
+    except OSError as error:
+        again = f"python training/publish.py {args.output_dir} {trainer.hub_model_id}"
+        raise OSError(f"{error}. Model and results are complete in {args.output_dir}; push again: {again}") from error
 
 
 def find_checkpoint(args: LimssrTrainingArguments) -> str | None:
-    """
-    The checkpoint to go on from: a folder, `last` (the newest of `output_dir`) or `user/name[@revision]` on the Hub,
-    which is then fetched into `output_dir`.
+    """Return the checkpoint to continue, see `resume_from_checkpoint`; one on the Hub is fetched into `output_dir`.
 
     Raises:
         HubError: the Hub was not reached, or has no such revision.
-        FileNotFoundError: there is none.
-        FileExistsError: there is one, but the run is to start anew.
+        FileNotFoundError: there is no such checkpoint.
+        FileExistsError: `output_dir` has checkpoints, but the run is to start anew.
     """
     wanted = args.resume_from_checkpoint
     newest = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
@@ -181,7 +159,7 @@ def find_checkpoint(args: LimssrTrainingArguments) -> str | None:
 
 
 def describe_run(run: PreparedRun) -> dict:
-    """What was trained, on what, how and with which result of the selection."""
+    """Return the record of a run: what was trained, on what, how, and the result of the selection."""
     model_arguments, data_arguments, args = run.arguments
     data, rows, trainer, state = run.data, run.rows, run.trainer, run.trainer.state
     return {
@@ -219,20 +197,37 @@ def describe_run(run: PreparedRun) -> dict:
     }
 
 
+def parameter_counts(model) -> dict[str, int]:
+    """Count the parameters: all, the trained ones, and those outside the language model."""
+    parameters = dict(model.named_parameters())
+    trained = sum(parameter.numel() for parameter in parameters.values() if parameter.requires_grad)
+    outside = sum(parameter.numel() for name, parameter in parameters.items() if "language_model." not in name)
+    within = model.model.language_model.num_parameters()  # which knows that 4-bit weights lie two in a byte
+    return {"all": outside + within, "trained": trained, "outside_language_model": outside}
+
+
+def package_versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:  # run from a folder that was not installed
+            versions[name] = "not installed"
+    return versions
+
+
 def write_results(result: EvaluationResult, record: dict, folder: Path) -> None:
-    """Prints the table; writes metrics, predictions, picture and record. What is not honest is marked in all."""
+    """Print the table; write metrics, predictions, pictures and record, all with the caveats of the result."""
     dataset = record["dataset"]
     caveats = result_caveats(dataset["leaky"], record["selection"]["on"] == "test")
-    title = title_with_caveats(f"{dataset['description']}, test split", caveats)
-    folder.mkdir(parents=True, exist_ok=True)
-    result.save_json(folder / "metrics.json", title=title, selected_on=record["selection"]["on"], caveats=caveats)
-    write_predictions(result, folder / "predictions.parquet", caveats)
-    save_figure(result, folder / "evaluation.png", title)
+    title = f"{dataset['description']}, test split"
+    write_evaluation(result, folder, title, caveats, selected_on=record["selection"]["on"])
     save_curve(record["history"], folder / "curve.png", title_with_caveats(dataset["description"], caveats))
-    write_run_record(folder / "run.json", record)
-    print(f"\n{title}\n\n{evaluation_table(result)}\n\nModel and results are in {folder}", flush=True)
+    write_json(folder / RECORD_FILE, record)
+    heading = title_with_caveats(title, caveats)
+    print(f"\n{heading}\n\n{evaluation_table(result)}\n\nModel and results are in {folder}", flush=True)
 
 
 def _finite(value):
-    """None for NaN and infinite numbers, which strict JSON does not have."""
-    return None if isinstance(value, float) and not abs(value) < float("inf") else value
+    """Return None for NaN and infinite numbers, which strict JSON does not have."""
+    return None if isinstance(value, float) and not isfinite(value) else value

@@ -1,4 +1,4 @@
-"""From a loaded dataset to the rows that training, validation and the baselines may see."""
+"""From a loaded dataset to the rows that training, validation and the baselines may use."""
 
 import logging
 from collections import Counter
@@ -12,143 +12,112 @@ from ..arguments import DataArguments
 from ..data import AqaData
 from ..data.aqa_data import target_columns
 from ..data.masked_dataset import MaskedDataset
-from ..data.masks import (
-    DynamicMask,
-    Mask,
-    all_subsets,
-    available_masks,
-    draw_static_masks,
-    subset_name,
-    validate_rates,
-)
+from ..data.masks import DynamicMask, Mask, all_subsets, available_masks, draw_static_masks, subset_name
 
 logger = logging.getLogger(__name__)
+MOST_STRATA = 10
 
 
 @dataclass
 class TrainingData:
     """
     Attributes:
-        train: what training may read.
-        validation: views of the validation rows by name, the mean over which selects the best checkpoint; none where
-            nothing selects it.
-        seen: the rows of the training split, those held back of it for validation included: what the baselines are
-            fitted on.
-        dynamic_mask: draws a mask for each training batch; `None` unless missingness is `dynamic`.
-        modality_dropout: draws a further mask for each training sample; `None` unless asked for.
-        summary: counts, for the record of the run.
+        train: rows to train on.
+        validation: validation rows by name of their mask set, over which the mean selects the best checkpoint.
+        baseline: rows to fit the baselines on: the training split, the rows held back for validation included.
+        dynamic_mask: draws a mask for each training batch, if missingness is `dynamic`.
+        modality_dropout: draws a further mask for each training sample, if asked for.
+        summary: counts for the record of the run.
     """
 
     train: MaskedDataset
     validation: dict[str, MaskedDataset]
-    seen: MaskedDataset
+    baseline: MaskedDataset
     dynamic_mask: DynamicMask | None
     modality_dropout: DynamicMask | None
     summary: dict
 
 
 def prepare_training_data(data: AqaData, arguments: DataArguments, seed: int) -> TrainingData:
-    """
-    Args:
-        data: the dataset.
-        arguments: what to hide and what to hold back.
-        seed: of the validation split.
+    """Hide modalities, and hold validation rows back by `seed`.
 
     Raises:
         ValueError: nothing is left to train on, a rate is impossible, or a split is missing.
     """
     modalities = list(data.modalities)
-    seen = _usable(data.splits["train"], modalities, arguments, "train")
-    train, validation = _hold_back(seen, data, arguments, seed)
-    dynamic_mask = None
+    usable = _usable(data, "train", arguments)
+    train, validation = _hold_back(usable, data, arguments, seed)
+    masked = {
+        name: MaskedDataset(rows, modalities, _allowed_masks(rows, modalities, arguments))
+        for name, rows in (("train", train), ("validation", validation), ("baseline", usable))
+    }
+    mask_sets = {"available": masked["validation"]} if len(validation) else {}
+    if mask_sets and arguments.validates_subsets:
+        mask_sets = _subset_mask_sets(validation, masked["validation"])
+    dynamic_mask = modality_dropout = None
     if arguments.missingness == "dynamic":
         dynamic_mask = DynamicMask(modalities, arguments.missing_rates, arguments.mask_seed)
-    modality_dropout = None
     if arguments.modality_dropout is not None:
         modality_dropout = DynamicMask(modalities, arguments.modality_dropout, arguments.mask_seed)
-    masked = {
-        name: MaskedDataset(part, modalities, _masks(part, modalities, arguments))
-        for name, part in (("train", train), ("validation", validation), ("seen", seen))
-    }
-    views = {"available": masked["validation"]} if len(validation) else {}
-    if arguments.validates_subsets:
-        views = _subset_views(validation, masked["validation"]) or views
-    return TrainingData(
-        train=masked["train"],
-        validation=views,
-        seen=masked["seen"],
-        dynamic_mask=dynamic_mask,
-        modality_dropout=modality_dropout,
-        summary={name: _summary(masked[name]) for name in ("train", "validation")},
-    )
+    summary = {name: _summary(masked[name]) for name in ("train", "validation")}
+    return TrainingData(masked["train"], mask_sets, masked["baseline"], dynamic_mask, modality_dropout, summary)
+
+
+def _usable(data: AqaData, split: str, arguments: DataArguments) -> Dataset:
+    """Return the rows with any modality, or with every one if missingness is `none`; warn of those left out."""
+    rows, modalities = data.splits[split], list(data.modalities)
+    available = np.array(available_masks(rows, modalities), dtype=bool).reshape(len(rows), len(modalities))
+    usable = available.all(1) if arguments.missingness == "none" else available.any(1)
+    if not usable.any():
+        raise ValueError(f"no sample of the split {split!r} has the modalities {', '.join(modalities)}.")
+    if usable.all():
+        return rows
+    ids = np.array(rows.select_columns(["sample_id"])["sample_id"][:])[~usable]
+    lacking = "a modality" if arguments.missingness == "none" else "every modality"
+    logger.warning("%d samples of %s lack %s and are left out: %s ...", len(ids), split, lacking, ", ".join(ids[:5]))
+    return rows.select(np.flatnonzero(usable))
 
 
 def _hold_back(rows: Dataset, data: AqaData, arguments: DataArguments, seed: int) -> tuple[Dataset, Dataset]:
-    """Of the usable training rows those to train on, and the rows that select the best checkpoint."""
+    """Return the rows to train on, and the rows that select the best checkpoint."""
     if arguments.select_on == "nothing":
         return rows, rows.select([])
     if arguments.select_on == "test":
-        return rows, _usable(data.splits["test"], list(data.modalities), arguments, "test")
+        return rows, _usable(data, "test", arguments)
     if "validation" in data.splits:
-        return rows, _usable(data.splits["validation"], list(data.modalities), arguments, "validation")
+        return rows, _usable(data, "validation", arguments)
     train, validation = split_validation(rows, data.score_names, arguments.validation_fraction, seed)
     return rows.select(train), rows.select(validation)
 
 
-def _usable(split: Dataset, modalities: list[str], arguments: DataArguments, name: str) -> Dataset:
-    """The rows that have anything, or with missingness `none` everything; what is left out is said."""
-    present = np.array(available_masks(split, modalities), dtype=bool).reshape(len(split), len(modalities))
-    enough = present.all(1) if arguments.missingness == "none" else present.any(1)
-    if not enough.any():
-        raise ValueError(f"no sample of the split {name!r} has the modalities {', '.join(modalities)}.")
-    if enough.all():
-        return split
-    ids = np.array(split.select_columns(["sample_id"])["sample_id"][:])[~enough]
-    lacking = "a modality" if arguments.missingness == "none" else "every modality"
-    logger.warning("%d samples of %s lack %s and are left out: %s ...", len(ids), name, lacking, ", ".join(ids[:5]))
-    return split.select(np.flatnonzero(enough))
-
-
-def _masks(split: Dataset, modalities: list[str], arguments: DataArguments) -> list[Mask]:
-    observed = available_masks(split, modalities)
+def _allowed_masks(rows: Dataset, modalities: list[str], arguments: DataArguments) -> list[Mask]:
+    available = available_masks(rows, modalities)
     if arguments.missingness != "static":
-        return observed
-    rates = validate_rates(arguments.missing_rates, modalities)
-    ids = split.select_columns(["sample_id"])["sample_id"][:]
-    return draw_static_masks(ids, modalities, rates, arguments.mask_seed, observed)
+        return available
+    ids = rows.select_columns(["sample_id"])["sample_id"][:]
+    return draw_static_masks(ids, modalities, arguments.missing_rates, arguments.mask_seed, available)
 
 
-def _subset_views(split: Dataset, masked: MaskedDataset) -> dict[str, MaskedDataset]:
-    """For every subset of the modalities the rows that show some of it, showing no more than that."""
-    views = {}
+def _subset_mask_sets(rows: Dataset, masked: MaskedDataset) -> dict[str, MaskedDataset]:
+    """Return, for every subset of the modalities, the rows that have any of it, without their other modalities."""
+    mask_sets = {}
     for subset in all_subsets(len(masked.modalities)):
-        shown = [tuple(a * b for a, b in zip(mask, subset, strict=True)) for mask in masked.masks]
-        rows = [row for row, mask in enumerate(shown) if any(mask)]
-        if rows:
-            masks = [shown[row] for row in rows]
-            views[subset_name(subset, masked.modalities)] = MaskedDataset(split.select(rows), masked.modalities, masks)
-    return views
+        used = [tuple(a * b for a, b in zip(mask, subset, strict=True)) for mask in masked.masks]
+        if kept := [index for index, mask in enumerate(used) if any(mask)]:
+            mask_sets[subset_name(subset, masked.modalities)] = MaskedDataset(
+                rows.select(kept), masked.modalities, [used[index] for index in kept]
+            )
+    return mask_sets
 
 
 def _summary(masked: MaskedDataset) -> dict:
-    """How many samples there are, and how many show what."""
+    """Count the samples, and those of each mask."""
     counts = Counter(subset_name(mask, masked.modalities) for mask in masked.masks)
-    return {"samples": len(masked), "shown": dict(counts.most_common())}
+    return {"samples": len(masked), "masks": dict(counts.most_common())}
 
 
-MOST_BINS = 10
-
-
-def split_validation(
-    train: Dataset, score_names: list[str], fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of training and validation, stratified by quantiles of the first score. No feature is read.
-
-    Args:
-        train: the training split.
-        score_names: the scores, of which the first decides.
-        fraction: of the rows that validate, above 0 and below 1.
-        seed: another seed, another split.
+def split_validation(train: Dataset, score_names: list[str], fraction: float, seed: int) -> list[np.ndarray]:
+    """Return row numbers of training and validation, stratified by quantiles of the first score.
 
     Raises:
         ValueError: the split has too few rows for two parts of at least 2.
@@ -161,9 +130,8 @@ def split_validation(
             f"`validation_fraction` {fraction} of {len(scores)} training rows leaves {len(scores) - validating} for "
             f"training and {validating} for validation; both need 2 or more."
         )
-    bins = max(1, min(MOST_BINS, validating, len(scores) - validating))
-    ranks = np.argsort(np.argsort(scores, kind="stable"), kind="stable")  # (rows,); NaN come last
-    strata = ranks * bins // len(scores)  # (rows,), each as large as the others
-    rows = np.arange(len(scores))
-    train_rows, validation_rows = train_test_split(rows, test_size=validating, stratify=strata, random_state=seed)
-    return np.sort(train_rows), np.sort(validation_rows)
+    count = max(1, min(MOST_STRATA, validating, len(scores) - validating))
+    ranks = np.argsort(np.argsort(scores, kind="stable"), kind="stable")  # (rows,), NaN last
+    strata = ranks * count // len(scores)  # (rows,), strata of equal size
+    parts = train_test_split(np.arange(len(scores)), test_size=validating, stratify=strata, random_state=seed)
+    return [np.sort(rows) for rows in parts]

@@ -1,111 +1,117 @@
 """`transformers.Trainer`, where LIMSSR differs from it."""
 
-import json
 import math
 import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Sampler, SequentialSampler
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import Trainer
+from transformers import EvalPrediction, Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import speed_metrics
 from transformers.utils import logging
 
 from ...modeling_limssr.checkpoint_limssr import LANGUAGE_MODEL_PREFIX
 from ...modeling_limssr.losses_limssr import LOSS_TERMS
+from ...modeling_limssr.modeling_limssr import LimssrScoreOutput
+from ..arguments import LimssrTrainingArguments
 from ..data.aqa_data import read_targets
 from ..data.masked_dataset import sequence_lengths
 from ..evaluation.metrics.aqa_metrics import METRIC_NAMES, average_metrics, score_metrics
 from ..hub.trainer_mixin import HubMixin
-from ..prediction.predictor import Predictions, predict
-from ..utils.records import without_paths, write_run_record
-from .checkpoints import TrainingStateMixin, check_form, default_form, final_form, load_trained_weights
+from ..prediction.predictor import PATHS, Predictions, predict
+from ..utils.files import RECORD_FILE, write_json
+from .checkpoints import TrainingStateMixin, check_form, checkpoint_form, final_form, load_trained_weights
 from .collator import LimssrCollator
 from .sampler import EpochRows, EpochSampler
 
-logger = logging.get_logger(__name__)
+LOADER_ARGUMENTS = ("num_workers", "persistent_workers", "prefetch_factor", "multiprocessing_context")
+LOADER_ARGUMENTS += ("pin_memory", "in_order")
 
 
 class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
-    """
-    Trains a `LimssrForScoreRegression`. It differs from its parent in that
+    """Train a `LimssrForScoreRegression`. Unlike its parent:
 
-    - training rows are shuffled, cropped and masked by seed and epoch alone, so that runs repeat for any number of
-      workers and a resumed run equals one that was never stopped;
-    - validation scores each sample once, also over several processes, and logs AQA metrics;
-    - checkpoints hold only what was trained, with the processor and the code bundle, and no pickle
-      (`TrainingStateMixin`); loading one fails on any weight that is missing or left over;
-    - what goes to the Hub are whole revisions that anyone can load (`PushingMixin`);
+    - training rows are shuffled, cropped and masked by seed and epoch alone, so that runs repeat for any kind and
+      number of workers, and a resumed run equals one that was never stopped;
+    - validation scores each sample once, also over several processes, and logs AQA metrics in judges' units;
+    - checkpoints hold only what was trained, with processor and code, and no pickle (`TrainingStateMixin`); loading
+      one fails on any weight that is missing or left over; whole revisions go to the Hub (`HubMixin`);
     - the three terms of the loss are logged, and the language model can have a learning rate of its own;
-    - whatever is validated, saved or kept are the weights that a schedule-free optimizer ends with, not those that it
-      takes its steps at.
+    - a schedule-free optimizer is validated, saved and kept with the weights it ends with, not those of its steps.
 
     Args:
-        train_dataset: rows of a dataset, `datasets.Dataset` or `MaskedDataset`.
-        eval_dataset: the same, or several by name: what is logged without a name is their mean.
-        processing_class: the model's `LimssrProcessor`.
-        data_collator: by default a `LimssrCollator` with random crops and no dynamic mask.
-        **kwargs: of `transformers.Trainer`.
+        data_collator: by default a `LimssrCollator` with random crops.
+        train_dataset: rows, `datasets.Dataset` or `MaskedDataset`.
+        eval_dataset: the same, or several by name, over which metrics without a name are the mean.
+        *arguments, **kwargs: as for `transformers.Trainer`; `processing_class` is the model's `LimssrProcessor`.
+            `compute_metrics` gets scores and labels of one evaluation set at a time, `(samples, scores)` in judges'
+            units, and so does `compute_loss_func` in validation, without hidden states.
 
     Attributes:
-        describe: gives the record of the run so far, for `run.json` in its checkpoints; None for no record.
+        describe: returns the record of the run so far, for `run.json` in its checkpoints; None for no record.
     """
 
-    def __init__(self, model, args, train_dataset=None, processing_class=None, data_collator=None, **kwargs):
-        config = model.config
-        check_form(args, model)
+    def __init__(self, model=None, args=None, data_collator=None, *arguments, **kwargs):
+        if not isinstance(args, LimssrTrainingArguments):
+            raise TypeError(f"`args` is {type(args).__name__}, expected LimssrTrainingArguments.")
+        if model is not None:
+            check_form(args, model)
         self.describe: Callable[[], dict] | None = None
-        self.train_sampler = None
-        if train_dataset is not None:
-            data_seed = args.seed if args.data_seed is None else args.data_seed
-            grouping = {}
-            if args.train_sampling_strategy == "group_by_length":
-                batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-                grouping = {"lengths": sequence_lengths(train_dataset, processing_class), "batch_size": batch_size}
-            self.train_sampler = EpochSampler(len(train_dataset), data_seed, **grouping)
-            train_dataset = EpochRows(train_dataset)
-        if data_collator is None:
-            data_collator = LimssrCollator(
-                processing_class, list(config.modalities), config.score_names, seed=args.seed
-            )
-        super().__init__(
-            model,
-            args,
-            data_collator=data_collator,
-            train_dataset=train_dataset,
-            processing_class=processing_class,
-            **kwargs,
-        )
         self._loss_terms: dict[str, list[torch.Tensor]] = defaultdict(list)
+        super().__init__(model, args, data_collator, *arguments, **kwargs)
+        if data_collator is None:
+            self.data_collator = self._collator("random")
+        self.add_callback(EndSettled())
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
                 callback.logging_dir = os.path.join(args.output_dir, "logs")
 
-    # Order of the training rows.
+    def call_model_init(self, trial=None) -> nn.Module:
+        """Check a model of `model_init` as one that is given."""
+        model = super().call_model_init(trial)
+        check_form(self.args, model)
+        return model
 
-    def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
-        return self.train_sampler
+    # Rows.
 
-    def _get_eval_sampler(self, eval_dataset) -> Sampler | None:
-        """In their own order, whatever the training rows are grouped by."""
-        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+    def get_train_dataloader(self) -> DataLoader:
+        """Return batches in the order of an `EpochSampler`, to which accelerate hands on the epoch."""
+        args, rows, size = self.args, self.train_dataset, self._train_batch_size
+        lengths = None
+        if args.train_sampling_strategy == "group_by_length":
+            lengths = sequence_lengths(rows, self.processing_class)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        sampler = EpochSampler(len(rows), seed, lengths, size * args.gradient_accumulation_steps * args.world_size)
+        options = {"sampler": sampler, "drop_last": args.dataloader_drop_last}
+        options["generator"] = torch.Generator().manual_seed(args.seed + args.process_index)  # seeds the workers
+        loader = self._loader(EpochRows(rows), size, self.data_collator, **options)
+        loader.set_sampler(sampler)  # else no epoch would reach it through the batches of a process that skips some
+        return loader
 
-    def _run_epoch(self, *args, epoch: int, **kwargs) -> None:
-        self.train_sampler.set_epoch(epoch)
-        super()._run_epoch(*args, epoch=epoch, **kwargs)
+    def get_test_dataloader(self, test_dataset: Sequence[dict]) -> DataLoader:
+        """Return batches for `predict`: all available modalities, cropped in the middle; nothing is drawn."""
+        return self._loader(test_dataset, self.args.eval_batch_size, self._collator("center"))
+
+    def _loader(self, rows: Sequence[dict], batch_size: int, collator, **options) -> DataLoader:
+        options |= {name: getattr(self.args, f"dataloader_{name}") for name in LOADER_ARGUMENTS}
+        return self.accelerator.prepare(DataLoader(rows, batch_size=batch_size, collate_fn=collator, **options))
+
+    def _collator(self, crop: str) -> LimssrCollator:
+        config = self.model.config
+        modalities, seed = list(config.modalities), self.args.seed
+        return LimssrCollator(self.processing_class, modalities, config.score_names, crop=crop, seed=seed)
 
     # Optimizer.
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """One group for each learning rate and weight decay, see `LimssrTrainingArguments`."""
+        """Make one parameter group for each learning rate and weight decay, see `LimssrTrainingArguments`."""
         model = self.model if model is None else model
         if self.optimizer is None:
             optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
@@ -113,32 +119,24 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
         return self.optimizer
 
     def parameter_groups(self, model: nn.Module) -> list[dict]:
-        """The trained parameters, each in exactly one group."""
+        """Return the trained parameters, each in exactly one group."""
         args, groups = self.args, defaultdict(list)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 is_vector = parameter.dim() < 2 or name.endswith("token_embeddings")
                 groups[LANGUAGE_MODEL_PREFIX in name, args.decay_all or not is_vector].append(parameter)
         head_rate = args.learning_rate if args.head_learning_rate is None else args.head_learning_rate
+        rates = {True: args.learning_rate, False: head_rate}
         return [
-            {
-                "params": parameters,
-                "lr": args.learning_rate if of_language_model else head_rate,
-                "weight_decay": args.weight_decay if decays else 0.0,
-            }
-            for (of_language_model, decays), parameters in groups.items()
+            {"params": parameters, "lr": rates[in_language_model], "weight_decay": args.weight_decay * decays}
+            for (in_language_model, decays), parameters in groups.items()
         ]
 
-    def _settle_weights(self) -> None:
-        """Of an optimizer that takes its steps at other weights than it ends with; the next step goes back to them."""
-        if self.optimizer is not None and hasattr(self.optimizer, "eval"):
-            self.optimizer.eval()
-
-    # The terms of the loss.
+    # Loss.
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if model.training:
+        if model.training and outputs.get("loss") is not None:  # a `compute_loss_func` takes the labels away
             for name in LOSS_TERMS:
                 self._loss_terms[name].append(outputs[name].detach())
         return (loss, outputs) if return_outputs else loss
@@ -146,116 +144,107 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._loss_terms:
             means = torch.stack([torch.stack(self._loss_terms[name]).mean() for name in LOSS_TERMS])
-            means = self.accelerator.reduce(means, "mean").tolist()
-            logs |= dict(zip(LOSS_TERMS, means, strict=True))
+            logs |= dict(zip(LOSS_TERMS, self.accelerator.reduce(means, "mean").tolist(), strict=True))
             self._loss_terms.clear()
         super().log(logs, start_time)
 
     # Validation.
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """
-        Scores the validation rows, each from what it shows.
+        """Score the validation rows with the modalities they have.
 
         Returns:
-            With the prefix: every metric of `METRIC_NAMES` in judges' units, averaged over datasets and scores
-            (correlations in Fisher's z), `loss` (regression and consistency term; the separation term belongs to
-            batches, not to samples) and, of several datasets, the Spearman of each. NaN where undefined.
+            With the prefix: every metric of `METRIC_NAMES` in judges' units, averaged over evaluation sets and scores
+            (correlations in Fisher's z); `loss`, without the separation term, which belongs to batches; the results of
+            `compute_metrics`; and Spearman and those results for each of several sets. NaN where undefined.
         """
-        views = self.eval_dataset if eval_dataset is None else eval_dataset
-        views = views if isinstance(views, Mapping) else {"": views}
-        start = time.time()
-        self._settle_weights()
-        metrics, cells, losses = {}, [], []
+        rows_by_name = self.eval_dataset if eval_dataset is None else eval_dataset
+        rows_by_name = rows_by_name if isinstance(rows_by_name, Mapping) else {"": rows_by_name}
+        start, count = time.time(), sum(map(len, rows_by_name.values()))
+        settle_weights(self.optimizer)
+        metrics, all_scores, all_others = {}, [], []
         silent = self.args.disable_tqdm or not self.is_world_process_zero()
-        count = sum(map(len, views.values()))
         with tqdm(total=count, desc="validation", unit="sample", disable=silent, leave=False) as bar:
-            for name, rows in views.items():
-                scored, loss = self._score_view(rows, bar)
-                cells += scored
-                losses.append(loss)
-                if len(views) > 1:
-                    metrics[f"{name}_spearman"] = average_metrics(scored)["spearman"]
-        averages = average_metrics(cells)
-        metrics |= {name: averages[name] for name in METRIC_NAMES} | {"loss": float(np.mean(losses))}
+            for name, rows in rows_by_name.items():
+                per_score, others = self._measure(rows, bar)
+                all_scores += per_score
+                all_others.append(others)
+                if len(rows_by_name) > 1:
+                    own = {**others, "spearman": average_metrics(per_score)["spearman"]}
+                    metrics |= {f"{name}_{metric}": value for metric, value in own.items() if metric != "loss"}
+        averages = average_metrics(all_scores)
+        metrics |= {name: averages[name] for name in METRIC_NAMES}
+        metrics |= {name: float(np.mean([others[name] for others in all_others])) for name in all_others[0]}
         metrics = {f"{metric_key_prefix}_{name}": math.nan if x is None else x for name, x in metrics.items()}
         metrics |= speed_metrics(metric_key_prefix, start, num_samples=count)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _score_view(self, rows: Sequence[dict], bar: tqdm) -> tuple[list[dict], float]:
-        """The metrics of each score, and the loss."""
-        config = self.model.config
-        size = self.args.per_device_eval_batch_size
+    def _measure(self, rows: Sequence[dict], bar: tqdm) -> tuple[list[dict], dict]:
+        """Return the metrics of each score, and those of all scores: the loss and what the user computes."""
+        names, size = self.model.config.score_names, self.args.per_device_eval_batch_size
         predictions = predict(self.model, self.processing_class, rows, size, self.accelerator, bar)
-        targets = read_targets(rows, config.score_names)  # (rows, scores)
-        columns = range(len(config.score_names))
-        scored = [score_metrics(predictions.scores[:, column], targets[:, column]) for column in columns]
-        return scored, validation_loss(predictions, targets, config)
+        targets = read_targets(rows, names)  # (rows, scores)
+        per_score = [score_metrics(predictions.scores[:, score], targets[:, score]) for score in range(len(names))]
+        others = {"loss": self._validation_loss(predictions, targets)}
+        if self.compute_metrics is not None:
+            others |= self.compute_metrics(EvalPrediction(predictions=predictions.scores, label_ids=targets))
+        return per_score, others
 
-    def get_test_dataloader(self, test_dataset: Sequence[dict]) -> DataLoader:
-        """For `predict`: the rows as they are, cropped in the middle; nothing is drawn as in training."""
-        config, of_training = self.model.config, self.data_collator
-        self.data_collator = LimssrCollator(
-            self.processing_class, list(config.modalities), config.score_names, crop="center"
-        )
-        try:
-            return super().get_test_dataloader(test_dataset)
-        finally:
-            self.data_collator = of_training
+    def _validation_loss(self, predictions: Predictions, targets: np.ndarray) -> float:
+        labels = torch.from_numpy(targets)
+        paths = {name: torch.from_numpy(getattr(predictions, name)) for name in PATHS}
+        if self.compute_loss_func is not None:
+            count = torch.tensor(labels.numel())
+            return float(self.compute_loss_func(LimssrScoreOutput(**paths), labels, num_items_in_batch=count))
+        return float(self.accelerator.unwrap_model(self.model).loss_of_scores(labels, **paths))
 
     # Checkpoints.
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        settle_weights(self.optimizer)  # on every process, before the first one saves
+        super().save_model(output_dir, _internal_call)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Model, processor, code and, as JSON, the arguments. The final model may have another form."""
+        """Save model, processor, code and arguments; the final model may have another form than checkpoints.
+
+        `save_model`, the public hook, first gathers the weights of a sharded model; the stock `_save` then writes full
+        names and pickled arguments.
+        """
         if not self.args.should_save:
             return
         folder = Path(self.args.output_dir if output_dir is None else output_dir)
         is_final = folder == Path(self.args.output_dir)
-        form = final_form(self.args, self.model.config) if is_final else default_form(self.model.config)
-        with _no_progress_bar():
-            self.accelerator.unwrap_model(self.model).save_pretrained(folder, form=form, state_dict=state_dict)
+        form = final_form(self.args, self.model.config) if is_final else checkpoint_form(self.model.config)
+        had_bar = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
+        self.accelerator.unwrap_model(self.model).save_pretrained(folder, form=form, state_dict=state_dict)
+        if had_bar:
+            logging.enable_progress_bar()
         self.processing_class.save_pretrained(folder)
-        arguments = json.dumps(without_paths(self.args.to_dict()), indent=2, sort_keys=True)
-        (folder / "training_args.json").write_text(arguments + "\n", encoding="utf-8")
+        write_json(folder / "training_args.json", self.args.to_dict())
         if self.describe is not None and not is_final:
-            write_run_record(folder / "run.json", self.describe())
-
-    def _save_checkpoint(self, *args, **kwargs) -> None:
-        self._settle_weights()  # on every process, before the first one saves
-        super()._save_checkpoint(*args, **kwargs)
-
-    def _finalize_training(self, *args, **kwargs):
-        self._settle_weights()
-        return super()._finalize_training(*args, **kwargs)
+            write_json(folder / RECORD_FILE, self.describe())
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Load either form. No public hook: the stock one knows no adapters, and only warns of misfitting weights."""
         load_trained_weights(self.model if model is None else model, resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        logger.info(f"Loading the best model, {self.state.best_model_checkpoint} ({self.state.best_metric}).")
+        """Load either form; no public hook, as for `_load_from_checkpoint`."""
         load_trained_weights(self.model, self.state.best_model_checkpoint)
 
 
-@contextmanager
-def _no_progress_bar():
-    """Writing a checkpoint is no work to watch."""
-    enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            logging.enable_progress_bar()
+class EndSettled(TrainerCallback):
+    """Settles the weights at the end of training, before the best checkpoint may replace them."""
+
+    def on_epoch_end(self, args, state, control, optimizer=None, **kwargs):
+        if control.should_epoch_stop or control.should_training_stop:
+            settle_weights(optimizer)
 
 
-def validation_loss(predictions: Predictions, targets: np.ndarray, config) -> float:
-    """The terms of the loss that belong to samples: weighted regression and consistency of normalised scores."""
-    ranges = np.array(config.score_ranges, dtype=np.float64)
-    given = ~np.isnan(targets)
-    errors = ((predictions.scores - targets) / ranges)[given]
-    loss = config.regression_weight * float(np.mean(errors**2)) if len(errors) else 0.0
-    if config.aggregation == "dual":
-        loss += config.consistency_weight * float(np.mean((predictions.path_disagreement / ranges) ** 2))
-    return loss
+def settle_weights(optimizer) -> None:
+    """Move from the weights at which a schedule-free optimizer takes its steps to the average it ends with."""
+    if hasattr(optimizer, "eval"):
+        optimizer.eval()

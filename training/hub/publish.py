@@ -1,4 +1,4 @@
-"""Publishes a folder that training or `save_pretrained` left: one commit that anyone can load by its name."""
+"""Publish a folder that training or `save_pretrained` left: one commit that loads by the repository's name."""
 
 import re
 import shutil
@@ -24,61 +24,56 @@ def publish(
     token: str | None = None,
 ) -> str:
     """
-    Pushes model, processor, code, card, metrics and pictures. The folder stays as it is.
+    Push model, processor, code, card, metrics and pictures. The folder is left unchanged.
 
     Args:
-        folder: of the checkpoint.
-        repo_id: `user/name`, or `name` for the token's own user; made where it is missing.
-        private: whether a new repository is private.
-        adapter: push only what was trained; by default an adapter is joined with its language model.
-        language_model: where the language model of an adapter lies, if not on the Hub: folder, GGUF file or a name of
-            `PACKAGED_MODELS`.
-        token: of the Hub; the one of `hf auth login` by default.
+        folder: checkpoint folder.
+        repo_id: `user/name`, or `name` for the token's own user; created where it is missing.
+        private: visibility of a new repository.
+        adapter: push only the trained weights; by default an adapter is merged with its language model.
+        language_model: an adapter's language model that is not on the Hub: folder, GGUF file or packaged model's name.
+        token: Hub token; by default that of `hf auth login`.
 
     Returns:
-        Where the commit can be seen.
+        URL of the commit.
 
     Raises:
-        HubError: the Hub was not reached, or refuses.
-        FileNotFoundError: no checkpoint in the folder, or a part of it is missing.
+        HubError: the Hub is out of reach or refuses.
+        FileNotFoundError: the folder holds no checkpoint, or an incomplete one.
         ValueError: an adapter is asked for and there is none, or the checkpoint does not load.
     """
     folder = Path(folder)
-    config = _read_config(folder)
-    if adapter and config.checkpoint_form != "adapter":
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no config.json; give the folder of a trained model.")
+    fields = LimssrConfig.get_config_dict(folder)[0]
+    if fields.get("model_type") != LimssrConfig.model_type:
+        raise ValueError(f"{folder} holds a model of type {fields.get('model_type')!r}, expected 'limssr'.")
+    is_adapter = LimssrConfig.from_dict(fields).checkpoint_form == "adapter"
+    if adapter and not is_adapter:
         raise ValueError(
-            f"{folder} holds a full model, out of which no adapter can be taken: publish one of its checkpoints "
+            f"{folder} holds a full model, from which no adapter can be extracted: publish one of its checkpoints "
             f"({folder}/checkpoint-N), or train with `--save_form adapter`."
         )
     repo_id = prepare_repository(repo_id, private, token)
     with TemporaryDirectory() as staged:
         copy_files(published_files(folder), staged)
-        if config.checkpoint_form == "adapter" and not adapter:
-            _join_language_model(folder, Path(staged), language_model)
+        if is_adapter and not adapter:
+            _merge_language_model(folder, Path(staged), language_model)
         _name_in_card(folder, Path(staged), repo_id)
         return push_files(published_files(staged), repo_id, f"Publish {folder.resolve().name}", token)
 
 
-def _read_config(folder: Path) -> LimssrConfig:
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no config.json; name the folder of a trained model.")
-    config = LimssrConfig.get_config_dict(folder)[0]
-    if config.get("model_type") != LimssrConfig.model_type:
-        raise ValueError(f"{folder} holds a model of type {config.get('model_type')!r}, expected 'limssr'.")
-    return LimssrConfig.from_dict(config)
-
-
-def _join_language_model(folder: Path, staged: Path, language_model: str | None) -> None:
-    """Where the checkpoint carries its language model beside it, that goes into the weights too."""
-    language_model = None if language_model is None else resolve_packaged(language_model)
-    model = LimssrForScoreRegression.from_pretrained(folder, language_model=language_model)
+def _merge_language_model(folder: Path, staged: Path, language_model: str | None) -> None:
+    """Replace the staged adapter by the full model; a language model carried beside it goes into the weights."""
+    place = None if language_model is None else resolve_packaged(language_model)
+    model = LimssrForScoreRegression.from_pretrained(folder, language_model=place)
     (staged / "model.safetensors").unlink()
     shutil.rmtree(staged / CHECKPOINT_SUBFOLDER, ignore_errors=True)
     model.save_pretrained(staged)
 
 
 def _name_in_card(folder: Path, staged: Path, repo_id: str) -> None:
-    """A card that nobody edited is written anew; in one that somebody did, only the name of the repository changes."""
+    """Render the card again, unless someone edited it: then only the name of the repository changes."""
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     name = found[1] if (found := NAME_IN_CARD.search(text)) else None

@@ -1,72 +1,61 @@
-"""What a revision of ours on the Hub holds, and the way there and back: one commit a push, mistakes in words."""
+"""What a revision on the Hub holds, and the way there and back: one atomic commit per push, readable errors."""
 
+import fnmatch
 import json
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download, snapshot_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, errors
 from safetensors import SafetensorError, safe_open
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from ...configuration.configuration_limssr import LimssrConfig
-from ...modeling_limssr.checkpoint_limssr import PUBLISHED_FILES, TRAINING_STATE_FILES
 from ...modeling_limssr.language_model_limssr import CHECKPOINT_SUBFOLDER
-from ..fitting.checkpoints import OPTIMIZER_FILE
+from ..utils.files import OPTIMIZER_FILE, TRAINING_STATE_FILES
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@.+)?")
-# The best checkpoint so far, in a revision to go on from that is not the best itself.
-BEST_SUBFOLDER = "best"
+BEST_SUBFOLDER = "best"  # the best checkpoint so far, in the revision of another one
+TOKENIZER_FILES = ("*.jinja", "merges.txt", "vocab.txt", "*.model")
+# All that ever leaves for the Hub; whatever else lies in the folder, a pickle above all, stays here.
+PUBLISHED_FILES = ("*.safetensors", "*.json", "*.py", "README.md", "*.png", *TOKENIZER_FILES)
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
-# What a push takes away where it brings nothing of that name: it would contradict the new revision.
+NEEDED = ("config.json", "processor_config.json", "README.md", "modeling_limssr.py", "processing_limssr.py")
 REPORTS = ("run.json", "metrics.json", "training_args.json", "evaluation.png", "curve.png")
+# A push deletes these where it brings no file of the same name: they would contradict the new revision.
 REPLACED = (*WEIGHTS, *REPORTS, *TRAINING_STATE_FILES, f"{BEST_SUBFOLDER}/*", f"{CHECKPOINT_SUBFOLDER}/*")
 
 
 class HubError(OSError):
-    """The Hub was not reached, or refused; the message says what to do."""
+    """The Hub is out of reach or refuses; the message says what to do."""
 
 
 @contextmanager
 def hub_errors(doing: str) -> Iterator[None]:
-    """
-    Args:
-        doing: what fails then, such as `cannot push to user/name`; begins the message.
-
-    Raises:
-        HubError: in place of what the Hub's client raises.
-    """
+    """Turn errors of the Hub's client into a `HubError` that begins with `doing`, such as `cannot push to user/x`."""
     try:
         yield
-    except (HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+    except (errors.HTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise HubError(f"{doing}: {_reason(error)}") from error
-    except RuntimeError as error:  # in which the client wraps what went wrong with the upload of a file
+    except RuntimeError as error:  # the client wraps a failed upload of a file
         raise HubError(f"{doing}: {_reason(error.__cause__ or error)}") from error
 
 
 def _reason(error: BaseException) -> str:
-    if not isinstance(error, HfHubHTTPError):
-        said = " ".join(str(error).split())
-        return f"the connection to the Hub failed ({type(error).__name__}: {said}); repeat it when the Hub is reached"
-    status, said = error.response.status_code, error.server_message or " ".join(str(error).split())
-    if status == 401 and not isinstance(error, RepositoryNotFoundError):
+    said = " ".join(str(error).split())
+    if not isinstance(error, errors.HfHubHTTPError):
+        return f"the connection to the Hub failed ({type(error).__name__}: {said}); try again when it is reachable"
+    status, said = error.response.status_code, error.server_message or said
+    if status == 401 and not isinstance(error, errors.RepositoryNotFoundError):
         return f"the Hub does not know the token ({said}); log in with `hf auth login` or set HF_TOKEN"
     if status == 403:
         return f"the token does not permit it ({said}); use one that may write there"
     if status >= 500:
-        return f"the Hub has trouble of its own ({status}: {said}); repeat it later"
+        return f"the Hub has trouble of its own ({status}: {said}); try again later"
     return f"{status}, {said}"
 
 
@@ -74,161 +63,149 @@ def prepare_repository(
     repo_id: str, private: bool | None = None, token: str | None = None, revision: str | None = None
 ) -> str:
     """
-    Makes sure, before anything is uploaded, that there is a repository we may write our model to.
+    Create the repository where it is missing, check that a model of ours may be pushed, and return its full name.
 
     Args:
         repo_id: `user/name`, or `name` for the token's own user.
-        private: whether a new repository is private; of the owner's default by default.
-        token: of the Hub; the one of `hf auth login` by default.
-        revision: a branch, made where it is missing.
-
-    Returns:
-        The full name.
+        private: visibility of a new repository; the owner's default where None.
+        token: Hub token; by default that of `hf auth login`.
+        revision: branch, created where it is missing.
 
     Raises:
-        HubError: the Hub was not reached, or refuses.
-        ValueError: the repository is there and holds another kind of model, or is public and should be private.
+        HubError: the Hub is out of reach or refuses.
+        ValueError: the repository holds another kind of model, or is public and should be private.
     """
     api = HfApi(token=token)
     with hub_errors(f"cannot push to {repo_id}"):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         api.auth_check(repo_id, write=True)
         if private and not api.model_info(repo_id).private:
-            raise ValueError(f"{repo_id} is there already and public; make it private on the Hub, or name another.")
-        kind = _model_type(repo_id, token)
+            raise ValueError(f"{repo_id} exists and is public; make it private on the Hub, or give another name.")
+        try:
+            config = Path(api.hf_hub_download(repo_id, "config.json"))
+            kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+        except errors.EntryNotFoundError:
+            kind = None
         if kind not in (None, LimssrConfig.model_type):
-            raise ValueError(f"{repo_id} holds a model of type {kind!r}, which a push would mix up: name another.")
+            raise ValueError(f"{repo_id} holds a model of type {kind!r}, expected 'limssr'; give another name.")
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
     return repo_id
 
 
-def _model_type(repo_id: str, token: str | None) -> str | None:
-    """By the configuration in the repository; None where there is none."""
-    try:
-        file = hf_hub_download(repo_id, "config.json", token=token)
-    except EntryNotFoundError:
-        return None
-    return json.loads(Path(file).read_text(encoding="utf-8")).get("model_type")
-
-
 def published_files(folder: str | Path, with_training_state: bool = False) -> dict[str, Path]:
     """
-    What of a checkpoint folder goes to the Hub: path in the repository -> file. Weights, configuration, processor,
-    code, card, metrics and pictures; never a pickle, and no predictions (they show the labels of the test split).
+    Select what of a checkpoint folder goes to the Hub; never a pickle, and no predictions (they hold test labels).
 
     Args:
-        folder: of the checkpoint.
-        with_training_state: also what training needs to go on.
+        folder: checkpoint folder.
+        with_training_state: include what training needs to go on.
+
+    Returns:
+        Path in the repository -> file.
     """
     folder, files = Path(folder), {}
     for subfolder in ("", CHECKPOINT_SUBFOLDER, BEST_SUBFOLDER):
         for file in sorted((folder / subfolder).glob("*")):
-            is_state = any(fnmatch(file.name, pattern) for pattern in TRAINING_STATE_FILES)
-            wanted = any(fnmatch(file.name, pattern) for pattern in PUBLISHED_FILES)
-            if file.is_file() and wanted and (with_training_state or not is_state):
+            is_wanted = _matches(file.name, PUBLISHED_FILES) and file.is_file()
+            if is_wanted and (with_training_state or not _matches(file.name, TRAINING_STATE_FILES)):
                 files[file.relative_to(folder).as_posix()] = file
     return files
 
 
-def check_complete(files: dict[str, Path]) -> None:
-    """
-    Raises:
-        FileNotFoundError: something is missing without which nobody could load the revision.
-        ValueError: weights that are no safetensors, or cut short.
-    """
-    needed = ["config.json", "processor_config.json", "README.md", "modeling_limssr.py", "processing_limssr.py"]
-    if missing := [name for name in needed if name not in files]:
-        raise FileNotFoundError(f"there is no {missing[0]} to publish; save model and processor in the folder first.")
-    weights = {path: file for path, file in files.items() if path.endswith(".safetensors")}
-    if not any(fnmatch(path, WEIGHTS[0]) for path in weights):
-        raise FileNotFoundError("there are no weights (model*.safetensors) to publish.")
-    for path, file in weights.items():
-        try:
-            with safe_open(file, framework="numpy"):
-                pass
-        except SafetensorError as error:
-            raise ValueError(f"{path} is no whole safetensors file ({error}); save the model again.") from error
+def _matches(path: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatch(path, pattern) for pattern in patterns)
 
 
 def push_files(
     files: dict[str, Path], repo_id: str, message: str, token: str | None = None, revision: str | None = None
 ) -> str:
     """
-    Makes one commit of the files: whoever loads a revision sees all of it or nothing.
+    Push files in one commit: whoever loads a revision gets all of it or nothing.
 
     Args:
         files: path in the repository -> file.
-        repo_id: `user/name`, which exists.
-        message: of the commit.
-        token: of the Hub.
-        revision: the branch, `main` by default.
+        repo_id: an existing repository, `user/name`.
+        message: commit message.
+        token: Hub token.
+        revision: branch, `main` by default.
 
     Returns:
-        Where the commit can be seen.
+        URL of the commit.
 
     Raises:
-        HubError: the Hub was not reached, or refuses; the repository is as it was.
+        HubError: the Hub is out of reach or refuses; the repository is unchanged.
+        FileNotFoundError, ValueError: nobody could load this revision: a file is missing, or weights are truncated.
     """
-    check_complete(files)
+    _check_complete(files)
     api = HfApi(token=token)
     with hub_errors(f"cannot push to {repo_id}"):
-        there = api.list_repo_files(repo_id, revision=revision)
-        stale = [path for path in there if path not in files and any(fnmatch(path, name) for name in REPLACED)]
+        existing = api.list_repo_files(repo_id, revision=revision)
+        outdated = [path for path in existing if path not in files and _matches(path, REPLACED)]
         operations = [CommitOperationAdd(path, file) for path, file in files.items()]
-        operations += [CommitOperationDelete(path) for path in stale]
+        operations += [CommitOperationDelete(path) for path in outdated]
         return api.create_commit(repo_id, operations, commit_message=message, revision=revision).commit_url
+
+
+def _check_complete(files: dict[str, Path]) -> None:
+    if missing := [name for name in NEEDED if name not in files]:
+        raise FileNotFoundError(f"there is no {missing[0]} to publish; save model and processor in the folder first.")
+    if not fnmatch.filter(files, WEIGHTS[0]):
+        raise FileNotFoundError("there are no weights (model*.safetensors) to publish.")
+    for path in fnmatch.filter(files, "*.safetensors"):
+        try:
+            with safe_open(files[path], framework="numpy"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(f"{path} is no complete safetensors file ({error}); save the model again.") from error
 
 
 def fetch_checkpoint(name: str, output_dir: str | Path, token: str | None = None) -> str:
     """
-    Brings a training from the Hub into a folder, where it goes on like one that was stopped there.
+    Download a training checkpoint and return its folder, ready to resume from as if it had been written here.
 
     Args:
         name: `user/name` or `user/name@revision`.
-        output_dir: gets `checkpoint-N` and, where that is another one, the best checkpoint so far.
-        token: of the Hub.
-
-    Returns:
-        The folder of the checkpoint.
+        output_dir: receives `checkpoint-N` and, where it is another one, the best checkpoint so far.
+        token: Hub token.
 
     Raises:
-        HubError: the Hub was not reached, or refuses.
+        HubError: the Hub is out of reach or refuses.
         FileExistsError: `output_dir` has checkpoints already.
-        FileNotFoundError: that revision holds no training state.
+        FileNotFoundError: the revision holds no training state.
     """
     output_dir = Path(output_dir)
     if output_dir.is_dir() and (newest := get_last_checkpoint(output_dir)):
         raise FileExistsError(
-            f"{newest} is there already: go on with `--resume_from_checkpoint last`, or name another `output_dir`."
+            f"{newest} exists already: go on with `--resume_from_checkpoint last`, or give another `output_dir`."
         )
     repo_id, _, revision = name.partition("@")
     with hub_errors(f"{name} is no folder here, and cannot be fetched from the Hub"):
-        folder = Path(snapshot_download(repo_id, revision=revision or None, token=token))
+        folder = Path(HfApi(token=token).snapshot_download(repo_id, revision=revision or None))
     files = published_files(folder, with_training_state=True)
-    if not {"trainer_state.json", OPTIMIZER_FILE} <= files.keys():
+    if not {TRAINER_STATE_NAME, OPTIMIZER_FILE} <= files.keys():
         raise FileNotFoundError(
             f"{name} holds a model but no training to go on with. Runs with `--hub_strategy every_save` push one with "
             f"each checkpoint: name the revision of such a commit, {repo_id}@REVISION."
         )
-    state = json.loads(files.pop("trainer_state.json").read_text(encoding="utf-8"))
+    state = json.loads(files.pop(TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     checkpoint = output_dir / f"{PREFIX_CHECKPOINT_DIR}-{state['global_step']}"
     best = output_dir / f"{PREFIX_CHECKPOINT_DIR}-{state['best_global_step']}"
-    of_best = {path: file for path, file in files.items() if path.startswith(f"{BEST_SUBFOLDER}/")}
-    state["best_model_checkpoint"] = str(best) if of_best or best == checkpoint else None
+    has_best = any(path.startswith(f"{BEST_SUBFOLDER}/") for path in files)
+    state["best_model_checkpoint"] = str(best) if has_best or best == checkpoint else None
     output_dir.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=output_dir, prefix="_fetch-") as fetched:  # a copy cut short is no checkpoint
+    with TemporaryDirectory(dir=output_dir, prefix="_fetch-") as fetched:  # an interrupted copy is no checkpoint
         copied = Path(fetched, "checkpoint")
         copy_files(files, copied)
-        (copied / "trainer_state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
-        if of_best:
+        (copied / TRAINER_STATE_NAME).write_text(json.dumps(state, indent=2), encoding="utf-8")
+        if has_best:
             (copied / BEST_SUBFOLDER).rename(best)
         copied.rename(checkpoint)
     return str(checkpoint)
 
 
 def copy_files(files: dict[str, Path], folder: str | Path) -> None:
-    """Path in the repository -> file, as a folder."""
+    """Copy files (path in the repository -> file) into a folder."""
     for path, file in files.items():
         target = Path(folder) / path
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The trainer's way to the Hub: whole revisions, in the background while it trains, none of them with a pickle."""
+"""How the trainer pushes: complete revisions without a pickle, in the background while it trains."""
 
 import json
 from concurrent.futures import Future
@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from huggingface_hub import run_as_future
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
 
@@ -17,16 +18,16 @@ logger = logging.get_logger(__name__)
 
 class HubMixin:
     """
-    Of a `Trainer`. It differs from the stock one in that
+    Mixin of a `Trainer`. Unlike in the stock one,
 
-    - a wrong token, a repository one may not write to or one that holds another kind of model ends the run before it
-      begins;
-    - with `hub_strategy="every_save"` each checkpoint is one commit in which model, processor, code, card and all that
-      training needs to go on belong together. It is made in the background; if it fails, training says so and goes on;
-    - the last commit holds the final model and its results and takes the training state away.
+    - a wrong token, missing write access or a repository of another kind of model ends the run before it begins;
+    - with `hub_strategy="every_save"` each checkpoint is one commit, with code, card and training state, made in the
+      background; when it fails, training warns and goes on;
+    - the last commit holds the final model with its results and deletes the training state.
     """
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Create and check the repository, see `prepare_repository`."""
         if self.is_world_process_zero():
             args, self.push_in_progress = self.args, None
             self.hub_model_id = prepare_repository(
@@ -37,32 +38,35 @@ class HubMixin:
             )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """
+        Push a checkpoint as one commit.
+
+        Overrides a private method because no public hook replaces the upload: the stock one pickles the arguments and
+        uploads all of `output_dir`, stray files included, and `on_save` of a callback comes after it.
+        """
         if self.args.hub_strategy == HubStrategy.END:
             return
-        self.accelerator.wait_for_everyone()  # each process writes its random numbers into the checkpoint
+        self.accelerator.wait_for_everyone()  # each process writes its random state into the checkpoint
         if not self.is_world_process_zero():
             return
-        running = self.push_in_progress is not None and not self.push_in_progress.is_done()
-        if running and not self.args.hub_always_push:
+        is_busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        if is_busy and not self.args.hub_always_push:
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        staged = TemporaryDirectory(dir=self.args.output_dir, prefix="_push-")  # the folder may be rotated away
+        staged = TemporaryDirectory(dir=self.args.output_dir, prefix="_push-")  # the checkpoint may be rotated away
         self._stage(Path(checkpoint_folder), Path(staged.name))
         job = run_as_future(self._push_staged, staged, f"Training in progress, step {self.state.global_step}")
-        if running:
-            self.push_in_progress.jobs.append(job)
-        else:
-            self.push_in_progress = PushInProgress([job])
+        self.push_in_progress = PushInProgress([*self.push_in_progress.jobs, job] if is_busy else [job])
 
     def _stage(self, checkpoint: Path, staged: Path) -> None:
-        """What the revision of a checkpoint holds, without the paths of this machine."""
+        """Copy what the revision of a checkpoint holds, without paths of this machine."""
         copy_files(published_files(checkpoint, with_training_state=True), staged)
-        state_file = staged / "trainer_state.json"
+        state_file = staged / TRAINER_STATE_NAME
         state = json.loads(state_file.read_text(encoding="utf-8"))
         best = state.pop("best_model_checkpoint", None)
         if best is not None and Path(best).name != checkpoint.name:
-            weights = {file.name: file for pattern in ("config.json", *WEIGHTS) for file in Path(best).glob(pattern)}
-            copy_files({f"{BEST_SUBFOLDER}/{name}": file for name, file in weights.items()}, staged)
+            files = [file for pattern in ("config.json", *WEIGHTS) for file in Path(best).glob(pattern)]
+            copy_files({f"{BEST_SUBFOLDER}/{file.name}": file for file in files}, staged)
         state_file.write_text(json.dumps(state, indent=2), encoding="utf-8")
         write_model_card(staged, self.hub_model_id)
 
@@ -84,13 +88,13 @@ class HubMixin:
         private: bool | None = None,
     ) -> str | Future | None:
         """
-        Saves the final model and pushes it with its card and results, if they are there.
+        Save the final model and push it with its card and the results beside it.
 
         Returns:
-            Where the commit can be seen; a future of that with `blocking=False`; None on all processes but the first.
+            URL of the commit; a future of it with `blocking=False`; None on every process but the first.
 
         Raises:
-            HubError: the Hub was not reached, or refuses. The folder is as it was; `publish.py` pushes it again.
+            HubError: the Hub is out of reach or refuses. The folder is unchanged; `publish.py` pushes it again.
         """
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
@@ -100,13 +104,12 @@ class HubMixin:
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         self.create_model_card()
         self._finish_current_push()
-        token, revision = token or self.args.hub_token, revision or self.args.hub_revision
+        where = (self.hub_model_id, commit_message, token or self.args.hub_token, revision or self.args.hub_revision)
         files = published_files(self.args.output_dir)
-        push = push_files if blocking else lambda *args: run_as_future(push_files, *args)
-        return push(files, self.hub_model_id, commit_message, token, revision)
+        return push_files(files, *where) if blocking else run_as_future(push_files, files, *where)
 
     def create_model_card(self) -> None:
-        """A card that is there already (`training_run` writes one) stays."""
+        """Write the card, unless there is one (`run_training` writes it with the results)."""
         folder = Path(self.args.output_dir)
         if self.is_world_process_zero() and not (folder / "README.md").exists():
             write_model_card(folder, self.hub_model_id or folder.absolute().name)

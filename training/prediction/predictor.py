@@ -305,7 +305,8 @@ class _Scorer:
         with ExitStack() as stack:
             for model in self.models:
                 stack.enter_context(evaluating(model))
-            # Here prompt prefixes may be kept between batches: `prefix_cache.keep()` of each of `self.bare`.
+            for model in self.bare:
+                stack.enter_context(model.model.prefix_cache.keep())
             stack.enter_context(self.accelerator.autocast() if self.accelerator else nullcontext())
             yield
 

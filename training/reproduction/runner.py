@@ -1,144 +1,192 @@
-"""Runs one after another, each a process of `train.py`: finished ones stay, interrupted ones go on, failures are said.
+"""The runs of a table: every configuration under every variant with every seed, one `train.py` after another.
 
-Beside the folder of a run lie its settings (`seed_0.yaml`: `train.py` on this file alone repeats it) and all that it
-printed (`seed_0.log`). The log is locked while the run goes on, so that two `reproduce.py` (one a GPU) share the work.
+Finished runs stay, interrupted ones go on, failures are reported. Beside the folder of a run lie its settings
+(`seed_0.yaml`: `train.py` on this file alone repeats it) and everything it printed (`seed_0.log`). The log is locked
+during the run, so that two `reproduce.py` (one per GPU) share the work.
 """
 
 import fcntl
+import inspect
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import yaml
+from transformers import AutoModel, AutoTokenizer, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
-from .plan import Run
+from ...modeling_limssr.language_model_limssr import load_language_model
+from ..arguments import training_parser
+from ..data import REGISTRY, dataset_class
+from ..fitting.model import locate_language_model
+from ..utils.settings import check_settings, merge, read_pairs, read_yaml
+from .tables import PUBLISHED, Table, Variant
 
 TRAIN_SCRIPT = Path(__file__).parents[1] / "train.py"
-
+# States of a run; a reason follows the last three after a colon.
 FINISHED, INTERRUPTED, TO_DO = "finished", "interrupted", "to do"
 FAILED, ELSEWHERE, IMPOSSIBLE = "failed", "running elsewhere", "not possible"
+CONFIGS = Path(__file__).parents[1] / "configs"
+PUBLISHED_DATASETS = {  # dataset -> its tasks, each with a configuration of its name
+    dataset: [task for task in PUBLISHED["per_score"]["LIMSSR"] if task.startswith(f"{dataset}_")]
+    for dataset in PUBLISHED["missing_modalities"]["datasets"]
+}
+LANGUAGE_MODEL_KEYS = ("language_model", "gguf_file", "revision", "num_hidden_layers")
 
 
 @dataclass(frozen=True)
-class State:
+class Run:
     """
     Attributes:
-        kind: `finished` (it left `metrics.json` and `run.json`), `interrupted` (it left a checkpoint to go on from),
-            `to do`, `failed`, `running elsewhere` or `not possible`.
-        reason: in words, where it is one of the last three.
+        dataset: group of configurations: one of `PUBLISHED_DATASETS`, or the configuration itself.
+        configuration: name of its YAML file.
+        variant: what is changed in it.
+        repetition: number of the seed, from 0.
+        settings: complete settings of `train.py`.
+        problem: why it cannot be run; empty where it can.
+        pretrained: where a random language model is used, the `LANGUAGE_MODEL_KEYS` of the one that it replaces.
     """
 
-    kind: str
-    reason: str = ""
+    dataset: str
+    configuration: str
+    variant: Variant
+    repetition: int
+    settings: dict[str, Any]
+    problem: str = ""
+    pretrained: dict[str, Any] | None = None
 
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.reason}" if self.reason else self.kind
+    @property
+    def folder(self) -> Path:
+        return Path(self.settings["output_dir"])
+
+    @property
+    def name(self) -> str:
+        return f"{self.configuration}, {self.variant.name}, seed {self.settings['seed']}"
 
 
-def find_state(run: Run) -> State:
-    """How far a run is, from its folder."""
+def plan_runs(
+    table: Table,
+    datasets: Sequence[str],
+    output_dir: str | Path,
+    *,
+    seeds: Sequence[int] = (),
+    changes: Mapping[str, Any] | None = None,
+    folders: Mapping[str, str] | None = None,
+    variants: Sequence[str] = (),
+) -> list[Run]:
+    """
+    List the runs of a table, all of the first seed before those of the next.
+
+    Args:
+        table: one of `TABLES`.
+        datasets: `fs1000`, `fisv`, `rg` (one model per score or apparatus, as published), names of configurations, or
+            paths of YAML files.
+        output_dir: parent of the runs' folders, `<configuration>/<variant>/seed_<seed>`.
+        seeds: seeds of initialisation, order, validation split and masks; by default the configuration's own.
+        changes: settings of `train.py` for all runs. They override the configuration, the variant overrides them.
+        folders: name in `REGISTRY` -> the folder of that dataset.
+        variants: names of the variants to run; all of them by default.
+
+    Raises:
+        OSError, ValueError: an unknown dataset, variant, setting or value.
+    """
+    changes, folders = changes or {}, folders or {}
+    check_settings(changes, training_parser(), "--set")
+    if unknown := sorted(folders.keys() - REGISTRY.keys()):
+        raise ValueError(f"--folders: no dataset is called {unknown[0]!r}, known: {', '.join(sorted(REGISTRY))}.")
+    if unknown := [name for name in variants if name not in table.variants]:
+        raise ValueError(f"--variants: this table has no {unknown[0]!r}, only {', '.join(table.variants)}.")
+    if len({Path(dataset).stem for dataset in datasets}) < len(datasets):
+        raise ValueError(f"--datasets: two of {', '.join(datasets)} have the same name; run one after the other.")
+    groups = {Path(dataset).stem: _configurations(dataset) for dataset in datasets}
+    chosen = [variant for name, variant in table.variants.items() if not variants or name in variants]
+    runs = []
+    for (repetition, seed), (dataset, paths) in product(enumerate(seeds or [changes.get("seed")]), groups.items()):
+        for variant, path in product(chosen, paths):
+            settings = _override(_read(path), {**changes, "seed": seed})
+            if settings["dataset"] in folders:
+                settings["data_options"]["folder"] = folders[settings["dataset"]]
+            runs.append(_run(dataset, path.stem, variant, repetition, settings, Path(output_dir)))
+    return runs
+
+
+def _configurations(dataset: str) -> list[Path]:
+    if dataset in PUBLISHED_DATASETS:
+        return [CONFIGS / f"{task}.yaml" for task in PUBLISHED_DATASETS[dataset]]
+    path = Path(dataset) if dataset.endswith((".yaml", ".yml")) else CONFIGS / f"{dataset}.yaml"
+    if not path.is_file():
+        known = sorted({*PUBLISHED_DATASETS, *(file.stem for file in CONFIGS.glob("*.yaml"))})
+        raise ValueError(f"--datasets: {dataset!r} is no YAML file and none of {', '.join(known)}.")
+    return [path]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read the settings of a YAML file, its KEY=VALUE pairs as dictionaries."""
+    settings = read_yaml(path, training_parser())
+    if settings.get("dataset") not in REGISTRY:
+        raise ValueError(f"{path}: `dataset` is {settings.get('dataset')!r}, known: {', '.join(sorted(REGISTRY))}.")
+    return settings | {name: read_pairs(settings.get(name), name) or {} for name in ("data_options", "prompt")}
+
+
+def _override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Apply changes, except None; in a dictionary they replace single entries."""
+    return {**settings, **{name: merge(value, settings.get(name)) for name, value in changes.items()}}
+
+
+def _run(dataset: str, configuration: str, variant: Variant, repetition: int, settings: dict, output_dir: Path) -> Run:
+    problem, pretrained = variant.impossible or _find_problem(variant, settings), None
+    settings = _override(settings, variant.settings)
+    settings["seed"] = settings["mask_seed"] = int(settings.get("seed", 0))
+    settings["output_dir"] = str(output_dir / configuration / variant.name / f"seed_{settings['seed']}")
+    if variant.random_language_model and not problem:
+        pretrained = {name: settings.get(name) for name in LANGUAGE_MODEL_KEYS}
+        settings |= dict.fromkeys(LANGUAGE_MODEL_KEYS) | {"language_model": settings["output_dir"] + "_language_model"}
+    return Run(dataset, configuration, variant, repetition, settings, problem, pretrained)
+
+
+def _find_problem(variant: Variant, settings: Mapping[str, Any]) -> str:
+    """Why a variant of this configuration cannot be run, or would say nothing; empty where it can."""
+    dataset, changed = settings["dataset"], {name.partition("_")[0] for name in variant.settings}
+    changes_language_model = variant.random_language_model or not changed.isdisjoint({"lora", "language"})
+    if settings.get("language_model_config") and changes_language_model:
+        return "the language model of this configuration is a random one, trained as a whole"
+    if "prompt" in changed and not settings.get("use_prompt", True):
+        return "this configuration has no prompt"
+    if "prompt" in changed and "template" in settings["prompt"]:
+        return "this configuration has a wording of its own, the parts are of the default one"
+    if "folder" in inspect.signature(dataset_class(dataset)).parameters and "folder" not in settings["data_options"]:
+        return f"no folder given (--folders {dataset}=FOLDER)"
+    return ""
+
+
+def find_state(run: Run) -> str:
+    """Tell how far a run is: finished, interrupted (it left a checkpoint to go on from), to do, or not possible."""
     if run.problem:
-        return State(IMPOSSIBLE, run.problem)
+        return f"{IMPOSSIBLE}: {run.problem}"
     if all((run.folder / name).is_file() for name in ("metrics.json", "run.json")):
-        return State(FINISHED)
-    return State(INTERRUPTED if _complete_checkpoints(run.folder) else TO_DO)
+        return FINISHED
+    return INTERRUPTED if any(run.folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")) else TO_DO
 
 
 def check_settings_of_earlier_runs(runs: Sequence[Run]) -> None:
     """
     Raises:
-        ValueError: the folder of a run holds one with other settings. Another place of the same data is none.
+        ValueError: a folder holds a run with other settings; only the data may have moved.
     """
     for run in runs:
-        path = _settings_file(run)
-        if not path.is_file():
-            continue
-        earlier, wanted = _comparable(yaml.safe_load(path.read_text(encoding="utf-8"))), _comparable(run.settings)
-        differing = sorted(name for name in earlier.keys() | wanted.keys() if earlier.get(name) != wanted.get(name))
-        if differing:
-            name = differing[0]
-            raise ValueError(
-                f"{run.folder} was run with `{name}` {earlier.get(name)!r}, now it is {wanted.get(name)!r}: give "
-                "another --output_dir, or remove that run."
-            )
-
-
-def run_all(runs: Sequence[Run], report: Callable[[list[State]], None]) -> list[State]:
-    """
-    Runs what is not finished.
-
-    Args:
-        runs: in their order.
-        report: called with the states so far after each run.
-
-    Returns:
-        The state of each run.
-    """
-    states = [find_state(run) for run in runs]
-    for index, run in enumerate(runs):
-        if states[index].kind in (TO_DO, INTERRUPTED):
-            print(f"[{index + 1}/{len(runs)}] {run.name}: {_settings_file(run).with_suffix('.log')}", flush=True)
-            states[index] = _run_one(run)
-            print(f"[{index + 1}/{len(runs)}] {run.name}: {states[index]}", flush=True)
-            report(states)
-    return states
-
-
-def _run_one(run: Run) -> State:
-    run.folder.mkdir(parents=True, exist_ok=True)
-    settings = _settings_file(run)
-    with settings.with_suffix(".log").open("a+", encoding="utf-8") as log:
-        try:
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by the child too, should this process be killed
-        except BlockingIOError:
-            return State(ELSEWHERE, f"another process writes {Path(log.name).name}")
-        if find_state(run).kind == FINISHED:  # elsewhere, in the meantime
-            return State(FINISHED)
-        _remove_incomplete_checkpoints(run.folder)
-        try:
-            if run.random_language_model is not None:
-                run.random_language_model.write()
-        except (OSError, ValueError) as error:
-            return State(FAILED, f"no random language model, {error}")
-        settings.write_text(yaml.safe_dump(run.settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        command = [sys.executable, str(TRAIN_SCRIPT), str(settings)]
-        if _complete_checkpoints(run.folder):
-            command += ["--resume_from_checkpoint", "last"]
-        code = _run_process(command, log)
-    state = find_state(run)
-    if code == 0 and state.kind == FINISHED:
-        return state
-    return State(FAILED, f"exit {code}, {_last_line(Path(log.name))}")
-
-
-def _run_process(command: Sequence[str], log: TextIO) -> int:
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603
-    try:
-        return process.wait()
-    finally:  # if this process is to stop, its child stops too, and goes on from its last checkpoint some day
-        process.terminate()
-        process.wait()
-
-
-def _settings_file(run: Run) -> Path:
-    return run.folder.with_suffix(".yaml")
-
-
-def _complete_checkpoints(folder: Path) -> list[Path]:
-    """Those that were written to their end: the state of the trainer comes last."""
-    return [path for path in folder.glob("checkpoint-*") if (path / TRAINER_STATE_NAME).is_file()]
-
-
-def _remove_incomplete_checkpoints(folder: Path) -> None:
-    complete = _complete_checkpoints(folder)
-    for path in folder.glob("checkpoint-*"):
-        if path not in complete:
-            shutil.rmtree(path)
+        path, wanted = run.folder.with_suffix(".yaml"), _comparable(run.settings)
+        earlier = _comparable(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else wanted
+        for name in sorted(earlier.keys() | wanted.keys()):
+            if earlier.get(name) != wanted.get(name):
+                raise ValueError(
+                    f"{run.folder} was run with `{name}` {earlier.get(name)!r}, now it is {wanted.get(name)!r}: give "
+                    "another --output_dir, or remove that run."
+                )
 
 
 def _comparable(settings: dict) -> dict:
@@ -146,6 +194,68 @@ def _comparable(settings: dict) -> dict:
     return settings | {"data_options": options, "output_dir": None}
 
 
-def _last_line(path: Path) -> str:
-    lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
-    return next((line for line in reversed(lines) if line), "")
+def run_all(runs: Sequence[Run], report: Callable[[list[str]], None]) -> list[str]:
+    """Run what is not finished, in this order, and return all states; `report` gets those so far after each run."""
+    states = [find_state(run) for run in runs]
+    for index, run in enumerate(runs):
+        if states[index] in (TO_DO, INTERRUPTED):
+            print(f"[{index + 1}/{len(runs)}] {run.name}: {run.folder.with_suffix('.log')}", flush=True)
+            states[index] = _run_one(run)
+            print(f"[{index + 1}/{len(runs)}] {run.name}: {states[index]}", flush=True)
+            report(states)
+    return states
+
+
+def _run_one(run: Run) -> str:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    path = run.folder.with_suffix(".log")
+    with path.open("a+", encoding="utf-8") as log:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the child holds it too, should this process be killed
+        except BlockingIOError:
+            return f"{ELSEWHERE}: another process writes {path.name}"
+        if find_state(run) == FINISHED:  # by another process, in the meantime
+            return FINISHED
+        try:
+            write_random_language_model(run)
+        except (OSError, ValueError) as error:
+            return f"{FAILED}: no random language model, {error}"
+        code = _train(run, log)
+    if code == 0 and find_state(run) == FINISHED:
+        return FINISHED
+    printed = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    return f"{FAILED}: exit {code}, {next((line.strip() for line in reversed(printed) if line.strip()), '')}"
+
+
+def _train(run: Run, log: TextIO) -> int:
+    """Run `train.py`, from the last complete checkpoint where there is one; return its exit code."""
+    for checkpoint in run.folder.glob("checkpoint-*"):
+        if not (checkpoint / TRAINER_STATE_NAME).is_file():  # which is the last file of a checkpoint
+            shutil.rmtree(checkpoint)
+    settings = run.folder.with_suffix(".yaml")
+    settings.write_text(yaml.safe_dump(run.settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    resume = ["--resume_from_checkpoint", "last"] if find_state(run) == INTERRUPTED else []
+    command = [sys.executable, str(TRAIN_SCRIPT), str(settings), *resume]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603
+    try:
+        return process.wait()
+    finally:  # when this process is stopped, its child stops too, and goes on from its last checkpoint next time
+        process.terminate()
+        process.wait()
+
+
+def write_random_language_model(run: Run) -> None:
+    """Save a run's random language model: architecture, layers and tokenizer of the one it replaces, own weights."""
+    if run.pretrained is None or Path(run.settings["language_model"]).is_dir():
+        return
+    location, gguf_file = locate_language_model(run.pretrained["language_model"], run.pretrained["gguf_file"])
+    names = {"gguf_file": gguf_file, "revision": run.pretrained["revision"]}
+    found = {name: value for name, value in names.items() if value is not None}
+    pretrained, _ = load_language_model(location, run.pretrained["num_hidden_layers"], **found)
+    tokenizer = AutoTokenizer.from_pretrained(location, **found)
+    set_seed(run.settings["seed"])
+    drawn = AutoModel.from_config(pretrained.config).to(pretrained.dtype)
+    unfinished = Path(run.settings["language_model"] + "_unfinished")
+    drawn.save_pretrained(unfinished)
+    tokenizer.save_pretrained(unfinished)
+    unfinished.rename(run.settings["language_model"])

@@ -1,21 +1,29 @@
-"""Files that are whole or not there, whenever a process is stopped."""
+"""Files that are written whole or not at all, values without local paths, and names of files several rooms share."""
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+RECORD_FILE = "run.json"
+OPTIMIZER_FILE = "optimizer.safetensors"
+SCHEDULE_FILE = "optimizer.json"
+SCALER_FILE = "scaler.json"
+RANDOM_FILES = "rng_state*.json"  # one for each process
+TRAINING_STATE_FILES = ("trainer_state.json", OPTIMIZER_FILE, SCHEDULE_FILE, SCALER_FILE, RANDOM_FILES)
 UNFINISHED = ".writing-"
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """A place to write to; what is there at the end is renamed to `path`, and nothing is left where writing fails.
+    """Give a temporary path to write to, and rename it to `path` at the end; a failure leaves nothing behind.
 
     Args:
-        path: the file; its folder is made.
+        path: target file; its folder is created.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,17 +31,41 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         unfinished = Path(scratch) / path.name
         yield unfinished
         with unfinished.open("rb") as file:
-            os.fsync(file.fileno())  # else a machine that stops could leave the name without the content
+            os.fsync(file.fileno())  # a power failure could otherwise keep the name and lose the content
         os.replace(unfinished, path)
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:
-    """Writes UTF-8 text, see `atomic_write`."""
+    """Write UTF-8 text with `atomic_write`."""
     with atomic_write(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 
 def remove_unfinished(folder: str | Path) -> None:
-    """Removes what killed processes left unfinished; to be called when no process writes into the folder."""
+    """Remove what killed processes left behind. No process may be writing into the folder."""
     for path in Path(folder).rglob(f"{UNFINISHED}*"):
         shutil.rmtree(path)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write strict JSON without paths of this machine (see `without_paths`), with `atomic_write`.
+
+    Raises:
+        ValueError: NaN or an infinite number, which JSON does not have.
+    """
+    atomic_write_text(path, json.dumps(without_paths(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def without_paths(value: Any) -> Any:
+    """Return the value with every path of this machine cut to its last name, so that it can be published."""
+    if isinstance(value, dict):
+        return {str(key): without_paths(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_paths(entry) for entry in value]
+    if isinstance(value, Path) or (isinstance(value, str) and _is_path(value)):
+        return Path(value).name
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _is_path(text: str) -> bool:
+    return text.startswith(("/", "~/", "./", "../")) or (len(text) < 255 and "/" in text and Path(text).exists())

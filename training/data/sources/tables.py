@@ -1,57 +1,43 @@
-"""Reading the pickles of strangers: numpy arrays, numpy scalars and builtin containers, and nothing else."""
+"""Pickled tables of features, and an unpickler for files from strangers.
+
+It admits numpy arrays, numpy scalars and builtin containers, and nothing else.
+"""
 
 import math
 import os
 import pickle
 import re
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+from tqdm.auto import tqdm
 
 from ..aqa_data import feature_column
-from .files import FeatureFileError, ReadSample, check_clips
+from .files import FeatureFileError, Reader, check_clips
 
-# Booleans, numbers, byte strings, strings and object references, with a byte order or without. Structured and void
-# types are left out: no published table holds one.
+# Booleans, numbers, byte strings, strings and object references, with or without a byte order: what tables hold.
 DTYPE_CODE = re.compile(r"[<>=|]?([?bBhHiIlLqQpPefdgFDG]|[biufc]\d+|[SUa]\d*|O\d*)")
-
-# What unpickling raises on a file that is cut short, damaged or no pickle at all.
-DAMAGE = (
-    pickle.UnpicklingError,
-    EOFError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    OverflowError,
-    BufferError,
-    struct.error,
-)
-
 NPY_MAGIC = b"\x93NUMPY"
+LONGEST_TEXT = 4096  # anything longer in a table is raw memory
 
-# What stands in the place of raw memory in a pickle that is read array by array: nothing that refers to it twice fits.
-RAW_MEMORY, LONGEST_TEXT = None, 4096
+# What unpickling raises on a file that is truncated, damaged or no pickle at all.
+DAMAGE = (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError, MemoryError)
+DAMAGE += (OverflowError, BufferError, struct.error)
 
 
 class UnsafePickleError(pickle.UnpicklingError):
-    """A pickle asks for something that is neither a numpy array nor a builtin container."""
+    """A pickle asks for something other than numpy arrays and builtin containers."""
 
 
-class _PlainDtype:
-    """A dtype in the making.
-
-    Stands in for `numpy.dtype`, whose own `__setstate__` takes any flags that a file gives, on which numpy can crash.
-    """
-
-    __slots__ = ("dtype",)
+class _Dtype:
+    """A dtype to be completed by its state: byte order only, because numpy believes flags that make it crash."""
 
     def __init__(self, code: str | bytes, *_: Any) -> None:
         code = code.decode("latin1") if isinstance(code, bytes) else code
@@ -59,7 +45,7 @@ class _PlainDtype:
             raise pickle.UnpicklingError(f"dtype {code!r} is not a plain number, string or object type")
         self.dtype = np.dtype(code)
 
-    def __setstate__(self, state: tuple) -> None:
+    def build(self, state: tuple) -> None:
         order, compound = state[1], state[2:5]
         order = order.decode("latin1") if isinstance(order, bytes) else order
         if order not in ("<", ">", "=", "|") or any(part is not None for part in compound):
@@ -67,76 +53,51 @@ class _PlainDtype:
         self.dtype = self.dtype.newbyteorder(order)
 
 
-class _ReadArray(np.ndarray):
-    """An array whose state is checked, and set once: numpy would free memory that is still in use."""
+class _Array:
+    """An array to be built from its state.
 
-    def __setstate__(self, state: tuple) -> None:
+    Attributes:
+        key: its key in the memo of the unpickler, None if it has none.
+    """
+
+    key: int | None = None
+
+    def __init__(self, subtype: Any, *_: Any) -> None:
+        if subtype is not NDARRAY:
+            raise pickle.UnpicklingError(f"an array of class {subtype!r}, expected numpy.ndarray")
+
+    def build(self, state: tuple) -> np.ndarray:
         _, shape, plain, is_fortran, content = state
-        dtype = _dtype_of(plain)
-        content = content if dtype.hasobject else _as_bytes(content)
-        expected = _element_count(shape) * (1 if dtype.hasobject else dtype.itemsize)
-        if self.ndim != 1 or self.size or (dtype.hasobject and type(content) is not list) or len(content) != expected:
-            raise pickle.UnpicklingError(f"an array of shape {shape} and type {dtype} does not fit its content")
-        super().__setstate__((1, shape, dtype, bool(is_fortran), content))
-
-    def __reduce__(self) -> tuple:
-        return self.view(np.ndarray).__reduce__()
+        return _new_array(shape, plain, content, "F" if is_fortran else "C")
 
 
-class _Admitted:
-    """A function that a pickle may call, and do nothing else with."""
-
-    __slots__ = ("_function",)
-
-    def __init__(self, function: Callable) -> None:
-        self._function = function
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._function(*arguments)
-
-    def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("it tries to change a function")
+NDARRAY = object()  # stands in for numpy.ndarray, which pickled arrays name but never call
 
 
-def _refuse_call(*_: Any) -> None:
-    raise pickle.UnpicklingError("numpy.ndarray is called, where pickled arrays only name it")
-
-
-NDARRAY = _Admitted(_refuse_call)
+def _new_array(shape: Any, plain: Any, content: Any, order: Any) -> np.ndarray:
+    """Array of objects from a list, or of numbers on the memory that was read: tables are large."""
+    dtype = _dtype_of(plain)
+    if type(shape) is not tuple or any(type(size) is not int or size < 0 for size in shape) or order not in ("C", "F"):
+        raise pickle.UnpicklingError(f"{shape!r} in the order {order!r} is not the shape of an array")
+    if dtype.hasobject and type(content) is list:
+        return np.fromiter(content, dtype, len(content)).reshape(shape, order=order)
+    content = content if isinstance(content, bytearray) else _as_bytes(content)
+    if dtype.hasobject or len(content) != math.prod(shape) * dtype.itemsize:
+        raise pickle.UnpicklingError(f"an array of shape {shape} and type {dtype} does not fit its content")
+    return np.ndarray(shape, dtype, content, order=order)
 
 
 def _dtype_of(plain: Any) -> np.dtype:
-    if not isinstance(plain, _PlainDtype):
+    if not isinstance(plain, _Dtype):
         raise pickle.UnpicklingError(f"{plain!r} stands where a dtype belongs")
     return plain.dtype
 
 
 def _as_bytes(content: Any) -> bytes:
-    """Raw memory; Python 2 pickled it as a string."""
+    """Raw memory, which Python 2 pickled as a string."""
     if not isinstance(content, str | bytes | bytearray):
         raise pickle.UnpicklingError(f"{type(content).__name__} stands where the bytes of an array belong")
     return content.encode("latin1") if isinstance(content, str) else bytes(content)
-
-
-def _element_count(shape: Any) -> int:
-    if type(shape) is not tuple or any(type(size) is not int or size < 0 for size in shape):
-        raise pickle.UnpicklingError(f"{shape!r} is not the shape of an array")
-    return math.prod(shape)
-
-
-def _reconstruct(subtype: Any, *_: Any) -> np.ndarray:
-    """The empty array that the state to come will fill."""
-    if subtype is not NDARRAY:
-        raise pickle.UnpicklingError(f"an array of class {subtype!r}, expected numpy.ndarray")
-    return np.ndarray.__new__(_ReadArray, (0,))
-
-
-def _from_buffer(buffer: Any, plain: Any, shape: Any, order: str) -> np.ndarray:
-    """The array of protocol 5, on the memory that was read: tables are large."""
-    dtype, content = _dtype_of(plain), buffer if isinstance(buffer, bytearray) else _as_bytes(buffer)
-    if dtype.hasobject or order not in ("C", "F") or _element_count(shape) * dtype.itemsize != len(content):
-        raise pickle.UnpicklingError(f"an array of shape {shape} and type {dtype} does not fit its content")
-    return np.ndarray(shape, dtype, content, order=order)
 
 
 def _scalar(plain: Any, content: Any = b"") -> np.generic:
@@ -147,109 +108,98 @@ def _scalar(plain: Any, content: Any = b"") -> np.generic:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """`_codecs.encode`, with which protocol 2 spells bytes, for the one encoding that it uses."""
+    """`_codecs.encode` for the one encoding in which protocol 2 writes bytes."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"bytes in the encoding {encoding!r}, where pickles use 'latin1'")
     return _as_bytes(text)
 
 
-def _admitted_globals() -> dict[tuple[str, str], Any]:
-    admitted = {("numpy", "dtype"): _Admitted(_PlainDtype), ("numpy", "ndarray"): NDARRAY}
-    for core in ("numpy.core", "numpy._core"):  # the second since numpy 2.0
-        admitted[f"{core}.multiarray", "_reconstruct"] = _Admitted(_reconstruct)
-        admitted[f"{core}.multiarray", "scalar"] = _Admitted(_scalar)
-        admitted[f"{core}.numeric", "_frombuffer"] = _Admitted(_from_buffer)
-    for builtins in ("builtins", "__builtin__"):  # the second is Python 2's
-        for container in (set, frozenset, bytearray, bytes, complex):  # the others have opcodes of their own
-            admitted[builtins, container.__name__] = container
-    admitted["_codecs", "encode"] = _Admitted(_encode)
-    return admitted
+class _Memo(dict):
+    """Memo of a pickle that knows the key of each array, and for a table holds no raw memory.
 
+    Nothing in a table refers to raw memory a second time; if it did, it would find None.
+    """
 
-ADMITTED_GLOBALS = _admitted_globals()
-
-
-class _Restricted:
-    """Hands out nothing but `ADMITTED_GLOBALS`."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return ADMITTED_GLOBALS[module, name]
-        except KeyError:
-            raise UnsafePickleError(f"it asks for {module}.{name}") from None
-
-
-class _RestrictedUnpickler(_Restricted, pickle.Unpickler):
-    """The fast unpickler, for everything that fits into memory."""
-
-
-class _StreamingMemo(dict):
-    """What a pickle may refer to again, without the raw memory of its arrays, and where in it each array is."""
-
-    def __init__(self) -> None:
-        self.place: dict[int, int] = {}
+    def __init__(self, is_table: bool) -> None:
+        self.is_table = is_table
 
     def __setitem__(self, key: int, value: Any) -> None:
-        if isinstance(value, _ReadArray):
-            self.place[id(value)] = key
-        parts = value if isinstance(value, tuple) else (value,)  # a tuple: the state of an array
-        is_raw_memory = any(isinstance(part, str | bytes | bytearray) and len(part) > LONGEST_TEXT for part in parts)
-        super().__setitem__(key, RAW_MEMORY if is_raw_memory else value)
+        if isinstance(value, _Array):
+            value.key = key
+        elif self.is_table:
+            parts = value if isinstance(value, tuple) else (value,)  # a tuple: the state of an array
+            if any(isinstance(part, str | bytes | bytearray) and len(part) > LONGEST_TEXT for part in parts):
+                value = None
+        super().__setitem__(key, value)
 
 
-class _StreamingUnpickler(_Restricted, pickle._Unpickler):
-    """The unpickler in Python, in which an array can give way to something else as soon as it is whole."""
+class _RestrictedUnpickler(pickle._Unpickler):
+    """Unpickler of numpy arrays, numpy scalars and builtin containers, which can replace each array it has read.
+
+    The public `pickle.Unpickler` has no hook for BUILD, by which a file changes any object, and holds all arrays of a
+    table in memory until its end.
+    """
 
     dispatch = pickle._Unpickler.dispatch.copy()
 
-    def __init__(self, file: BinaryIO, keep: Callable[[np.ndarray], Any], **options: Any) -> None:
-        super().__init__(file, **options)
-        self.memo, self.keep = _StreamingMemo(), keep
+    def __init__(self, file: BinaryIO, keep: Callable[[np.ndarray], Any] | None) -> None:
+        super().__init__(file, encoding="latin1")
+        self.memo, self.keep = _Memo(is_table=keep is not None), keep or (lambda array: array)
+        self.admitted = {("numpy", "dtype"): _Dtype, ("numpy", "ndarray"): NDARRAY, ("_codecs", "encode"): _encode}
+        for core in ("numpy.core", "numpy._core"):  # the second since numpy 2.0
+            self.admitted[f"{core}.multiarray", "_reconstruct"] = _Array
+            self.admitted[f"{core}.multiarray", "scalar"] = _scalar
+            self.admitted[f"{core}.numeric", "_frombuffer"] = self._from_buffer
+        for builtins in ("builtins", "__builtin__"):  # the second in Python 2
+            for container in (set, frozenset, bytearray, bytes, complex):  # the others have their own opcodes
+                self.admitted[builtins, container.__name__] = container
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return self.admitted[module, name]
+        except KeyError:
+            raise UnsafePickleError(f"it asks for {module}.{name}") from None
 
     def load_build(self) -> None:
-        super().load_build()
-        array = self.stack[-1]
-        if isinstance(array, _ReadArray) and not array.dtype.hasobject:
-            self.stack[-1] = self.keep(array.view(np.ndarray))
-            place = self.memo.place.pop(id(array), None)
-            if place is not None:  # the same array may come again, under another key
-                self.memo[place] = self.stack[-1]
-
-    def load_reduce(self) -> None:
-        super().load_reduce()
-        array = self.stack[-1]
-        if type(array) is np.ndarray:  # of protocol 5, whole at once
-            self.stack[-1] = self.keep(array)
+        """Complete a dtype or an array, and nothing else."""
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, _Dtype):
+            target.build(state)
+        elif isinstance(target, _Array):
+            array = target.build(state)
+            self.stack[-1] = array if array.dtype.hasobject else self.keep(array)
+            if target.key is not None:  # another entry of a table may refer to the same array
+                self.memo[target.key] = self.stack[-1]
+        else:
+            raise pickle.UnpicklingError(f"it tries to change {target!r}")
 
     dispatch[pickle.BUILD[0]] = load_build
-    dispatch[pickle.REDUCE[0]] = load_reduce
+
+    def _from_buffer(self, buffer: Any, plain: Any, shape: Any, order: str) -> Any:
+        """Array of protocol 5."""
+        return self.keep(_new_array(shape, plain, buffer, order))
 
 
 def load_restricted(path: str | Path, keep: Callable[[np.ndarray], Any] | None = None) -> Any:
-    """Read a pickle that may hold numpy arrays, numpy scalars and builtin containers only.
+    """Load a pickle of numpy arrays, numpy scalars and builtin containers.
 
-    Pickles of Python 2 are read as latin1, which keeps their arrays and their ASCII strings. In a `.npy` file that
-    numpy wrote of an object, the pickle comes after a header, which is skipped.
+    Pickles of Python 2 are read as latin1, which preserves their arrays and ASCII strings. The header of a `.npy` file
+    in which numpy saved an object is skipped.
 
     Args:
         path: the file.
-        keep: is given each array of numbers as soon as it was read; what it returns stands in its place. Unless it
-            holds on to them, no two arrays are in memory at a time.
-
-    Returns:
-        What the file holds.
+        keep: function of an array of numbers; its result replaces the array as soon as it is read, so that no two
+            arrays need to be in memory at a time.
 
     Raises:
-        UnsafePickleError: the file asks for any other global; nothing of it was called.
-        ValueError: the file is not a whole pickle.
+        UnsafePickleError: the file asks for another global; nothing of it was called.
+        ValueError: the file is not a complete pickle.
     """
     path = Path(path)
     with path.open("rb") as file:
         try:
             _skip_npy_header(file)
-            if keep is None:
-                return _RestrictedUnpickler(file, encoding="latin1").load()
-            return _StreamingUnpickler(file, keep, encoding="latin1").load()
+            return _RestrictedUnpickler(file, keep).load()
         except UnsafePickleError as error:
             raise UnsafePickleError(
                 f"{path}: refused, {error}, and only numpy arrays and builtin containers are read. "
@@ -262,7 +212,7 @@ def load_restricted(path: str | Path, keep: Callable[[np.ndarray], Any] | None =
 
 
 def _skip_npy_header(file: BinaryIO) -> None:
-    """Go to where the pickle starts: 8 bytes of magic and version, the length of the header, the header."""
+    """Move to the start of the pickle, past 8 bytes of magic and version, the header's length and the header."""
     start = file.read(8)
     if not start.startswith(NPY_MAGIC):
         file.seek(0)
@@ -271,68 +221,80 @@ def _skip_npy_header(file: BinaryIO) -> None:
     file.seek(int.from_bytes(length, "little"), os.SEEK_CUR)
 
 
+# What a table has under each key: a function that returns clips, or what is wrong with them.
+Table = dict[str, partial | FeatureFileError]
+
+
 @dataclass(frozen=True)
 class TableSource:
-    """One pickled dictionary, id -> [clips, dim], as it was published; read by the restricted unpickler alone.
+    """A published table: a pickled dictionary id -> [clips, dim], read array by array by the restricted unpickler.
 
     Args:
-        modality: its name.
-        sample_ids: of the samples.
-        feature_size: width of the features.
         path: the table, a bare pickle or a `.npy` file that holds one.
+        feature_size: width of the features.
     """
 
-    modality: str
-    sample_ids: Sequence[str]
-    feature_size: int
     path: Path
+    feature_size: int
 
-    @contextmanager
-    def opened(self) -> Iterator[ReadSample]:
-        table, error = {}, None
+    def open(self, cache: Path | None = None) -> Reader:
+        """Read the table into memory or into the cache file; a damaged table is an error of each of its samples.
+
+        Raises:
+            UnsafePickleError: the table asks for more than arrays.
+        """
         try:
-            table = load_table(self.path)
-        except FeatureFileError as problem:
-            error = problem
+            with nullcontext() if cache is None else cache.open("wb") as file:
+                return partial(self._read, self._load(file))
+        except FeatureFileError as error:
+            return partial(_fail, str(error), error.cause)
 
-        def read(sample_id: str) -> pa.ListArray:
-            if error is not None:
-                raise FeatureFileError(str(error), error.cause)
-            if sample_id not in table:
-                raise FeatureFileError(f"{self.path}: the table has no key {sample_id!r}", "absent key")
-            array = table.pop(sample_id)  # whose memory is free again as soon as nobody holds its row
-            where = f"{self.path}, key {sample_id!r}"
-            if not isinstance(array, np.ndarray):
-                raise FeatureFileError(f"{where}: holds {type(array).__name__}, expected an array [clips, dim]")
-            clips = check_clips(array, where, self.feature_size)
-            return feature_column(clips, [len(clips)])
+    def _load(self, file: BinaryIO | None) -> Table:
+        if not self.path.is_file():
+            raise FeatureFileError(
+                f"{self.path}: no such file; expected a pickled table id -> [clips, dim]", "missing file"
+            )
+        try:
+            with tqdm(desc=f"reading {self.path.name}", unit="array", disable=None) as bar:
+                table = load_restricted(self.path, partial(self._keep, file, bar))
+        except ValueError as error:
+            raise FeatureFileError(str(error)) from error
+        if isinstance(table, np.ndarray) and table.shape == ():
+            table = table.item()
+        if not isinstance(table, dict):
+            raise FeatureFileError(f"{self.path}: holds {type(table).__name__}, expected a table id -> [clips, dim]")
+        by_name = {str(key): _array_or_error(value) for key, value in table.items()}
+        if len(by_name) < len(table):
+            raise FeatureFileError(f"{self.path}: two keys of the table read alike, such as 1 and '1'")
+        return by_name
 
-        yield read
-        table.clear()
+    def _keep(self, file: BinaryIO | None, bar: tqdm, array: np.ndarray) -> partial | FeatureFileError:
+        bar.update()
+        try:
+            clips = check_clips(array, "", self.feature_size)
+        except FeatureFileError as error:
+            return error
+        if file is None:
+            return partial(np.asarray, clips)
+        start = file.tell()
+        file.write(np.ascontiguousarray(clips))
+        return partial(np.memmap, file.name, np.float32, "r", start, clips.shape)
+
+    def _read(self, table: Table, sample_id: str) -> pa.ListArray:
+        if sample_id not in table:
+            raise FeatureFileError(f"{self.path}: the table has no key {sample_id!r}", "absent key")
+        array = table.pop(sample_id)  # its memory is free as soon as nobody holds the clips
+        if isinstance(array, FeatureFileError):
+            raise FeatureFileError(f"{self.path}, key {sample_id!r}{array}", array.cause)
+        clips = array()
+        return feature_column(clips, [len(clips)])
 
 
-def load_table(path: Path, keep: Callable[[np.ndarray], Any] | None = None) -> dict[str, Any]:
-    """A pickled table by the names of its keys.
+def _array_or_error(value: Any) -> partial | FeatureFileError:
+    if isinstance(value, partial | FeatureFileError):
+        return value
+    return FeatureFileError(f": holds {type(value).__name__}, expected an array [clips, dim]")
 
-    Args:
-        path: a bare pickle or a `.npy` file that holds one.
-        keep: what to do with each array, see `load_restricted`.
 
-    Raises:
-        FeatureFileError: no such file, or no whole table.
-        UnsafePickleError: the file asks for more than arrays.
-    """
-    if not path.is_file():
-        raise FeatureFileError(f"{path}: no such file; expected a pickled table id -> [clips, dim]", "missing file")
-    try:
-        table = load_restricted(path, keep)
-    except ValueError as error:
-        raise FeatureFileError(str(error)) from error
-    if isinstance(table, np.ndarray) and table.shape == ():
-        table = table.item()
-    if not isinstance(table, dict):
-        raise FeatureFileError(f"{path}: holds {type(table).__name__}, expected a table id -> [clips, dim]")
-    by_name = {str(key): array for key, array in table.items()}
-    if len(by_name) < len(table):
-        raise FeatureFileError(f"{path}: two keys of the table read alike, such as 1 and '1'")
-    return by_name
+def _fail(message: str, cause: str, sample_id: str) -> pa.ListArray:
+    raise FeatureFileError(message, cause)

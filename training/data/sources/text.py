@@ -1,4 +1,4 @@
-"""Token embeddings of texts as feature clips, computed once and kept on disk."""
+"""Token embeddings of texts as feature clips, cached on disk."""
 
 import hashlib
 import json
@@ -21,17 +21,18 @@ from ...utils.loading import resolve_packaged
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_TOKEN_LIMIT = 512  # of encoders that name none
+BATCH_SIZE = 32
+DEFAULT_TOKEN_LIMIT = 512  # of an encoder without a limit of its own
 IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model")
-CACHE_VERSION = 3  # raise it when the way from text to clips changes
+CACHE_VERSION = 3  # increase it when the computation of clips changes
 
 
-def encoder_identity(name_or_folder: str, revision: str | None = None) -> str:
-    """What tells one encoder from another: the checksum of a folder's files, or the commit of a Hub repository."""
+def encoder_identity(name_or_folder: str) -> str:
+    """Identity of an encoder's weights: checksum of a folder's files, or commit of a Hub repository."""
     folder = Path(name_or_folder)
     if not folder.is_dir():
-        snapshot = Path(cached_file(name_or_folder, "config.json", revision=revision)).parent
-        return f"{name_or_folder}@{snapshot.name}"  # a snapshot of the Hub's cache is named by its commit
+        snapshot = Path(cached_file(name_or_folder, "config.json")).parent
+        return f"{name_or_folder}@{snapshot.name}"  # a snapshot in the Hub's cache is named after its commit
     checksum = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in IDENTITY_SUFFIXES:
@@ -45,54 +46,43 @@ def embed_texts(
     text_encoder: str,
     window: int = 3,
     cache_dir: str | Path | None = None,
-    revision: str | None = None,
-    batch_size: int = 32,
     layers: Sequence[int] = (-1,),
 ) -> tuple[np.ndarray, list[int | None]]:
-    """Clips of each text: token embeddings, averaged over windows of consecutive tokens.
+    """Embed texts as clips: token embeddings averaged over windows of consecutive tokens.
 
-    The encoder's own special tokens are not part of any clip. A text longer than the encoder's limit is encoded in
-    consecutive pieces, so that no word is lost. The last window of a text may be shorter.
+    Special tokens of the encoder are left out. A text beyond the encoder's limit is encoded in consecutive pieces. The
+    last window of a text may be shorter.
 
     Args:
         texts: the texts; an empty one has no clips.
         text_encoder: see `resolve_packaged`.
         window: number of tokens in a clip.
-        cache_dir: where results are kept, `~/.cache/limssr` by default. A result is found again by the texts, the
-            encoder's weights, the window and the layers, never by names alone.
-        revision: branch, tag or commit of a Hub encoder.
-        batch_size: texts encoded at a time.
-        layers: of the encoder, whose outputs are joined: 0 is its input, words without context, -1 the last.
+        cache_dir: folder of cached results, by default `~/.cache/limssr`; they are found by texts, weights of the
+            encoder, window and layers.
+        layers: encoder layers whose outputs are joined: 0 is the input, words without context, -1 the last layer.
 
     Returns:
         Clips of all texts one after another, float32 (all clips, layers * hidden size), and the number of clips of
         each text, None for an empty one.
 
     Raises:
-        ValueError: no token in a window, or no such layer.
+        ValueError: the window is shorter than a token, or a layer does not exist.
     """
     if window < 1:
         raise ValueError(f"window must be at least 1 token, got {window}")
     layers = list(layers)
     encoder = resolve_packaged(text_encoder)
-    key = json.dumps([CACHE_VERSION, encoder_identity(encoder, revision), window, layers, list(texts)])
-    folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+    key = json.dumps([CACHE_VERSION, encoder_identity(encoder), window, layers, list(texts)])
+    folder = Path(cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "limssr")
     path = folder / f"text-features-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
     stored = _read(path)
     if stored is None:
-        token_embeddings = _encode(texts, encoder, revision, batch_size, layers)
-        clips = [_average_windows(tokens, window) for tokens in token_embeddings]
-        stored = {
-            "clips": np.concatenate(clips),  # (all clips, dim)
-            "counts": np.array([len(sample) for sample in clips], dtype=np.int64),  # (texts,)
-        }
-        _write(path, stored)
+        clips = [_average_windows(tokens, window) for tokens in _encode(texts, encoder, layers)]
+        counts = np.array([len(sample) for sample in clips], dtype=np.int64)  # (texts,)
+        stored = {"clips": np.concatenate(clips), "counts": counts}  # (all clips, dim)
+        with atomic_write(path) as unfinished:
+            save_file(stored, unfinished)
     return stored["clips"], [int(count) or None for count in stored["counts"]]
-
-
-def default_cache_dir() -> Path:
-    """`limssr` in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "limssr"
 
 
 def _read(path: Path) -> dict[str, np.ndarray] | None:
@@ -105,13 +95,8 @@ def _read(path: Path) -> dict[str, np.ndarray] | None:
         return None
 
 
-def _write(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    with atomic_write(path) as unfinished:
-        save_file(tensors, unfinished)
-
-
 def _average_windows(tokens: np.ndarray, window: int) -> np.ndarray:
-    """Mean over each window of consecutive tokens: (tokens, dim) -> (clips, dim)."""
+    """Average consecutive tokens, (tokens, dim) -> (clips, dim)."""
     starts = np.arange(0, len(tokens), window)
     if not len(starts):
         return tokens
@@ -120,19 +105,17 @@ def _average_windows(tokens: np.ndarray, window: int) -> np.ndarray:
 
 
 def _token_limit(tokenizer, config) -> int:
-    """Tokens that fit in one pass, special tokens included; a tokenizer without a limit says a huge number."""
+    """Number of tokens that fit in one pass, special tokens included."""
     limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
-    given = [int(limit) for limit in limits if limit is not None and 0 < limit < VERY_LARGE_INTEGER]
+    given = [int(limit) for limit in limits if limit is not None and 0 < limit < VERY_LARGE_INTEGER]  # huge: no limit
     return min(given, default=DEFAULT_TOKEN_LIMIT)
 
 
 @torch.inference_mode()
-def _encode(
-    texts: Sequence[str], encoder: str, revision: str | None, batch_size: int, layers: list[int]
-) -> list[np.ndarray]:
-    """Embeddings of the tokens of each text, float32 (tokens, layers * hidden size)."""
-    tokenizer = AutoTokenizer.from_pretrained(encoder, revision=revision)
-    model = AutoModel.from_pretrained(encoder, revision=revision, dtype=torch.float32, use_safetensors=True).eval()
+def _encode(texts: Sequence[str], encoder: str, layers: list[int]) -> list[np.ndarray]:
+    """Token embeddings of each text, float32 (tokens, layers * hidden size)."""
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    model = AutoModel.from_pretrained(encoder, dtype=torch.float32, use_safetensors=True).eval()
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
     if tokenizer.pad_token is None:
@@ -140,11 +123,11 @@ def _encode(
     _check_layers(layers, model.config.num_hidden_layers)
     limit = _token_limit(tokenizer, model.config)
     embeddings = [np.zeros((0, len(layers) * model.config.hidden_size), np.float32) for _ in texts]
-    # Longest first: texts of like length share a batch, and a lack of memory shows at once.
+    # Longest first: texts of similar length share a batch, and a batch too large for the memory comes first.
     order = sorted((i for i in range(len(texts)) if texts[i].strip()), key=lambda i: -len(texts[i]))
     with tqdm(total=len(order), desc="token embeddings", unit="text") as progress:
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
+        for start in range(0, len(order), BATCH_SIZE):
+            batch = order[start : start + BATCH_SIZE]
             for position, tokens in _encode_batch([texts[i] for i in batch], tokenizer, model, limit, layers):
                 embeddings[batch[position]] = np.concatenate([embeddings[batch[position]], tokens])
             progress.update(len(batch))
@@ -160,7 +143,7 @@ def _check_layers(layers: list[int], count: int) -> None:
 
 
 def _encode_batch(texts: list[str], tokenizer, model, limit: int, layers: list[int]):
-    """Yield (position in `texts`, embeddings (tokens, dim)) piece by piece, special tokens left out."""
+    """Yield the position in `texts` and the embeddings (tokens, dim) of each piece, without special tokens."""
     pieces = tokenizer(
         texts,
         truncation=True,

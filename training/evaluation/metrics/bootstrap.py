@@ -1,12 +1,12 @@
-"""Bootstrap intervals: how far a metric would move if the test samples were drawn again.
+"""Bootstrap intervals: how far a metric would move with other test samples.
 
-Samples are drawn with replacement (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13: the
-percentile interval). A resample is how often it drew each sample; with these numbers as weights every metric is a
-weighted sum, so all resamples are measured at once and the scores are sorted only once. Cells that are measured on
-the same resamples are paired: their averages and differences have intervals of their own.
+Samples are drawn with replacement (percentile interval; Efron & Tibshirani, An Introduction to the Bootstrap, 1993,
+chapter 13). A resample is the number of times each sample is drawn. With these counts as weights every metric is a
+weighted sum, so all resamples are measured at once and scores are sorted once. Rows measured on the same resamples are
+paired, which gives their averages and differences intervals too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -16,10 +16,11 @@ RESAMPLES = 2000
 CONFIDENCE = 0.95
 LARGEST_UNDEFINED_SHARE = 0.05
 _AT_ONCE = 2**19  # numbers in one block of samples x resamples: small enough for a processor's cache
+_PAIRS = ((0, 0), (0, 1), (1, 1))
 
 
 def draw_resamples(samples: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """How often each resample draws each sample: (samples, resamples) integers, each column sums to `samples`."""
+    """Count how often each resample draws each sample: (samples, resamples) int32, each column sums to `samples`."""
     generator = np.random.default_rng(seed)
     drawn = (generator.integers(0, samples, samples) for _ in range(resamples))
     counts = [np.bincount(numbers, minlength=samples) for numbers in drawn]
@@ -27,18 +28,17 @@ def draw_resamples(samples: int, resamples: int = RESAMPLES, seed: int = 0) -> n
 
 
 def resampled_metrics(predictions: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Every metric in every resample.
+    """Compute every metric in every resample.
 
-    The range that `relative_l2` divides by is that of all targets, as it is for the published figures: it is a unit
-    and does not vary with the resample.
+    `relative_l2` divides by the range of all targets, as published figures do: the range is a unit, not a statistic.
 
     Args:
         predictions: (samples,) in judges' units.
-        targets: (samples,) in judges' units, NaN = not given, which leaves the sample out.
-        counts: (samples, resamples), see `draw_resamples`.
+        targets: (samples,) in judges' units; NaN = not given, which leaves the sample out.
+        counts: (samples, resamples) of `draw_resamples`.
 
     Returns:
-        metric -> (resamples,) float64, NaN where a resample leaves the metric undefined.
+        Metric -> (resamples,) float64, NaN where a resample leaves the metric undefined.
     """
     given = ~np.isnan(np.asarray(targets, dtype=np.float64))
     predictions = np.asarray(predictions, dtype=np.float64)[given]
@@ -56,10 +56,10 @@ def resampled_metrics(predictions: np.ndarray, targets: np.ndarray, counts: np.n
 
 
 def add_intervals(metrics: dict, resampled: dict[str, np.ndarray]) -> dict:
-    """A result of `score_metrics` or `average_metrics` with `intervals`: metric -> [low, high], 95 % of the resamples.
+    """Add `intervals` (metric -> [low, high] of the middle 95 % of the resamples, or None) to a metrics dictionary.
 
-    A metric that is undefined has the interval None. So has one that is undefined in more than a twentieth of the
-    resamples; `undefined_intervals` says so.
+    An undefined metric has no interval; neither has one that is undefined in more than a twentieth of the resamples,
+    for which `undefined_intervals` gives the reason.
     """
     intervals, undefined = {}, {}
     for name in METRIC_NAMES:
@@ -72,7 +72,7 @@ def add_intervals(metrics: dict, resampled: dict[str, np.ndarray]) -> dict:
 
 
 def percentile_interval(values: np.ndarray) -> tuple[list[float] | None, str | None]:
-    """[low, high] that hold the middle 95 % of the resampled values, and None; or None and the reason for it."""
+    """Return [low, high] of the middle 95 % of the resampled values and None, or None and the reason."""
     defined = values[~np.isnan(values)]
     if not len(defined) or len(defined) < (1 - LARGEST_UNDEFINED_SHARE) * len(values):
         return None, f"undefined in {len(values) - len(defined)} of {len(values)} resamples"
@@ -80,20 +80,17 @@ def percentile_interval(values: np.ndarray) -> tuple[list[float] | None, str | N
     return np.quantile(defined, [tail, 1 - tail]).tolist(), None
 
 
-def average_resampled(cells: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The average of cells in every resample, as `average_metrics` takes it: correlations in Fisher's z."""
-    result = {}
+def average_resampled(
+    rows: Sequence[dict[str, np.ndarray]], in_fisher_z: Collection[str] = CORRELATIONS
+) -> dict[str, np.ndarray]:
+    """Average rows in every resample, some metrics in Fisher's z: by default as `average_metrics` does."""
+    averages = {}
     for name in METRIC_NAMES:
-        values = np.array([cell[name] for cell in cells])  # (cells, resamples)
+        values = np.array([row[name] for row in rows])  # (rows, resamples)
         with np.errstate(all="ignore"):
-            z = name in CORRELATIONS
-            result[name] = np.tanh(np.arctanh(values).mean(axis=0)) if z else values.mean(axis=0)
-    return result
-
-
-def mean_resampled(cells: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The plain mean of cells in every resample, as `repetition_metrics` takes it."""
-    return {name: np.mean([cell[name] for cell in cells], axis=0) for name in METRIC_NAMES}
+            in_z = name in in_fisher_z
+            averages[name] = np.tanh(np.arctanh(values).mean(axis=0)) if in_z else values.mean(axis=0)
+    return averages
 
 
 def _measure(predictions: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
@@ -115,9 +112,6 @@ def _measure(predictions: np.ndarray, targets: np.ndarray, counts: np.ndarray) -
         "mae": np.abs(error) @ counts / total,
         "relative_l2": squared / np.ptp(targets) ** 2 * 100,
     }
-
-
-_PAIRS = ((0, 0), (0, 1), (1, 1))
 
 
 def _correlation(first: np.ndarray, both: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

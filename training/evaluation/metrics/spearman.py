@@ -1,49 +1,40 @@
-"""Spearman's rank correlation as a module of the `evaluate` library.
-
-`evaluate.load` copies this file and the modules it imports with a dot, but not what those import: whatever is needed
-must be imported here.
-"""
+"""Spearman's rank correlation as a module of the `evaluate` library (see `aqa_suite` on imports)."""
 
 import datasets
 import evaluate
 
 from .aqa_metrics import score_metrics
 
-_DESCRIPTION = """\
-Spearman's rank correlation of predicted and judged scores, the main measure of action quality assessment: Pearson's
+DESCRIPTION = """\
+Spearman's rank correlation of predicted and judged scores, the main metric of action quality assessment: Pearson's
 correlation of the ranks, ties sharing their mean rank. In [-1, 1], higher is better.
 """
-_KWARGS_DESCRIPTION = """\
+INPUTS_DESCRIPTION = """\
 Args:
-    predictions: predicted scores, one number a sample; any finite numbers.
-    references: judged scores, one number a sample; NaN or None = not given, which leaves the sample out.
+    predictions: predicted scores, one number per sample.
+    references: judged scores, one number per sample; NaN or None = not given, which leaves the sample out.
 
 Returns:
-    spearman: float in [-1, 1]; None where it is undefined (less than two samples, all predictions or all references
+    spearman: float in [-1, 1]; None where it is undefined (fewer than two samples, all predictions or all references
         the same, a prediction that is not finite).
-    undefined: None, or the reason in words. Never 0 and never NaN stands for "undefined".
-    samples: how many had a reference.
+    undefined: None, or the reason.
+    samples: number of samples with a reference.
 
 Example:
     >>> import evaluate
-    >>> spearman = evaluate.load("training/metrics/spearman.py")
+    >>> spearman = evaluate.load("training/evaluation/metrics/spearman.py")
     >>> spearman.compute(predictions=[1.0, 2.5, 2.0], references=[10.0, 30.0, 20.0])
     {'spearman': 1.0, 'undefined': None, 'samples': 3}
 """
-_CITATION = """\
-Spearman, C. (1904). The proof and measurement of association between two things. The American Journal of Psychology,
-15(1), 72-101.
-"""
 
 
-@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class Spearman(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         number = datasets.Value("float64")
         return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
+            description=DESCRIPTION,
+            citation="Spearman, C. (1904). The proof and measurement of association between two things.",
+            inputs_description=INPUTS_DESCRIPTION,
             features=datasets.Features({"predictions": number, "references": number}),
             reference_urls=["https://docs.scipy.org/doc/scipy/reference/generated/scipy.stats.spearmanr.html"],
         )

@@ -1,0 +1,42 @@
+"""Steps that several tests take with a model."""
+
+import torch
+from torch import nn
+
+LINEAR_LAYERS = 2 * 7  # of the tiny language model: layers, and q, k, v, o, gate, up, down in each
+
+
+def gradients(model, batch) -> dict[str, torch.Tensor]:
+    """Gradients of the loss, for every parameter that has one."""
+    model.zero_grad()
+    model(**batch).loss.backward()
+    return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+
+
+def train(model, batch, steps: int) -> list[float]:
+    """Losses of some steps of AdamW, without dropout."""
+    for module in model.train().modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    optimizer = torch.optim.AdamW([value for value in model.parameters() if value.requires_grad], lr=3e-3)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        output = model(**batch)
+        output.loss.backward()
+        optimizer.step()
+        losses.append(output.loss.item())
+    return losses
+
+
+def score_one_by_one(model, processor, features) -> torch.Tensor:
+    """Scores `(samples, scores)`, each sample in a batch of its own."""
+    count = len(next(iter(features.values())))
+    alone = [{name: [entries[index]] for name, entries in features.items()} for index in range(count)]
+    return torch.cat([model(**processor(features=sample)).scores for sample in alone])
+
+
+def quantised_layers(model) -> dict[str, nn.Module]:
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit | Linear8bitLt)}
