@@ -6,6 +6,7 @@ import torch
 from limssr import LimssrForScoreRegression
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_language_model_compiles_as_one_graph(tiny_model):
     language_model = tiny_model.model.language_model

@@ -72,13 +72,13 @@ def test_an_epoch_visits_every_row_once():
 
 def test_a_dynamic_mask_hides_the_same_in_the_whole_batch(tiny_processor):
     collator = make_collator(tiny_processor, dynamic_mask=DynamicMask(list(SIZES)))
-    shown = set()
+    used = set()
     for epoch in range(30):
         for batch in batches(collator, epoch):
             masks = torch.stack([batch[f"{name}_clip_mask"].any(1) for name in SIZES], dim=1)  # (batch, modalities)
             assert (masks == masks[0]).all()
-            shown.add(tuple(masks[0].tolist()))
-    assert len(shown) == 7
+            used.add(tuple(masks[0].tolist()))
+    assert len(used) == 7
 
 
 def test_labels_are_in_judges_units_and_may_be_missing(tiny_processor):
@@ -116,38 +116,38 @@ def test_modality_dropout_hides_more_of_each_sample_anew_in_every_epoch(tiny_pro
     rows = make_rows(200)
     collator = make_collator(tiny_processor, modality_dropout=DynamicMask(list(SIZES), 0.4, seed=3))
 
-    def shown(epoch: int) -> torch.Tensor:
+    def used(epoch: int) -> torch.Tensor:
         batch = collator([EpochRows(rows)[epoch, index] for index in range(len(rows))])
         return torch.stack([batch[f"{name}_clip_mask"].any(1) for name in SIZES], dim=1)  # (rows, modalities)
 
-    first, second = shown(0), shown(1)
+    first, second = used(0), used(1)
     assert first.any(1).all(), "no sample loses everything"
-    assert torch.equal(first, shown(0)), "the same in the same epoch"
+    assert torch.equal(first, used(0)), "the same in the same epoch"
     assert not torch.equal(first, second)
     hidden = 1 - (0.6 / (1 - 0.4**3))  # a draw that hides all three is redrawn
     assert first.float().mean(0).sub(1 - hidden).abs().max() < 0.12
 
 
-def test_modality_dropout_never_shows_what_a_row_lacks(tiny_processor):
+def test_modality_dropout_never_uses_what_a_row_lacks(tiny_processor):
     rows = [{**row, "audio": None} for row in make_rows(20)]
     collator = make_collator(tiny_processor, modality_dropout=DynamicMask(list(SIZES), 0.5))
     assert collator([EpochRows(rows)[0, index] for index in range(20)])["audio_features"].shape[1] == 0
 
 
-def test_all_masks_give_every_subset_of_what_a_sample_shows_and_no_other(tiny_processor):
+def test_all_masks_give_every_subset_of_the_modalities_a_sample_has(tiny_processor):
     rows = make_rows(3)
     rows[1]["audio"] = None
     rows[2] |= {"video": None, "flow": None}
     rows = [{**row, "score": score} for row, score in zip(rows, (1.0, 2.0, 3.0), strict=True)]
     batch = make_collator(tiny_processor, all_masks=True)([EpochRows(rows)[0, index] for index in range(3)])
-    shown = torch.stack([batch[f"{name}_clip_mask"].any(1) for name in SIZES], dim=1).int().tolist()
+    used = torch.stack([batch[f"{name}_clip_mask"].any(1) for name in SIZES], dim=1).int().tolist()
     assert list(SIZES) == ["video", "audio", "flow"]
     everything = [[1, 1, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
-    assert shown == [*everything, [1, 0, 1], [1, 0, 0], [0, 0, 1], [0, 1, 0]]
+    assert used == [*everything, [1, 0, 1], [1, 0, 0], [0, 0, 1], [0, 1, 0]]
     assert batch["labels"][:, 0].tolist() == [1.0] * 7 + [2.0] * 3 + [3.0]
 
 
-def test_the_views_of_a_sample_lose_different_clips_repeatably(tiny_processor):
+def test_the_masks_of_a_sample_lose_different_clips_repeatably(tiny_processor):
     row = {**make_rows(1)[0], "video": np.ones((12, SIZES["video"]), dtype="float32")}
 
     def clip_counts(epoch: int) -> list[int]:
@@ -169,21 +169,21 @@ def test_clip_dropout_leaves_out_clips_of_the_named_modality_anew_in_every_epoch
     given = clips if kind == "numpy" else clips.tolist()
     row = {"sample_id": "a", "score": 1.0, "video": given, "audio": given}
 
-    def shown(epoch: int, rate: float) -> tuple[list[float], list[float]]:
+    def used(epoch: int, rate: float) -> tuple[list[float], list[float]]:
         collator = LimssrCollator(processor, ["video", "audio"], ["score"], clip_dropout={"video": rate})
         batch = collator([EpochRows([row])[epoch, 0]])
         return batch["video_features"][0, :, 0].tolist(), batch["audio_features"][0, :, 0].tolist()
 
     whole = clips[:, 0].tolist()
-    assert shown(0, 0.0) == (whole, whole)
-    first, untouched = shown(0, 0.3)
+    assert used(0, 0.0) == (whole, whole)
+    first, untouched = used(0, 0.3)
     assert untouched == whole
     assert first == [clip for clip in whole if clip in set(first)]  # in order, none invented
     assert 110 < len(first) < 170
-    assert first == shown(0, 0.3)[0]
-    assert first != shown(1, 0.3)[0]
+    assert first == used(0, 0.3)[0]
+    assert first != used(1, 0.3)[0]
     row["video"] = row["video"][:1]
-    assert all(shown(epoch, 0.9)[0] == whole[:1] for epoch in range(5))  # a modality is never emptied
+    assert all(used(epoch, 0.9)[0] == whole[:1] for epoch in range(5))  # a modality is never emptied
 
 
 def test_clip_dropout_leaves_out_words_anew_in_every_epoch_and_repeatably(tiny_text_config, tiny_tokenizer):
@@ -192,19 +192,19 @@ def test_clip_dropout_leaves_out_words_anew_in_every_epoch_and_repeatably(tiny_t
     words = [f"w{number}" for number in range(200)]
     row = {"sample_id": "a", "score": 1.0, "commentary": " ".join(words)}
 
-    def shown(epoch: int, **settings) -> list[str]:
+    def used(epoch: int, **settings) -> list[str]:
         collator = LimssrCollator(processor, ["commentary"], ["score"], **settings)
         ids = collator([EpochRows([row])[epoch, 0]])["input_ids"][0].tolist()
         start, end = (ids.index(processor._ids[f"<|commentary_{side}|>"]) for side in ("start", "end"))
         return tiny_tokenizer.decode(ids[start + 1 : end]).split()
 
-    assert shown(0) == words
-    first = shown(0, clip_dropout={"commentary": 0.3})
+    assert used(0) == words
+    first = used(0, clip_dropout={"commentary": 0.3})
     assert first == [word for word in words if word in set(first)]  # in order, none invented
     assert 110 < len(first) < 170
-    assert first == shown(0, clip_dropout={"commentary": 0.3})
-    assert first != shown(1, clip_dropout={"commentary": 0.3})
+    assert first == used(0, clip_dropout={"commentary": 0.3})
+    assert first != used(1, clip_dropout={"commentary": 0.3})
     row["commentary"] = "one"
     assert all(
-        shown(epoch, clip_dropout={"commentary": 0.9}) == ["one"] for epoch in range(5)
+        used(epoch, clip_dropout={"commentary": 0.9}) == ["one"] for epoch in range(5)
     )  # a text is never emptied

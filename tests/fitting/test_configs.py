@@ -109,6 +109,7 @@ def test_a_published_task_has_the_published_values(name):
     assert name.split("_")[1] == task.lower()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith(("mtl_aqa", "synthetic"))])
 def test_it_trains_on_files_of_its_layout(name, layouts, tiny_language_model, tmp_path):
     arguments = parse_training_arguments([str(CONFIGS / f"{name}.yaml")])

@@ -1,17 +1,14 @@
-"""`train.py` and `eval.py --quantization`: LoRA beside a language model in 4 or 8 bits."""
+"""LoRA is trained beside a language model in 4 or 8 bits, and `eval.py --quantization` scores the same."""
 
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from transformers.utils import is_bitsandbytes_available
 
+from limssr.training import eval as eval_script
 from limssr.training.fitting.run import prepare_run, run_training
-
-TRAINING = Path(__file__).parents[2] / "training"
 
 needs_bitsandbytes = pytest.mark.skipif(not is_bitsandbytes_available(), reason="needs the package bitsandbytes")
 
@@ -29,9 +26,10 @@ def quantised_arguments(quick_arguments, tiny_language_model):
 
 
 @needs_bitsandbytes
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
 def test_a_run_leaves_an_adapter_that_scores_as_reported(
-    quantised_arguments, tiny_language_model, tmp_path, quantization
+    quantised_arguments, tiny_language_model, tmp_path, monkeypatch, quantization
 ):
     reported = run_training(*quantised_arguments(quantization=quantization))
     folder = tmp_path / "run"
@@ -41,7 +39,8 @@ def test_a_run_leaves_an_adapter_that_scores_as_reported(
     assert config["checkpoint_form"] == "adapter"
     words = [folder, "synthetic", "--data_options", "samples_train=48", "samples_test=21", "--output_dir", tmp_path]
     words += ["--language_model", tiny_language_model, "--quantization", quantization]
-    subprocess.run([sys.executable, TRAINING / "eval.py", *map(str, words)], check=True, timeout=300)
+    monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, words)])
+    eval_script.main()
     evaluated = json.loads((tmp_path / "metrics.json").read_text())
     assert (evaluated["quantization"], evaluated["dtype"]) == (quantization, "auto")
     scores = {}

@@ -1,4 +1,4 @@
-"""Training, validation and baselines see what they may, and validation is alike in its scores."""
+"""Training, validation and baselines use what they may, and validation is alike in its scores."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ MODALITIES = ["video", "audio", "flow"]
 
 
 class Tripwire(Dataset):
-    """A dataset that raises when a row is read through a view that holds a column hidden for this row."""
+    """A dataset that raises when a row is read through a selection that holds a column hidden for this row."""
 
     hidden: dict
 
@@ -161,12 +161,12 @@ def test_hidden_columns_are_never_requested_by_a_training_run(guarded, quick_arg
     Baselines(rows.baseline, MODALITIES, guarded.score_names)
 
 
-def test_subset_views_show_no_more_than_their_subset(data):
-    views = prepare(data, missingness="static", missing_rates=0.4, validation_masks="subsets").validation
-    assert list(views) == ["video+audio+flow", "video+audio", "video+flow", "audio+flow", *MODALITIES]
-    assert masks(views["audio"]) == {(False, True, False)}
-    assert all(not flow for _, _, flow in masks(views["video+audio"]))
-    assert len(views["audio"]) < len(views["video+audio+flow"])
+def test_subset_mask_sets_use_no_more_than_their_subset(data):
+    mask_sets = prepare(data, missingness="static", missing_rates=0.4, validation_masks="subsets").validation
+    assert list(mask_sets) == ["video+audio+flow", "video+audio", "video+flow", "audio+flow", *MODALITIES]
+    assert masks(mask_sets["audio"]) == {(False, True, False)}
+    assert all(not flow for _, _, flow in masks(mask_sets["video+audio"]))
+    assert len(mask_sets["audio"]) < len(mask_sets["video+audio+flow"])
 
 
 def test_without_missingness_incomplete_samples_are_left_out(lacking, caplog):
@@ -177,7 +177,7 @@ def test_without_missingness_incomplete_samples_are_left_out(lacking, caplog):
     assert "train_000000" in caplog.text
 
 
-def test_observed_shows_what_the_data_has(lacking):
+def test_available_uses_what_the_data_has(lacking):
     rows = prepare(lacking)
     assert masks(rows.baseline) == {(True, True, True), (True, False, True), (False, False, True)}
     assert rows.summary["train"]["samples"] == sum(rows.summary["train"]["masks"].values()) == 51
