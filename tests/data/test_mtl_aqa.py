@@ -209,7 +209,9 @@ def test_an_empty_folder_is_refused_with_what_was_expected(tmp_path):
         load("mtl_aqa", folder=tmp_path)
 
 
-@pytest.mark.parametrize("name", ["mtl_aqa", "mtl_aqa_schedule_free", "mtl_aqa_text"])
+@pytest.mark.parametrize(
+    "name", ["mtl_aqa", "mtl_aqa_schedule_free", pytest.param("mtl_aqa_text", marks=pytest.mark.slow)]
+)
 def test_its_settings_train(name, folder, tiny_encoder, cache, tiny_language_model, tmp_path):
     path = Path(__file__).parents[2] / "training" / "configs" / f"{name}.yaml"
     options = [f"folder={folder}", f"text_encoder={tiny_encoder}", f"cache_dir={cache}"]

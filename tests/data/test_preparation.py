@@ -15,7 +15,7 @@ import psutil
 import pytest
 from datasets import load_dataset
 
-from limssr.training.benchmarking.memory import RESET
+from limssr.training.benchmarking.measure import RESET
 from limssr.training.data import AqaData, load
 from limssr.training.data.prepare import prepare_data
 from limssr.training.data.sources.tables import UnsafePickleError

@@ -18,7 +18,7 @@ import numpy as np
 TABLES = {"video": ("rgb_VST", 1024), "audio": ("audio_AST", 768), "flow": ("flow_I3D", 1024)}
 GROWTH = """
 import json, sys
-from limssr.training.benchmarking.memory import read_peak, reset_peak
+from limssr.training.benchmarking.measure import read_peak, reset_peak
 from pathlib import Path
 from limssr.training.data.prepare import prepare_data
 
