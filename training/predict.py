@@ -23,9 +23,14 @@ from tqdm.auto import tqdm
 from limssr.configuration.configuration_limssr import TEXT, LimssrConfig
 from limssr.training.data.sources.files import FeatureFileError
 from limssr.training.prediction.cluster import RESULT_FILE, predict_into_folder
-from limssr.training.prediction.files import FileSample, samples_from_csv, samples_from_folder
+from limssr.training.prediction.files import (
+    FORMATS,
+    FileSample,
+    samples_from_csv,
+    samples_from_folder,
+    write_predictions,
+)
 from limssr.training.prediction.predictor import load_members, predict_stream
-from limssr.training.prediction.writers import FORMATS, write_predictions
 from limssr.training.utils.launching import exit_on_error
 from limssr.training.utils.loading import add_ensemble_flag, add_loading_flags, loading_options
 

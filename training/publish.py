@@ -7,7 +7,7 @@ Log in with `hf auth login` first, or set HF_TOKEN.
 
 import argparse
 
-from limssr.training.hub.publish import publish
+from limssr.training.hub.repository import publish
 from limssr.training.utils.launching import exit_on_error
 
 

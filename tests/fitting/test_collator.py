@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from limssr import LimssrCollator, LimssrConfig, LimssrProcessor
 from limssr.training.data.masks import DynamicMask
-from limssr.training.fitting.sampler import EpochRows, EpochSampler
+from limssr.training.fitting.collator import EpochRows, EpochSampler
 
 SIZES = {"video": 16, "audio": 12, "flow": 8}
 

@@ -7,7 +7,7 @@ import torch
 from limssr import LimssrProcessor
 from limssr.training.data import masked_dataset
 from limssr.training.data.masked_dataset import MaskedDataset, longest_first, sequence_lengths
-from limssr.training.fitting.sampler import EpochSampler, length_groups
+from limssr.training.fitting.collator import EpochSampler, length_groups
 from limssr.training.prediction.predictor import predict
 from tests.helpers.feature_rows import SIZES, make_dataset
 

@@ -6,8 +6,7 @@ import sys
 from limssr import LimssrForScoreRegression
 from limssr.training.arguments import parse_training_arguments
 from limssr.training.fitting.run import prepare_run
-from limssr.training.hub.publish import publish
-from limssr.training.hub.repository import fetch_checkpoint
+from limssr.training.hub.repository import fetch_checkpoint, publish
 
 
 def prepare(words: list[str]) -> str:

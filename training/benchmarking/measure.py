@@ -25,7 +25,7 @@ from ..arguments import LimssrTrainingArguments
 from ..data.masked_dataset import MaskedDataset, longest_first
 from ..data.masks import all_subsets
 from ..data.sources.tables import load_restricted
-from ..fitting.sampler import length_groups
+from ..fitting.collator import length_groups
 from ..fitting.trainer import LimssrTrainer
 from ..prediction.files import FileSample
 from ..prediction.predictor import predict, predict_masks, predict_stream

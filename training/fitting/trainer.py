@@ -28,8 +28,7 @@ from ..hub.trainer_mixin import HubMixin
 from ..prediction.predictor import PATHS, Predictions, predict
 from ..utils.files import RECORD_FILE, write_json
 from .checkpoints import TrainingStateMixin, check_form, checkpoint_form, final_form, load_trained_weights
-from .collator import LimssrCollator
-from .sampler import EpochRows, EpochSampler
+from .collator import EpochRows, EpochSampler, LimssrCollator
 
 LOADER_ARGUMENTS = ("num_workers", "persistent_workers", "prefetch_factor", "multiprocessing_context")
 LOADER_ARGUMENTS += ("pin_memory", "in_order")

@@ -31,9 +31,8 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from ..utils.files import atomic_write
-from .files import FileSample
+from .files import ROW_SCHEMA, FileSample, prediction_rows
 from .predictor import ORIGIN, Member, describe_processor, load_members, predict_stream
-from .writers import ROW_SCHEMA, prediction_rows
 
 RESULT_FILE, PROGRESS = "predictions.parquet", ".scoring"
 OBJECT_STORE_BYTES = 128 * 2**20  # for paths and scores; features never enter it

@@ -19,7 +19,7 @@ from ..data.masked_dataset import MaskedDataset, longest_first, sequence_lengths
 from ..data.masks import Mask
 from ..data.sources.files import FeatureFileError
 from ..utils.loading import resolve_packaged
-from .files import FileSample
+from .files import FileSample, SamplePrediction
 
 PATHS = ("scores", "reasoning_scores", "cross_modal_scores")
 STREAMED_BATCHES = 4  # read ahead by `predict_stream`
@@ -58,24 +58,6 @@ class Predictions:
     def used_names(self, row: int) -> list[str]:
         """Names of the modalities a row was scored from."""
         return [name for name, used in zip(self.modalities, self.used[row], strict=True) if used]
-
-
-@dataclass(frozen=True)
-class SamplePrediction:
-    """One sample of a stream: its scores in judges' units, or the reason why there are none.
-
-    Attributes:
-        used: names of the modalities the sample was scored from.
-        scores, reasoning_scores, cross_modal_scores: (scores,) float64; None with an error.
-        error: what is wrong with the sample, or None.
-    """
-
-    sample_id: str
-    used: list[str]
-    scores: np.ndarray | None = None
-    reasoning_scores: np.ndarray | None = None
-    cross_modal_scores: np.ndarray | None = None
-    error: str | None = None
 
 
 def load_model_and_processor(
