@@ -7,10 +7,10 @@ demo: environment  ## Train a small model with missing modalities, show every ma
 	$(BIN)/python training/demo.py $(ARGS)
 
 test: environment  ## Run all tests.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-fast: environment  ## Run all tests but the slow ones.
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 environment: .venv/ready
 

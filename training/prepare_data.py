@@ -1,9 +1,9 @@
-"""Convert a dataset once to Arrow files, which then load at once without filling the memory.
+"""Convert a dataset once to Arrow files, which then load at once and never fill the memory.
 
 python training/prepare_data.py DATASET FOLDER OUT [--data_options KEY=VALUE ...] [--num_proc 4]
 
-DATASET and FOLDER are those of training (`fs1000`, `fisv`, ...); FOLDER is `-` for a dataset without files. OUT appears
-when it is complete. `datasets.load_dataset(OUT)` reads the rows, and the dataset `prepared` trains on them:
+DATASET and FOLDER are those of training (`fs1000`, `fisv`, ...); FOLDER is `-` for a dataset without files. OUT
+appears when it is complete. `datasets.load_dataset(OUT)` reads the rows, and the dataset `prepared` trains on them:
 `train.py ... --dataset prepared --data_options folder=OUT`.
 """
 

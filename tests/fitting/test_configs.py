@@ -12,11 +12,11 @@ from limssr.training.arguments import parse_training_arguments
 from limssr.training.data import build
 from limssr.training.evaluation.evaluator import evaluate_subsets
 from limssr.training.fitting.run import prepare_run
-from limssr.training.reproduction.published_results import published_results
+from limssr.training.reproduction import tables
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-TASKS = sorted(published_results()["per_score"]["LIMSSR"])
+TASKS = sorted(tables.PUBLISHED["per_score"]["LIMSSR"])
 
 # Task -> clips, score range, epochs, and what differs from the defaults of the paper.
 PUBLISHED = {

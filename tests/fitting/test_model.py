@@ -46,6 +46,7 @@ def test_the_language_model_attends_as_asked_for_and_scores_the_same(tiny_langua
 
 @pytest.mark.skipif(is_flash_attn_2_available(), reason="flash-attn is installed")
 def test_attention_that_is_not_installed_is_refused_before_anything_is_loaded():
+    data = load("synthetic", samples_train=20, samples_test=10)
+    arguments = ModelArguments(language_model="nowhere", attention="flash_attention_2")
     with pytest.raises(ValueError, match="flash_attention_2 needs"):
-        data = load("synthetic", samples_train=20, samples_test=10)
-        build_model(ModelArguments(language_model="nowhere", attention="flash_attention_2"), data)
+        build_model(arguments, data)

@@ -65,12 +65,6 @@ def test_what_cannot_be_trained_or_saved_is_refused_before_training(quantised_ar
         prepare_run(*quantised_arguments(**changes))
 
 
-def test_a_random_language_model_is_not_quantised(quick_arguments, capsys):
-    with pytest.raises(SystemExit):
-        quick_arguments(quantization="4bit")
-    assert "`quantization` is '4bit', but `text_config` makes a random language model" in capsys.readouterr().err
-
-
 @pytest.mark.usefixtures("without_bitsandbytes")
 def test_the_package_it_needs_is_named(quantised_arguments):
     with pytest.raises(ValueError, match="the quantization '4bit' needs the package bitsandbytes: pip install"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, TrainerCallback, set_seed
+from transformers import AutoTokenizer, EvalPrediction, TrainerCallback, TrainingArguments, set_seed
 from transformers.utils import is_bitsandbytes_available
 
 from limssr import LimssrCollator, LimssrForScoreRegression, LimssrProcessor, LimssrTrainer, LimssrTrainingArguments
@@ -30,27 +30,37 @@ def data():
 
 @pytest.fixture
 def make_trainer(data, tiny_language_model, tmp_path):
-    """`make_trainer(folder, dynamic=False, config={}, **arguments)`: LoRA on the tiny language model."""
+    """`make_trainer(folder, dynamic=False, config={}, hooks={}, **arguments)`: LoRA on the tiny language model.
 
-    def make(folder="run", dynamic=False, config=None, eval_dataset=None, **arguments) -> LimssrTrainer:
+    `hooks` are arguments of the trainer; with `model_init=True` it makes its model itself.
+    """
+
+    def make(folder="run", dynamic=False, config=None, eval_dataset=None, hooks=None, **arguments) -> LimssrTrainer:
+        def make_model(trial=None) -> LimssrForScoreRegression:
+            bounds = {"score_minimums": data.score_minimums, "score_ranges": data.score_ranges, "lora_rank": 2}
+            fields = {**bounds, **(config or {}), **(trial or {})}
+            return LimssrForScoreRegression.from_language_model(
+                tiny_language_model, modalities=data.modalities, **fields
+            )
+
         set_seed(0)
-        bounds = {"score_minimums": data.score_minimums, "score_ranges": data.score_ranges, "lora_rank": 2}
-        model = LimssrForScoreRegression.from_language_model(
-            tiny_language_model, modalities=data.modalities, **{**bounds, **(config or {})}
-        )
+        model, hooks = make_model(), hooks or {}
         tokenizer = AutoTokenizer.from_pretrained(tiny_language_model)
         processor = LimssrProcessor.from_config(model.config, tokenizer, max_clips=4, missing_length=1)
         modalities = list(data.modalities)
         mask = DynamicMask(modalities) if dynamic else None
         settings = {"num_train_epochs": 2, "warmup_epochs": 1, "per_device_train_batch_size": 4, "learning_rate": 0.01}
         settings |= {"logging_strategy": "steps", "logging_steps": 1, "disable_tqdm": True, "use_cpu": True}
+        if hooks.get("model_init"):
+            hooks = {**hooks, "model_init": make_model}
         return LimssrTrainer(
-            model,
-            LimssrTrainingArguments(output_dir=str(tmp_path / folder), **{**settings, **arguments}),
+            model=None if "model_init" in hooks else model,
+            args=LimssrTrainingArguments(output_dir=str(tmp_path / folder), **{**settings, **arguments}),
             train_dataset=data.splits["train"],
             eval_dataset=data.splits["test"] if eval_dataset is None else eval_dataset,
             processing_class=processor,
             data_collator=LimssrCollator(processor, modalities, ["score"], mask),
+            **hooks,
         )
 
     return make
@@ -112,20 +122,27 @@ def test_batches_of_about_equal_length_resume_too(make_trainer, tmp_path):
     assert_same_weights(weights(straight), weights(resumed))
 
 
-def test_workers_change_nothing(make_trainer):
+def test_workers_change_nothing_whether_they_persist_or_not(make_trainer, tmp_path):
     runs = []
-    for workers in (0, 2):
-        trainer = make_trainer(f"workers{workers}", dynamic=True, max_steps=6, dataloader_num_workers=workers)
+    kinds = [(0, False), (2, False), (2, True)]
+    for workers, persist in kinds:
+        loading = {"dataloader_num_workers": workers, "dataloader_persistent_workers": persist}
+        steps = {"save_strategy": "steps", "save_steps": 7, "save_total_limit": 5, "load_best_model_at_end": False}
+        trainer = make_trainer(f"workers{workers}{persist}", dynamic=True, num_train_epochs=3, **loading, **steps)
         trainer.train()
         runs.append((weights(trainer), history(trainer, "loss")))
-    assert_same_weights(runs[0][0], runs[1][0])
-    assert runs[0][1] == runs[1][1]
+    resumed = make_trainer("resumed", dynamic=True, num_train_epochs=3, **loading, **steps)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "workers0False" / "checkpoint-7"))  # of 15, within an epoch
+    runs.append((weights(resumed), history(resumed, "loss")))
+    for other_weights, losses in runs[1:]:
+        assert_same_weights(runs[0][0], other_weights)
+        assert losses == runs[0][1]
 
 
 def test_another_seed_is_another_run(make_trainer):
     losses = []
     for seed in (1, 2):
-        trainer = make_trainer(f"seed{seed}", seed=seed, max_steps=2)
+        trainer = make_trainer(f"seed{seed}", seed=seed, max_steps=2, save_strategy="no", load_best_model_at_end=False)
         trainer.train()
         losses.append(history(trainer, "loss"))
     assert losses[0] != losses[1]
@@ -179,10 +196,8 @@ def test_the_best_checkpoint_is_kept_and_loaded(make_trainer):
 def test_predict_of_the_trainer_draws_nothing(make_trainer, data):
     trainer = make_trainer(dynamic=True, train_sampling_strategy="group_by_length")
     rows = data.splits["test"]
-    expected = predict(trainer.model, trainer.processing_class, rows).scores  # center crops, everything shown
-    collator = trainer.data_collator
+    expected = predict(trainer.model, trainer.processing_class, rows).scores  # center crops, no modality hidden
     np.testing.assert_allclose(trainer.predict(rows).predictions, expected, atol=1e-3)
-    assert trainer.data_collator is collator
 
 
 def test_terms_of_the_loss_are_logged(make_trainer):
@@ -259,9 +274,8 @@ def test_weights_that_do_not_fit_are_refused(make_trainer, tmp_path, change, nam
     before = weights(trainer)
     with pytest.raises(ValueError, match=named):
         make_trainer("other", max_steps=4).train(resume_from_checkpoint=str(broken))
-    trainer.state.best_model_checkpoint = str(broken)
     with pytest.raises(ValueError, match=named):
-        trainer._load_best_model()
+        load_trained_weights(trainer.model, broken)
     assert_same_weights(before, weights(trainer))
 
 
@@ -307,14 +321,87 @@ def test_validation_scores_each_sample_once(make_trainer, data):
     assert metrics["eval_loss"] == pytest.approx(10 * expected["mse"] / 100**2 + consistency, rel=1e-5)
 
 
-def test_validation_averages_its_views_in_fishers_z(make_trainer, data):
+def test_validation_averages_its_mask_sets_in_fishers_z(make_trainer, data):
     rows = data.splits["test"]
     masks = {"video": (1, 0, 0), "flow": (0, 0, 1)}
-    views = {name: MaskedDataset(rows, list(data.modalities), [mask] * len(rows)) for name, mask in masks.items()}
-    trainer = make_trainer(eval_dataset=views)
+    sets = {name: MaskedDataset(rows, list(data.modalities), [mask] * len(rows)) for name, mask in masks.items()}
+    trainer = make_trainer(eval_dataset=sets)
     metrics = trainer.evaluate()
     z = [math.atanh(metrics[f"eval_{name}_spearman"]) for name in masks]
     assert metrics["eval_spearman"] == pytest.approx(math.tanh(sum(z) / 2))
+
+
+def test_metrics_of_the_user_join_those_of_validation(make_trainer, data):
+    given = []
+
+    def largest_error(prediction: EvalPrediction) -> dict[str, float]:
+        given.append(prediction)
+        return {"largest_error": np.abs(prediction.predictions - prediction.label_ids).max()}
+
+    rows = data.splits["test"]
+    sets = {"all": rows, "some": rows.select(range(4))}
+    hooks = {"compute_metrics": largest_error}
+    trainer = make_trainer(eval_dataset=sets, hooks=hooks, metric_for_best_model="largest_error", warmup_epochs=0)
+    metrics = trainer.evaluate()
+    scores, targets = predict(trainer.model, trainer.processing_class, rows).scores, read_targets(rows, ["score"])
+    np.testing.assert_allclose(given[0].predictions, scores, atol=1e-3)
+    np.testing.assert_array_equal(given[0].label_ids, targets)
+    errors = np.abs(scores - targets)
+    assert metrics["eval_all_largest_error"] == pytest.approx(errors.max(), abs=1e-3)
+    assert metrics["eval_some_largest_error"] == pytest.approx(errors[:4].max(), abs=1e-3)
+    both = metrics["eval_all_largest_error"] + metrics["eval_some_largest_error"]
+    assert metrics["eval_largest_error"] == pytest.approx(both / 2)
+    assert "eval_spearman" in metrics
+    predicted = trainer.predict(rows)
+    assert predicted.metrics["test_largest_error"] == pytest.approx(errors.max(), abs=1e-3)
+    np.testing.assert_allclose(predicted.label_ids, targets, atol=1e-4)
+    trainer.train()
+    logged = [entry["eval_largest_error"] for entry in trainer.state.log_history if "eval_largest_error" in entry]
+    assert trainer.state.best_metric == min(logged)
+
+
+def test_the_loss_of_the_user_is_trained_validated_and_logged(make_trainer, data):
+    seen = []
+
+    def absolute_error(outputs, labels, num_items_in_batch=None):
+        seen.append((outputs, labels))
+        return (outputs.scores - labels).abs().sum() / num_items_in_batch
+
+    hooks = {"compute_loss_func": absolute_error}
+    trainer = make_trainer(hooks=hooks, max_steps=2, logging_steps=2, gradient_accumulation_steps=2)
+    trainer.train()
+    (logged,) = history(trainer, "loss", "grad_norm")
+    batches = [float((outputs.scores - labels).abs().mean()) for outputs, labels in seen[:4]]
+    assert logged["loss"] == pytest.approx(np.mean(batches), rel=1e-5)  # batches of four, two in each step
+    assert logged["grad_norm"] > 0
+    assert "regression_loss" not in trainer.state.log_history[0]
+    metrics = trainer.evaluate()
+    assert metrics["eval_loss"] == pytest.approx(metrics["eval_mae"])
+
+
+def test_a_model_that_the_trainer_makes_is_made_anew_for_every_training(make_trainer):
+    trainer = make_trainer(hooks={"model_init": True}, max_steps=3, save_strategy="no", load_best_model_at_end=False)
+    trainer.train()
+    first, losses = weights(trainer), history(trainer, "loss")
+    trainer.train()
+    assert_same_weights(first, weights(trainer))
+    assert history(trainer, "loss") == losses
+    assert len(losses) == 3
+    trainer.train(trial={"lora_rank": 3})
+    assert trainer.model.config.lora_rank == 3
+    assert trainer.evaluate()["eval_loss"] > 0
+
+
+def test_a_model_that_cannot_be_saved_as_asked_is_refused_wherever_it_comes_from(make_trainer):
+    full = {"config": {"language_model_training": "full"}, "save_form": "adapter"}
+    for hooks in ({}, {"model_init": True}):
+        with pytest.raises(ValueError, match="`save_form` is 'adapter'"):
+            make_trainer(hooks=hooks, **full)
+
+
+def test_arguments_of_another_kind_are_refused(tmp_path):
+    with pytest.raises(TypeError, match="`args` is TrainingArguments, expected LimssrTrainingArguments"):
+        LimssrTrainer(args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True))
 
 
 def test_an_undefined_metric_is_nan_and_never_the_best(make_trainer, data):

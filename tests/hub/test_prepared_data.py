@@ -2,11 +2,15 @@
 
 import pytest
 
+from limssr.training.data.prepare import prepare_data
+
 PROGRAM = """
+from pathlib import Path
 from datasets import load_dataset
 from huggingface_hub import HfApi
 from limssr.training.data import load
 
+assert len(list(Path("made/data").glob("*-train-*.arrow"))) > 1
 HfApi().create_repo("user/made", repo_type="dataset")
 HfApi().upload_folder(repo_id="user/made", repo_type="dataset", folder_path="made")
 HfApi().create_tag("user/made", tag="v1", repo_type="dataset")
@@ -25,6 +29,6 @@ assert here == there
 
 @pytest.mark.slow
 def test_prepared_data_is_pushed_and_loaded(client):
-    options = ["--data_options", "samples_train=30", "samples_test=7", "--samples_per_shard", "10"]
-    client.script("prepare_data.py", "synthetic", "-", "made", *options)
+    options = {"samples_train": 30, "samples_test": 7}
+    prepare_data("synthetic", "-", client.home / "made", options, max_shard_size="20KB")
     client.run("-c", PROGRAM)

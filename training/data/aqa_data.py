@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, DatasetDict, List, Value
+from datasets import Dataset, DatasetDict
 
 from .masks import Mask
 from .missing import MissingSummary, nulls
@@ -43,11 +43,6 @@ class AqaData:
     missing: MissingSummary | None = None
 
 
-def clips_feature(feature_size: int) -> List:
-    """Column type of a modality of features; a nullable `Array2D` would read null back as NaN."""
-    return List(List(Value("float32"), length=feature_size))
-
-
 def feature_column(clips: np.ndarray, counts: Sequence[int | None]) -> pa.ListArray:
     """Arrow column of a modality of features.
 
@@ -67,11 +62,6 @@ def feature_column(clips: np.ndarray, counts: Sequence[int | None]) -> pa.ListAr
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), vectors, mask=pa.array(missing))
 
 
-def text_column(texts: Sequence[str | None]) -> pa.Array:
-    """Arrow column of a text modality; None and a text without words are missing."""
-    return pa.array([text if text is not None and text.strip() else None for text in texts], pa.string())
-
-
 def build_split(
     sample_ids: Sequence[str],
     scores: Mapping[str, np.ndarray],
@@ -83,7 +73,7 @@ def build_split(
     Args:
         sample_ids: id of each sample.
         scores: judges' scores by name, (samples,).
-        feature_columns: result of `feature_column` or `text_column` for each modality.
+        feature_columns: column of each modality, see `feature_column`; strings for a text modality.
         extra: further columns of strings or numbers.
     """
     columns = {"sample_id": pa.array(list(sample_ids), pa.string())}
@@ -103,11 +93,7 @@ def row_targets(row: dict, score_names: Sequence[str]) -> list[float]:
 
 
 def target_columns(columns: Sequence[str], score_names: Sequence[str]) -> list[str]:
-    """Column of each score.
-
-    Raises:
-        ValueError: the named columns are missing and so is, for one score, the column `score`.
-    """
+    """Column of each score; ValueError if one is missing, and the column `score` of a single score too."""
     if all(name in columns for name in score_names):
         return list(score_names)
     if len(score_names) == 1 and "score" in columns:

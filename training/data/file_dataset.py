@@ -1,22 +1,30 @@
 """What datasets share whose labels and features are files."""
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, DatasetDict, Features
+from datasets import Dataset, DatasetDict, Features, List, Value
 from tqdm.auto import tqdm
 
 from ...configuration.configuration_limssr import TEXT
-from .aqa_data import AqaData, build_split, clips_feature
+from .aqa_data import AqaData, build_split
 from .missing import MissingFeature, MissingSummary, not_given
-from .sources.files import FeatureFileError, FeatureSource, FileSource, Reader, choose_modalities
-from .sources.labels import Labels, check_apart, check_range, compare_counts, read_label_table
+from .sources.files import SUFFIXES, FeatureFileError, FeatureSource, FileSource, Reader, feature_path, read_array
+from .sources.labels import Labels, check_apart, check_range, read_label_table
 from .sources.tables import TableSource
+
+logger = logging.getLogger(__name__)
+
+EXAMINED_FILES = 100  # of a modality without a given feature size
 
 
 class FileDataset(ABC):
@@ -37,10 +45,15 @@ class FileDataset(ABC):
             ValueError: the labels or a table cannot be used, or a split has no sample with any modality.
         """
         labels = self.read_labels()
-        readers = {name: _in_memory(source.open()) for name, source in self.sources(labels).items()}
-        rows = RowReader(labels, readers)
-        splits = DatasetDict({name: Dataset(pa.concat_tables(rows.read_split(name))) for name in labels.splits})
-        return replace(labels, splits=splits, missing=rows.missing)
+        reader = RowReader(labels, {name: _in_memory(source.open()) for name, source in self.sources(labels).items()})
+        splits = {}
+        for name, split in labels.splits.items():
+            positions = tqdm(range(len(split)), desc=f"reading {name}", unit="sample", disable=None)
+            rows = [row for position in positions if (row := reader.read(name, position)) is not None]
+            if not rows:
+                raise ValueError(f"no sample of the split {name!r} has any feature; {reader.missing}")
+            splits[name] = Dataset(pa.concat_tables(rows))
+        return replace(labels, splits=DatasetDict(splits), missing=reader.missing)
 
 
 class RowReader:
@@ -51,19 +64,25 @@ class RowReader:
         readers: reader of each modality without a column.
 
     Attributes:
-        features: all columns, those of the modalities included.
-        missing: what was found missing so far.
+        features: type of each column.
+        missing: missing features and dropped samples so far.
     """
 
     def __init__(self, labels: AqaData, readers: Mapping[str, Reader]) -> None:
         self.labels, self.readers = labels, readers
-        self.features = complete_features(labels)
+        self.features = Features(next(iter(labels.splits.values())).features)
+        for name, size in labels.modalities.items():
+            if name in readers:
+                self.features[name] = List(List(Value("float32"), length=size))
+            elif name not in self.features:
+                columns = ", ".join(self.features)
+                raise ValueError(f"there is no column of texts for the modality {name!r}; there are {columns}")
         self.missing = MissingSummary(samples=sum(map(len, labels.splits.values())))
         self._schema = self.features.arrow_schema
         self._splits = {name: split.with_format("arrow") for name, split in labels.splits.items()}
 
     def read(self, split: str, position: int) -> pa.Table | None:
-        """Read a sample as a table of one row, or note that it has no modality and return None."""
+        """Read a sample as a table of one row; None, and noted as dropped, if it has no modality."""
         row = self._splits[split][position : position + 1]
         sample_id = row["sample_id"][0].as_py()
         available = False
@@ -78,18 +97,6 @@ class RowReader:
         self.missing.dropped.append(sample_id)
         return None
 
-    def read_split(self, split: str) -> list[pa.Table]:
-        """Read all samples of a split.
-
-        Raises:
-            ValueError: none has any modality.
-        """
-        positions = tqdm(range(len(self.labels.splits[split])), desc=f"reading {split}", unit="sample", disable=None)
-        rows = [row for position in positions if (row := self.read(split, position)) is not None]
-        if not rows:
-            raise ValueError(f"no sample of the split {split!r} has any feature; {self.missing}")
-        return rows
-
     def _read_features(self, modality: str, sample_id: str) -> pa.Array:
         try:
             return self.readers[modality](sample_id)
@@ -98,36 +105,18 @@ class RowReader:
             return pa.nulls(1)
 
 
-def complete_features(labels: AqaData) -> Features:
-    """Columns of a dataset's splits and of the modalities that are still to be read.
-
-    Raises:
-        ValueError: a text modality has no column.
-    """
-    features = Features(next(iter(labels.splits.values())).features)
-    for name, size in labels.modalities.items():
-        if name not in features and size == TEXT:
-            raise ValueError(f"there is no column of texts for the modality {name!r}; there are {', '.join(features)}")
-        features.setdefault(name, clips_feature(size))
-    return features
-
-
 def _in_memory(read: Reader) -> Reader:
-    """A reader whose values are copies, because a process cannot keep thousands of files mapped."""
+    """Copy what is read: a process cannot keep thousands of files mapped."""
     return lambda sample_id: read(sample_id).copy_to(pa.default_cpu_memory_manager())
 
 
 def all_sample_ids(splits: Mapping[str, Dataset]) -> list[str]:
-    """Ids of all samples, split after split."""
+    """Ids of all samples in the order of the splits."""
     return [sample_id for split in splits.values() for sample_id in split.select_columns(["sample_id"])["sample_id"]]
 
 
 def build_label_splits(labels: Mapping[str, Labels], score_names: Sequence[str]) -> DatasetDict:
-    """Build splits without features: ids, scores and every other column of the labels.
-
-    Raises:
-        LabelError: a sample is in two splits.
-    """
+    """Build splits without features from ids, scores and further columns; LabelError if a sample is in two splits."""
     check_apart(labels)
     splits = {}
     for split, table in labels.items():
@@ -139,11 +128,7 @@ def build_label_splits(labels: Mapping[str, Labels], score_names: Sequence[str])
 
 
 def choose_scores(dataset: str, scores: str | Sequence[str] | None, allowed: Iterable[str]) -> list[str]:
-    """Names of the scores to learn, by default all.
-
-    Raises:
-        ValueError: none is given, one is given twice, or the dataset does not have one.
-    """
+    """Names of the scores to learn, by default all; ValueError if there is none, or one is repeated or unknown."""
     allowed = list(allowed)
     chosen = allowed if scores is None else [scores] if isinstance(scores, str) else list(scores)
     if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(allowed):
@@ -151,17 +136,106 @@ def choose_scores(dataset: str, scores: str | Sequence[str] | None, allowed: Ite
     return chosen
 
 
+def choose_modalities(
+    dataset: str,
+    wanted: Mapping[str, int | str | None] | Sequence[str] | None,
+    default: Mapping[str, int | None],
+    features: Mapping[str, str | Path],
+) -> dict[str, int | str | None]:
+    """Size of each modality, None where it is not given.
+
+    Args:
+        dataset: name of the dataset, for error messages.
+        wanted: sizes by name, or names; by default all of `default`.
+        default: sizes by name.
+        features: places by name; ValueError if one belongs to no modality.
+    """
+    if wanted is None or isinstance(wanted, Mapping):
+        sizes = dict(default if wanted is None else wanted)
+    else:
+        sizes = {name: default.get(name) for name in ([wanted] if isinstance(wanted, str) else wanted)}
+    if unknown := [name for name in features if name not in sizes]:
+        raise ValueError(f"{dataset}: features names {unknown[0]!r}; the modalities are {', '.join(sizes) or 'none'}")
+    if not sizes:
+        raise ValueError(f"{dataset}: modalities is empty; name one or more")
+    return sizes
+
+
+class ModalityFolders:
+    """Mixin of a `FileDataset` with a subfolder of feature files for each modality: `<modality>/<id>.npy`.
+
+    It uses the attributes `name`, `folder`, `modalities` and `features` of the dataset, see `Folder`.
+    """
+
+    def sources(self, labels: AqaData) -> dict[str, FeatureSource]:
+        """Source of each modality of features."""
+        return {name: FileSource(self._place(name), size) for name, size in labels.modalities.items() if size != TEXT}
+
+    def sizes(self, splits: DatasetDict) -> dict[str, int | str]:
+        """Feature size of each modality, or `"text"`; by default that of most of the first files.
+
+        Raises:
+            ValueError: there is no modality, a size is wrong, a modality has no file or `features` names another one.
+        """
+        default = dict.fromkeys(self._subfolders()) if self.modalities is None else {}
+        sizes = choose_modalities(self.name, self.modalities, default, self.features)
+        for name, size in sizes.items():
+            sizes[name] = self._width(name, all_sample_ids(splits)) if size is None else size
+            if size not in (None, TEXT) and (type(size) is not int or size < 1):
+                raise ValueError(
+                    f"{self.name}: modality {name!r} has feature size {size!r}, expected 1 or more, or text"
+                )
+        return sizes
+
+    def _place(self, modality: str) -> Path:
+        return self.folder / self.features.get(modality, modality)
+
+    def _subfolders(self) -> list[str]:
+        """Sorted names of the subfolders with a feature file at any depth, then those in `features`."""
+        places = [place for place in self.folder.glob("*") if place.is_dir()]
+        found = sorted(place.name for place in places if any(path.suffix in SUFFIXES for path in place.rglob("*")))
+        found += [name for name in self.features if not (self.folder / name).is_dir()]
+        if not found:
+            expected = f"subfolder of {' or '.join(SUFFIXES)} files; expected <modality>/<id>.npy"
+            raise ValueError(f"{self.name}: {self.folder} has no {expected}")
+        return found
+
+    def _width(self, modality: str, sample_ids: Sequence[str]) -> int:
+        """Width of most of the first readable files of a modality."""
+        place = self._place(modality)
+        counts = Counter(islice(_widths(place, sample_ids), EXAMINED_FILES))
+        if not counts:
+            raise ValueError(
+                f"{self.name}: {place} has no readable feature file of any sample, such as "
+                f"{place / sample_ids[0]}.npy; give the size of {modality!r} in modalities={{...}}, or leave the "
+                "modality out"
+            )
+        width = counts.most_common(1)[0][0]
+        if len(counts) > 1:
+            message = "%s: features of %r differ in width, %s; expected is %d"
+            logger.warning(message, self.name, modality, dict(counts), width)
+        return width
+
+
+def _widths(place: Path, sample_ids: Iterable[str]) -> Iterator[int]:
+    for sample_id in sample_ids:
+        with suppress(FeatureFileError):
+            shape = read_array(feature_path(place, sample_id)).shape
+            if len(shape) == 2 and shape[1]:
+                yield shape[1]
+
+
 @dataclass
 class PublishedDataset(FileDataset):
-    """A dataset with text files of labels and features under published names.
+    """A dataset with label files and features under published names.
 
     Args:
         folder: folder of the label files and the features.
         scores: scores to learn; the others stay as further columns.
-        modalities: modalities to use: names, or sizes by name where the features are not the published ones.
-        features: places of features other than the published ones: modality -> folder with one file a sample, or
-            pickled table; a relative path starts at `folder`.
-        train_labels: label file of the training split; a relative path starts at `folder`.
+        modalities: modalities to use: names, or sizes by name if the features are not the published ones.
+        features: other places of features: modality -> folder with one file a sample, or pickled table. A relative
+            path starts at `folder`, here and in the following.
+        train_labels: label file of the training split.
         test_labels: label file of the test split.
         max_clips: clips that a processor keeps.
     """
@@ -210,11 +284,17 @@ class PublishedDataset(FileDataset):
 
     def read_labels(self) -> AqaData:
         labels = {"train": self.read_split(self.train_labels), "test": self.read_split(self.test_labels)}
-        for table in labels.values():
+        for split, table in labels.items():
             for name, highest in self.score_ranges.items():
                 check_range(table, name, 0, highest)
+            found, official = len(table.sample_ids), self.official_counts[split]
+            if found != official:
+                logger.warning(
+                    "%s: the split %s has %d samples (%s), the official one has %d; results cannot be compared with "
+                    "published ones",
+                    *(self.name, split, found, table.path, official),
+                )
         splits = build_label_splits(labels, self.scores)
-        compare_counts(self.name, labels, self.official_counts)
         return AqaData(
             splits=splits,
             modalities=self.sizes(splits),

@@ -5,11 +5,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from datasets import DatasetDict
 
-from .aqa_data import AqaData
-from .file_dataset import PublishedDataset, all_sample_ids, choose_scores
-from .sources.files import FeatureSource, ModalityFolders
+from .file_dataset import ModalityFolders, PublishedDataset, choose_scores
 from .sources.labels import LabelError, Labels, check_repeated
 from .sources.tables import load_restricted
 
@@ -17,7 +14,7 @@ ANNOTATIONS = "fine-grained_annotation_aqa.pkl"
 
 
 @dataclass
-class FineDiving(PublishedDataset):
+class FineDiving(ModalityFolders, PublishedDataset):
     """FineDiving from its annotations and your own features; none are published.
 
         FineDiving/
@@ -49,13 +46,6 @@ class FineDiving(PublishedDataset):
     def __post_init__(self) -> None:
         self.scores = choose_scores(self.name, self.scores, self.score_ranges)
         self.folder = Path(self.folder)
-        self.folders = ModalityFolders(self.name, self.folder, self.features)
-
-    def sizes(self, splits: DatasetDict) -> dict[str, int]:
-        return self.folders.sizes(self.modalities, all_sample_ids(splits))
-
-    def sources(self, labels: AqaData) -> dict[str, FeatureSource]:
-        return self.folders.sources(labels.modalities)
 
     def read_split(self, name: str) -> Labels:
         source, path = self._find(ANNOTATIONS), self._find(name)

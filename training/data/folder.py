@@ -3,14 +3,14 @@
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from ...configuration.configuration_limssr import TEXT
 from .aqa_data import AqaData
-from .file_dataset import FileDataset, all_sample_ids, build_label_splits
+from .file_dataset import FileDataset, ModalityFolders, build_label_splits
 from .masked_dataset import row_extents
-from .sources.files import FeatureSource, ModalityFolders
 from .sources.labels import LabelError, Labels, check_range, csv_rows, read_label_csv
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ SPLITS = ("train", "validation", "test")
 
 
 @dataclass
-class Folder(FileDataset):
+class Folder(ModalityFolders, FileDataset):
     """Your own data.
 
         my_data/
@@ -49,9 +49,10 @@ class Folder(FileDataset):
     labels: str = "labels.csv"
     max_clips: int = 128
 
+    name: ClassVar = "folder"
+
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
-        self.folders = ModalityFolders("folder", self.folder, self.features)
         self.scores = [self.scores] if isinstance(self.scores, str) else self.scores
         for name, limits in self.score_ranges.items():
             if not (isinstance(limits, list | tuple) and len(limits) == 2 and limits[0] < limits[1]):
@@ -64,16 +65,13 @@ class Folder(FileDataset):
         splits = build_label_splits(labels, scores)
         return AqaData(
             splits=splits,
-            modalities=self.folders.sizes(self.modalities, all_sample_ids(splits)),
+            modalities=self.sizes(splits),
             score_names=scores,
             score_minimums=[float(lowest) for lowest, _ in ranges],
             score_ranges=[float(highest - lowest) for lowest, highest in ranges],
             max_clips=self.max_clips,
             description=f"{self.folder.resolve().name}, own data",
         )
-
-    def sources(self, labels: AqaData) -> dict[str, FeatureSource]:
-        return self.folders.sources(labels.modalities)
 
     def load(self) -> AqaData:
         data = super().load()

@@ -76,11 +76,11 @@ def _clips(value: pa.ListScalar) -> np.ndarray | None:
 
 
 def sequence_lengths(rows: Sequence[dict], processor: LimssrProcessor) -> list[int]:
-    """Number of tokens of each row's sequence; no clip of a dataset is decoded.
+    """Number of tokens that a processor makes of each row; no clip of a dataset is decoded.
 
     Args:
         rows: `datasets.Dataset`, `MaskedDataset` or a sequence of row dictionaries with feature arrays and texts.
-        processor: processor that would build the sequences.
+        processor: the processor.
     """
     modalities = list(processor.modality_sizes)
     if isinstance(rows, MaskedDataset):

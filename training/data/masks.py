@@ -28,7 +28,7 @@ def validate_rates(rates: Rates, modalities: Sequence[str], kind: str = "missing
     """Rate of each modality.
 
     Args:
-        rates: one rate in [0, 1) for all modalities, or rates by name; the default of a modality is then 0.
+        rates: one rate in [0, 1) for all modalities, or rates by name, by default 0.
         modalities: names in mask order.
         kind: kind of rate, for messages.
 
@@ -49,10 +49,7 @@ def validate_rates(rates: Rates, modalities: Sequence[str], kind: str = "missing
 
 
 def available_masks(dataset: Dataset, modalities: Sequence[str]) -> list[Mask]:
-    """Mask of the modalities that each sample has, without decoding a feature.
-
-    Whether a value is null is all that is ever asked about a modality that another mask will hide.
-    """
+    """Mask of the modalities that each sample has: which values are null, without decoding a feature."""
     available = []
     for name in modalities:
         batches = dataset.select_columns([name]).with_format("arrow").iter(batch_size=1000)
@@ -70,15 +67,15 @@ def draw_static_masks(
 ) -> list[Mask]:
     """Draw one mask for each sample, once for all epochs.
 
-    Each modality is hidden at its rate; an empty mask is drawn again. A mask depends only on the seed, the sample id
-    and the modalities available, not on the order or number of the samples or on a worker.
+    Each available modality is hidden at its rate; an empty mask is drawn again. A mask depends only on the seed, the
+    sample id and the available modalities.
 
     Args:
         sample_ids: id of each sample.
         modalities: names in mask order.
         rates: see `validate_rates`.
         seed: seed of the draws.
-        available: mask of what each sample has, by default everything; other modalities stay hidden.
+        available: mask of what each sample has, by default everything.
 
     Raises:
         ValueError: a sample has no modality, or as in `validate_rates`.
@@ -111,11 +108,7 @@ class DynamicMask:
         self.subsets = all_subsets(len(self.modalities))
 
     def draw(self, *key: Any) -> Mask:
-        """Draw the mask of a step.
-
-        Args:
-            *key: what identifies the step, such as its number; anything with the same `str` in every run.
-        """
+        """Draw the mask of a step, given what identifies it, such as its number, by its `str`."""
         name = "/".join(["dynamic", str(self.seed), *map(str, key)])
         if self.rates is None:
             return self.subsets[int(_uniform(name) * len(self.subsets))]

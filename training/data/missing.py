@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass, field
 
 from datasets import Dataset
@@ -16,12 +16,10 @@ NAMED_SAMPLES = 20
 
 @dataclass(frozen=True)
 class MissingFeature:
-    """One missing modality of one sample.
+    """A missing modality of a sample.
 
     Attributes:
-        sample_id: the sample.
-        modality: the missing modality.
-        cause: one of `sources.files.CAUSES`, or `not given` where the dataset itself has none.
+        cause: one of `sources.files.CAUSES`, or `not given` by the dataset itself.
         detail: the file and what is wrong with it.
     """
 
@@ -75,21 +73,20 @@ class MissingSummary:
                 case = first[modality, cause]
                 lines.append(f"  {modality}: {count} {cause}; the first is {case.sample_id}, {case.detail}")
         if self.dropped:
-            lines.append(f"  {len(self.dropped)} samples without any modality are left out: {named(self.dropped)}")
+            more = f" and {len(self.dropped) - NAMED_SAMPLES} more" if len(self.dropped) > NAMED_SAMPLES else ""
+            named = ", ".join(self.dropped[:NAMED_SAMPLES]) + more
+            lines.append(f"  {len(self.dropped)} samples without any modality are left out: {named}")
         return "\n".join(lines)
 
 
-def named(sample_ids: Sequence[str]) -> str:
-    """The first few ids and the number of further ones."""
-    more = len(sample_ids) - NAMED_SAMPLES
-    return ", ".join(sample_ids[:NAMED_SAMPLES]) + (f" and {more} more" if more > 0 else "")
+def not_given(sample_id: str, modality: str) -> MissingFeature:
+    """A modality that the dataset itself lacks."""
+    return MissingFeature(sample_id, modality, "not given", "the dataset has none")
 
 
 def nulls(split: Dataset, modalities: Iterable[str]) -> list[MissingFeature]:
     """Missing features of a split: the nulls in the columns of these modalities."""
     names = list(modalities)
-    if not names:
-        return []
     sample_ids = split.select_columns(["sample_id"])["sample_id"]
     return [
         not_given(sample_id, name)
@@ -97,8 +94,3 @@ def nulls(split: Dataset, modalities: Iterable[str]) -> list[MissingFeature]:
         for name, available in zip(names, mask, strict=True)
         if not available
     ]
-
-
-def not_given(sample_id: str, modality: str) -> MissingFeature:
-    """A modality that the labels themselves lack."""
-    return MissingFeature(sample_id, modality, "not given", "the dataset has none")

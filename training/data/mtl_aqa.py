@@ -12,7 +12,8 @@ from scipy.linalg import block_diag
 from sklearn.model_selection import GroupKFold
 
 from ...configuration.configuration_limssr import TEXT
-from .aqa_data import AqaData, build_split, feature_column, text_column
+from .aqa_data import AqaData, build_split, feature_column
+from .file_dataset import choose_scores
 from .sources.tables import load_restricted
 from .sources.text import embed_texts
 
@@ -56,10 +57,9 @@ def clean_transcript(words: list[str]) -> list[str]:
 
 
 def dive_features(annotation: dict[str, Any], sample_id: str, difficulty: bool = False) -> np.ndarray:
-    """Attributes of a dive, one clip each: float32 (5, 27).
+    """Attributes of a dive, one clip each, one-hot in its own columns: float32 (5, 27).
 
-    The clips are position, armstand, rotation type, somersaults and twists, each one-hot in its own columns. (With all
-    of them in one clip, batch norm would have one clip a sample for its statistics.)
+    (With all of them in one clip, batch norm would have one clip a sample for its statistics.)
 
     Args:
         annotation: published annotation of the dive.
@@ -139,23 +139,19 @@ class MtlAqa:
         for name, allowed in (("split", ("official", "competitions_held_out")), ("commentary", COMMENTARIES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"mtl_aqa: {name} is {getattr(self, name)!r}, allowed: {', '.join(allowed)}")
-        self.scores = [self.scores] if isinstance(self.scores, str) else list(self.scores)
+        self.scores = choose_scores("mtl_aqa", self.scores, SCORE_RANGES)
         if isinstance(self.encoder_layers, int):
             self.encoder_layers = [self.encoder_layers]
-        if not self.scores or len(set(self.scores)) < len(self.scores) or not set(self.scores) <= set(SCORE_RANGES):
-            raise ValueError(f"mtl_aqa: scores is {self.scores}, allowed: one or more of {', '.join(SCORE_RANGES)}")
 
     def load(self) -> AqaData:
-        """Read the files, embed the transcripts and split the dives.
-
-        Raises:
-            OSError, ValueError: a file is missing, unsafe or incomplete.
-        """
+        """Read the files, embed the transcripts and split the dives."""
         files = {name: load_restricted(path) for name, path in self._paths().items()}
         self._check_counts(files)
         keys = [tuple(int(part) for part in key) for key in [*files["train"], *files["test"]]]
         train, test = self._split_positions(keys)
         rows = self._rows(keys, files)
+        commentary = "clean commentary as text" if self.commentary == "text" else f"{self.commentary} commentary"
+        difficulty = ", dives with their difficulty" if self.dive_difficulty else ""
         return AqaData(
             splits=DatasetDict(train=rows.select(train), test=rows.select(test)),
             modalities={
@@ -166,14 +162,9 @@ class MtlAqa:
             score_minimums=[0.0] * len(self.scores),
             score_ranges=[SCORE_RANGES[name] for name in self.scores],
             max_clips=self.max_clips,
-            description=f"MTL-AQA, {self.split.replace('_', ' ')} split, {self._described_modalities}",
+            description=f"MTL-AQA, {self.split.replace('_', ' ')} split, {commentary}{difficulty}",
             leaky=self.commentary == "raw",
         )
-
-    @property
-    def _described_modalities(self) -> str:
-        commentary = "clean commentary as text" if self.commentary == "text" else f"{self.commentary} commentary"
-        return f"{commentary}, dives with their difficulty" if self.dive_difficulty else commentary
 
     def _paths(self) -> dict[str, Path]:
         places = [Path(self.folder), Path(self.folder) / CLONE_FOLDER]
@@ -210,31 +201,25 @@ class MtlAqa:
         sample_ids = [f"{competition:02d}_{dive:03d}" for competition, dive in keys]
         annotations = [files["annotations"][key] for key in keys]
         texts = [self._text(files["captions"][key]) for key in keys]
-        difficulty = np.array([annotation["difficulty"] for annotation in annotations])
-        final_score = np.array([annotation["final_score"] for annotation in annotations])
+        difficulty, final_score = (
+            np.array([each[name] for each in annotations]) for name in ("difficulty", "final_score")
+        )
         scores = {"score": final_score, "execution": final_score / difficulty}
         dives = [dive_features(*dive, self.dive_difficulty) for dive in zip(annotations, sample_ids, strict=True)]
+        dive_column = feature_column(np.concatenate(dives), list(map(len, dives)))
+        extra = {"competition": [competition for competition, _ in keys], "difficulty": difficulty.astype(np.float32)}
         return build_split(
             sample_ids,
             {name: scores[name] for name in self.scores},
-            {
-                "commentary": self._commentary(texts),
-                "dive": feature_column(np.concatenate(dives), list(map(len, dives))),
-            },
-            {
-                "competition": [competition for competition, _ in keys],
-                "difficulty": difficulty.astype(np.float32),
-                "commentary_text": texts,
-            },
+            {"commentary": self._commentary(texts), "dive": dive_column},
+            {**extra, "commentary_text": texts},
         )
 
     def _commentary(self, texts: list[str]) -> pa.Array:
         """Column of the modality; an empty transcript is missing."""
         if self.commentary == "text":
-            return text_column(texts)
-        return feature_column(
-            *embed_texts(texts, self.text_encoder, self.window, self.cache_dir, layers=self.encoder_layers)
-        )
+            return pa.array([text or None for text in texts], pa.string())
+        return feature_column(*embed_texts(texts, self.text_encoder, self.window, self.cache_dir, self.encoder_layers))
 
     def _text(self, caption: list[str]) -> str:
         words = [word for word in caption if word not in SENTENCE_MARKS]

@@ -13,14 +13,13 @@ from typing import Any
 
 import pyarrow as pa
 from datasets import ArrowBasedBuilder, DatasetInfo, SplitGenerator
-from datasets.builder import Key
 from datasets.exceptions import DatasetGenerationError
 from datasets.info import DatasetInfosDict
 from datasets.utils.py_utils import convert_file_size_to_int
 from huggingface_hub import DatasetCard, DatasetCardData
-from transformers.modelcard import make_markdown_table
 
 from ..utils.files import without_paths
+from ..utils.markdown import markdown_table
 from . import AqaData, build, dataset_class, report_missing
 from .file_dataset import FileDataset, RowReader
 from .missing import MissingFeature, MissingSummary
@@ -45,7 +44,9 @@ rows = load_dataset("{title}")  # this folder, or the name of the repository
 data.
 
 {scores}
+
 {modalities}
+
 {missing} `missing.csv` lists each sample, modality and cause. `sha256sum --check checksums.sha256` verifies the files.
 """
 
@@ -57,8 +58,7 @@ class PreparedBuilder(ArrowBasedBuilder):
 
     Args:
         name: name of the dataset, and start of the file names.
-        labels: labels and readers as in `RowReader`.
-        readers: see `labels`.
+        labels, readers: see `RowReader`.
         scratch: folder for temporary files.
     """
 
@@ -78,14 +78,14 @@ class PreparedBuilder(ArrowBasedBuilder):
             for split, rows in self.labels.splits.items()
         ]
 
-    def _generate_tables(self, split: str, positions: list[int]) -> Iterator[tuple[Key, pa.Table]]:
+    def _generate_tables(self, split: str, positions: list[int]) -> Iterator[tuple[int, pa.Table]]:
         reader = RowReader(self.labels, self.readers)
         nothing = self.info.features.arrow_schema.empty_table()
         for position in positions:
-            yield Key(0, position), nothing  # `datasets` holds a table until the next one comes; samples are large
+            yield position, nothing  # `datasets` holds a table until the next one comes, and samples are large
             row = reader.read(split, position)
             if row is not None:
-                yield Key(0, position), row
+                yield position, row
             del row
         note = self.notes / f"{split}-{positions[0]:012}.json"
         note.write_text(json.dumps(asdict(reader.missing)), encoding="utf-8")
@@ -111,7 +111,7 @@ def prepare_data(
     list_missing: bool = False,
     require_complete: bool = False,
 ) -> None:
-    """Write a dataset as Arrow files. `out` appears when it is complete; data that is complete is left as it is.
+    """Write a dataset as Arrow files. `out` appears when it is complete; complete data is left as it is.
 
     Args:
         dataset: key of `REGISTRY`.
@@ -243,21 +243,21 @@ def dataset_card(title: str, data: AqaData, info: DatasetInfo) -> str:
         configs=[{"config_name": "default", "data_files": files}],
     )
     DatasetInfosDict({"default": info}).to_dataset_card_data(metadata)
-    scores = zip(data.score_names, data.score_minimums, data.score_ranges, strict=True)
-    missing, causes = data.missing, {name: [] for name in data.modalities}
-    for name, counts in missing.counts().items():
-        causes[name] = [f"{count} {cause}" for cause, count in counts.items()]
+    missing, counts = data.missing, data.missing.counts()
     modalities = [
-        {"modality": name, "size": size, f"missing of {missing.samples} samples": ", ".join(causes[name])}
+        (name, size, ", ".join(f"{count} {cause}" for cause, count in counts.get(name, {}).items()))
         for name, size in data.modalities.items()
     ]
+    ranges = zip(data.score_names, data.score_minimums, data.score_ranges, strict=True)
     left_out = f"; {len(missing.dropped)} samples had none and were left out" if missing.dropped else ""
     text = CARD.format(
         title=title,
         description=data.description,
         leaky="\n**The features reveal the label.**\n" if data.leaky else "",
-        scores=make_markdown_table([{"score": name, "from": low, "to": low + size} for name, low, size in scores]),
-        modalities=make_markdown_table(modalities),
+        scores=markdown_table(
+            [("score", "lowest", "highest"), *((name, low, low + size) for name, low, size in ranges)]
+        ),
+        modalities=markdown_table([("modality", "size", f"missing of {missing.samples} samples"), *modalities]),
         missing=f"{len(missing.features)} features are missing{left_out}.",
     )
     return str(DatasetCard(f"---\n{metadata.to_yaml()}\n---\n{text}"))

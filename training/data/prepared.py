@@ -2,7 +2,7 @@
 
 import csv
 import json
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,19 +71,11 @@ class Prepared:
 
 
 def write_description(out: Path, data: AqaData, **about: Any) -> None:
-    """Write what `Prepared` reads beside the rows.
-
-    Args:
-        out: folder of the prepared data.
-        data: the dataset, with `missing`.
-        **about: further entries of the JSON file.
-    """
+    """Write what `Prepared` reads beside the rows; `about` is added to the JSON file."""
     with (out / MISSING_FILE).open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, MISSING_COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(vars(each) for each in data.missing.features)
-    description = {
-        **{name: getattr(data, name) for name in PLAIN_FIELDS},
+        rows = [astuple(each)[: len(MISSING_COLUMNS)] for each in data.missing.features]
+        csv.writer(stream, lineterminator="\n").writerows([MISSING_COLUMNS, *rows])
+    description = {name: getattr(data, name) for name in PLAIN_FIELDS} | {
         "best_attainable": list((data.best_attainable or {}).items()),
         "samples": data.missing.samples,
         "dropped": data.missing.dropped,
@@ -94,11 +86,7 @@ def write_description(out: Path, data: AqaData, **about: Any) -> None:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Read the JSON file of prepared data.
-
-    Raises:
-        ValueError: the file is damaged, or another version wrote it.
-    """
+    """Read the JSON file of prepared data; ValueError if it is damaged or of another version."""
     path = folder / DESCRIPTION_FILE
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
@@ -114,11 +102,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def _map_split(folder: Path, name: str, samples: int) -> Dataset:
-    """Rows of all files of a split.
-
-    Raises:
-        ValueError: a file is truncated, or the number of rows is not the one that was written.
-    """
+    """Rows of all files of a split; ValueError if some are missing or a file is damaged."""
     shards = [_map_file(path) for path in sorted((folder / "data").glob(f"*-{name}*.arrow"))]
     found = sum(map(len, shards))
     if found != samples:

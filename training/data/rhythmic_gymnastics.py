@@ -40,7 +40,6 @@ class RhythmicGymnastics(PublishedDataset):
     apparatus: str | list[str] = APPARATUS
 
     name: ClassVar = "rhythmic_gymnastics"
-    title: ClassVar = "Rhythmic Gymnastics"
     # Published for the total only. Execution is marked out of 10, which leaves 15 of 25 (highest observed: 14.8).
     score_ranges: ClassVar = {"difficulty": 15, "execution": 10, "total": 25}
     label_columns: ClassVar = tuple(score_ranges)
@@ -59,25 +58,18 @@ class RhythmicGymnastics(PublishedDataset):
                 f"{self.name}: apparatus is {self.apparatus}, allowed: one or more of {', '.join(APPARATUS)}"
             )
 
-    @property
-    def official_counts(self) -> dict[str, int]:
-        return {"train": 200 * len(self.apparatus), "test": 50 * len(self.apparatus)}
+        self.title = f"Rhythmic Gymnastics ({', '.join(self.apparatus)})"
+        self.official_counts = {"train": 200 * len(self.apparatus), "test": 50 * len(self.apparatus)}
 
     def transform_labels(self, labels: Labels) -> Labels:
         apparatus = [_apparatus_of(sample_id) for sample_id in labels.sample_ids]
-        if None in apparatus:
-            raise LabelError(
-                f"{labels.where(apparatus.index(None))}: the id begins with none of {', '.join(APPARATUS)}"
-            )
+        for row, name in enumerate(apparatus):
+            if name not in APPARATUS:
+                raise LabelError(f"{labels.where(row)}: the id begins with none of {', '.join(APPARATUS)}")
         rows = [row for row, name in enumerate(apparatus) if name in self.apparatus]
         if not rows:
             raise LabelError(f"{labels.path}: there is no routine with {', '.join(self.apparatus)}")
         return replace(labels, texts={"apparatus": apparatus}).select(rows)
-
-    def read_labels(self) -> AqaData:
-        return replace(
-            super().read_labels(), description=f"{self.title} ({', '.join(self.apparatus)}), official split"
-        )
 
     def sources(self, labels: AqaData) -> dict[str, FeatureSource]:
         return {
@@ -90,17 +82,15 @@ class RhythmicGymnastics(PublishedDataset):
 
 @dataclass(frozen=True)
 class ApparatusSource:
-    """One source for each apparatus.
-
-    Args:
-        source_of: source by apparatus.
-    """
+    """The features of one modality, with a source for each apparatus."""
 
     source_of: dict[str, FeatureSource]
 
     def open(self, cache: Path | None = None) -> Reader:
-        caches = {name: None if cache is None else cache.with_name(f"{cache.name}-{name}") for name in self.source_of}
-        readers = {name: source.open(caches[name]) for name, source in self.source_of.items()}
+        readers = {
+            name: source.open(None if cache is None else cache.with_name(f"{cache.name}-{name}"))
+            for name, source in self.source_of.items()
+        }
         return partial(_read, readers)
 
 
@@ -108,5 +98,5 @@ def _read(readers: dict[str, Reader], sample_id: str) -> pa.ListArray:
     return readers[_apparatus_of(sample_id)](sample_id)
 
 
-def _apparatus_of(sample_id: str) -> str | None:
-    return next((name for name in APPARATUS if sample_id.startswith(f"{name}_")), None)
+def _apparatus_of(sample_id: str) -> str:
+    return sample_id.partition("_")[0]

@@ -105,17 +105,6 @@ class Synthetic:
             "mae": math.sqrt(2 / math.pi * mean_squared_error),
         }
 
-    def best_prediction(self, features: dict[str, np.ndarray]) -> float:
-        """Posterior mean of the score, which attains `best_attainable`.
-
-        Args:
-            features: clips (clips, dim) of the available modalities.
-        """
-        weights = {name: self.noise[name] ** -2 for name in features}
-        observed = {name: float(np.mean(clips @ self.directions[name])) for name, clips in features.items()}
-        latent = sum(weights[name] * observed[name] for name in features) / (1 + sum(weights.values()))
-        return SCORE_MIDDLE + SCORE_DEVIATION * latent
-
     def _draw(self, split: str, samples: int, generator: np.random.Generator) -> Dataset:
         latent = generator.normal(size=samples).clip(-LARGEST_LATENT, LARGEST_LATENT)
         columns = {name: self._draw_modality(name, latent, generator) for name in self.modalities}

@@ -15,6 +15,8 @@ from .tables import AS_CONFIGURED, AVERAGE, COMPLETE, METRICS, PUBLISHED, Table,
 
 HEADINGS = {"spearman": "Spearman", "mse": "MSE"}
 MEANING = """
+## What the words mean
+
 *Here* is the mean over the seeds ± their s.d. (n - 1); checkpoints are selected on validation unless a caveat above
 says otherwise. *Published* is the paper's value, selected on the test split. *Against as configured* is the difference
 from the same configuration without the change, mean ± s.d. over the seeds that both have. *Ridge* is ridge regression
@@ -49,13 +51,7 @@ def write_report(path: Path, table: Table, runs: Sequence[Run], states: Sequence
     for (dataset, metric), group in groupby(entries, key=itemgetter("dataset", "metric")):
         parts += [f"## {dataset}: {HEADINGS[metric]}", _format_table(metric, list(group))]
     listed = "\n".join(f"- {name}: {state}" for name, state in progress.items())
-    parts += [
-        "## What the words mean",
-        MEANING.strip(),
-        "## Runs",
-        f"{len(results)} of {len(progress)} finished.",
-        listed,
-    ]
+    parts += [MEANING.strip(), "## Runs", f"{len(results)} of {len(progress)} finished.", listed]
     atomic_write_text(path.with_suffix(".md"), "\n\n".join(parts) + "\n")
 
 

@@ -106,11 +106,9 @@ def plan_runs(
     groups = {Path(dataset).stem: _configurations(dataset) for dataset in datasets}
     chosen = [variant for name, variant in table.variants.items() if not variants or name in variants]
     runs = []
-    for repetition, (dataset, paths) in product(range(max(1, len(seeds))), groups.items()):
+    for (repetition, seed), (dataset, paths) in product(enumerate(seeds or [changes.get("seed")]), groups.items()):
         for variant, path in product(chosen, paths):
-            settings = _override(_read(path), changes)
-            if seeds:
-                settings["seed"] = seeds[repetition]
+            settings = _override(_read(path), {**changes, "seed": seed})
             if settings["dataset"] in folders:
                 settings["data_options"]["folder"] = folders[settings["dataset"]]
             runs.append(_run(dataset, path.stem, variant, repetition, settings, Path(output_dir)))
@@ -136,7 +134,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Apply changes; in a dictionary they replace single entries."""
+    """Apply changes, except None; in a dictionary they replace single entries."""
     return {**settings, **{name: merge(value, settings.get(name)) for name, value in changes.items()}}
 
 
@@ -154,9 +152,8 @@ def _run(dataset: str, configuration: str, variant: Variant, repetition: int, se
 def _find_problem(variant: Variant, settings: Mapping[str, Any]) -> str:
     """Why a variant of this configuration cannot be run, or would say nothing; empty where it can."""
     dataset, changed = settings["dataset"], {name.partition("_")[0] for name in variant.settings}
-    if settings.get("language_model_config") and (
-        variant.random_language_model or not changed.isdisjoint({"lora", "language"})
-    ):
+    changes_language_model = variant.random_language_model or not changed.isdisjoint({"lora", "language"})
+    if settings.get("language_model_config") and changes_language_model:
         return "the language model of this configuration is a random one, trained as a whole"
     if "prompt" in changed and not settings.get("use_prompt", True):
         return "this configuration has no prompt"

@@ -69,7 +69,8 @@ def check_settings(settings: Mapping[str, Any], parser: argparse.ArgumentParser,
     Raises:
         ValueError: an unknown key, or a value that is not among the flag's choices.
     """
-    choices = {action.dest: action.choices for action in parser._actions if action.dest != argparse.SUPPRESS}
+    no_settings = (argparse.SUPPRESS, "help")
+    choices = {action.dest: action.choices for action in parser._actions if action.dest not in no_settings}
     for key, value in settings.items():
         if key not in choices:
             close = difflib.get_close_matches(str(key), choices, n=1)

@@ -1,11 +1,7 @@
 """Features and texts in files: one file a sample, in a folder for each modality."""
 
-import logging
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -13,15 +9,11 @@ import numpy as np
 import pyarrow as pa
 from safetensors import SafetensorError, safe_open
 
-from ....configuration.configuration_limssr import TEXT
 from ..aqa_data import feature_column
-
-logger = logging.getLogger(__name__)
 
 SUFFIXES = (".npy", ".safetensors")
 TEXT_SUFFIX = ".txt"
 CHECKED_NUMBERS = 2**20  # examined at a time, one byte each
-EXAMINED_FILES = 100  # of a modality without a given feature size
 
 # Why features are missing; `unreadable` includes anything but an array of real numbers [clips, dim].
 CAUSES = ("missing file", "absent key", "unreadable", "empty", "non-finite", "wrong width")
@@ -49,7 +41,7 @@ class FeatureSource(Protocol):
         """Return a reader, which can be pickled.
 
         Args:
-            cache: file for features that cannot be read one sample at a time; by default they are kept in memory.
+            cache: file for features that cannot be read one sample at a time; by default they are in memory.
         """
 
 
@@ -60,7 +52,7 @@ class FileSource:
     Args:
         folder: folder of the files; an id may contain slashes, for subfolders.
         feature_size: width of the features.
-        average_views: average arrays [clips, views, dim] over their views.
+        average_views: average arrays [clips, views, dim] over the views.
     """
 
     folder: Path
@@ -77,11 +69,7 @@ class FileSource:
 
 
 def feature_path(folder: Path, sample_id: str) -> Path:
-    """Feature file of a sample; without one, the expected `.npy`.
-
-    Raises:
-        FeatureFileError: there are two files.
-    """
+    """Feature file of a sample, or the `.npy` expected; FeatureFileError if there are two."""
     found = [path for suffix in SUFFIXES if (path := folder / f"{sample_id}{suffix}").is_file()]
     if len(found) > 1:
         raise FeatureFileError(f"{found[0]} and {found[1].name}: two files for one modality, expected one")
@@ -89,14 +77,7 @@ def feature_path(folder: Path, sample_id: str) -> Path:
 
 
 def read_text(path: str | Path) -> str:
-    """Text of a sample, without surrounding white space.
-
-    Args:
-        path: `.txt` file in UTF-8.
-
-    Raises:
-        FeatureFileError: the file is missing, empty or not UTF-8.
-    """
+    """Text of a `.txt` file, stripped; FeatureFileError if the file is missing, empty or not UTF-8."""
     path = Path(path)
     if not path.is_file():
         raise FeatureFileError(f"{path}: no such file; expected a {TEXT_SUFFIX} file in UTF-8", "missing file")
@@ -110,10 +91,7 @@ def read_text(path: str | Path) -> str:
 
 
 def read_features(path: str | Path) -> np.ndarray:
-    """Clips of a sample, float32 (clips, dim), in their own memory.
-
-    Args:
-        path: `.npy` file (never with pickled objects) or `.safetensors` file with one tensor.
+    """Clips of a `.npy` file or a `.safetensors` file with one tensor: float32 (clips, dim) in their own memory.
 
     Raises:
         FeatureFileError: the file is missing or unreadable; the array is empty, not finite or not [clips, dim].
@@ -197,109 +175,3 @@ def _check_finite(clips: np.ndarray, where: str) -> None:
                 f"{where}: clip {clip}, column {column} is {clips[clip, column]}, expected finite float32",
                 "non-finite",
             )
-
-
-def choose_modalities(
-    dataset: str,
-    wanted: Mapping[str, int | str | None] | Sequence[str] | None,
-    default: Mapping[str, int | None],
-    features: Mapping[str, str | Path],
-) -> dict[str, int | str | None]:
-    """Size of each modality, None where it is not given.
-
-    Args:
-        dataset: name of the dataset, for error messages.
-        wanted: sizes by name, or names; by default everything in `default`.
-        default: sizes by name.
-        features: places of modalities by name.
-
-    Raises:
-        ValueError: there is no modality, or `features` names another one.
-    """
-    if wanted is None or isinstance(wanted, Mapping):
-        sizes = dict(default if wanted is None else wanted)
-    else:
-        sizes = {name: default.get(name) for name in ([wanted] if isinstance(wanted, str) else wanted)}
-    if unknown := [name for name in features if name not in sizes]:
-        raise ValueError(f"{dataset}: features names {unknown[0]!r}; the modalities are {', '.join(sizes) or 'none'}")
-    if not sizes:
-        raise ValueError(f"{dataset}: modalities is empty; name one or more")
-    return sizes
-
-
-@dataclass
-class ModalityFolders:
-    """Subfolders of feature files, one for each modality: `<modality>/<id>.npy|.safetensors`.
-
-    Args:
-        dataset: name of the dataset, for error messages.
-        folder: parent of the subfolders.
-        features: folders of modalities that are not subfolders of that name; a relative path starts at `folder`.
-    """
-
-    dataset: str
-    folder: Path
-    features: Mapping[str, str | Path]
-
-    def sources(self, modalities: Mapping[str, int | str]) -> dict[str, FeatureSource]:
-        """Source of each modality of features, from sizes by name."""
-        return {name: FileSource(self._place(name), size) for name, size in modalities.items() if size != TEXT}
-
-    def sizes(
-        self, wanted: Mapping[str, int | str | None] | Sequence[str] | None, sample_ids: Sequence[str]
-    ) -> dict[str, int | str]:
-        """Feature size of each modality, or `"text"`; what is not given is the width of most of the first files.
-
-        Args:
-            wanted: sizes by name, or names; by default every subfolder with a feature file and `features`.
-            sample_ids: ids of all samples.
-
-        Raises:
-            ValueError: as in `choose_modalities`, or a size is wrong or a modality has no feature file.
-        """
-        default = dict.fromkeys(self._found()) if wanted is None else {}
-        sizes = choose_modalities(self.dataset, wanted, default, self.features)
-        for name, size in sizes.items():
-            sizes[name] = self._width(name, sample_ids) if size is None else size
-            if size not in (None, TEXT) and (type(size) is not int or size < 1):
-                raise ValueError(
-                    f"{self.dataset}: modality {name!r} has feature size {size!r}, expected 1 or more, or text"
-                )
-        return sizes
-
-    def _place(self, modality: str) -> Path:
-        return self.folder / self.features.get(modality, modality)
-
-    def _found(self) -> list[str]:
-        """Sorted names of the subfolders with a feature file at any depth, then those in `features`."""
-        places = [place for place in self.folder.glob("*") if place.is_dir()]
-        found = sorted(place.name for place in places if any(path.suffix in SUFFIXES for path in place.rglob("*")))
-        found += [name for name in self.features if not (self.folder / name).is_dir()]
-        if not found:
-            expected = f"subfolder of {' or '.join(SUFFIXES)} files; expected <modality>/<id>.npy"
-            raise ValueError(f"{self.dataset}: {self.folder} has no {expected}")
-        return found
-
-    def _width(self, modality: str, sample_ids: Sequence[str]) -> int:
-        place = self._place(modality)
-        counts = Counter(islice(_widths(place, sample_ids), EXAMINED_FILES))
-        if not counts:
-            raise ValueError(
-                f"{self.dataset}: {place} has no readable feature file of any sample, such as "
-                f"{place / sample_ids[0]}.npy; give the size of {modality!r} in modalities={{...}}, or leave the "
-                "modality out"
-            )
-        width = counts.most_common(1)[0][0]
-        if len(counts) > 1:
-            message = "%s: features of %r differ in width, %s; expected is %d"
-            logger.warning(message, self.dataset, modality, dict(counts), width)
-        return width
-
-
-def _widths(place: Path, sample_ids: Iterable[str]) -> Iterator[int]:
-    """Widths of the readable feature files."""
-    for sample_id in sample_ids:
-        with suppress(FeatureFileError):
-            shape = read_array(feature_path(place, sample_id)).shape
-            if len(shape) == 2 and shape[1]:
-                yield shape[1]

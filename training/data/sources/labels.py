@@ -1,15 +1,12 @@
 """Label files: the samples and their scores. Every error names its file and line."""
 
 import csv
-import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
-logger = logging.getLogger(__name__)
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 COMMA_DECIMAL = re.compile(r"[+-]?\d*,\d+", re.ASCII)
@@ -78,7 +75,7 @@ def read_label_table(path: str | Path, names: Sequence[str]) -> Labels:
     path = Path(path)
     lines = [(line, cells) for line, text in enumerate(_lines(path), 1) if (cells := text.split())]
     positions = {name: position for position, name in enumerate(names, 1)}
-    if lines and not any(_looks_like_number(cell) for cell in lines[0][1][1:]):
+    if lines and not any(NUMBER.fullmatch(cell) or COMMA_DECIMAL.fullmatch(cell) for cell in lines[0][1][1:]):
         positions = _positions(lines.pop(0)[1], names, path)
     if not lines:
         raise LabelError(f"{path}: there is no sample in it; expected lines of id, {', '.join(names)}")
@@ -93,15 +90,9 @@ def read_label_table(path: str | Path, names: Sequence[str]) -> Labels:
 
 
 def read_label_csv(path: str | Path, names: Sequence[str], texts: Sequence[str]) -> Labels:
-    """Read a CSV with the column `sample_id`, numbers and texts; an empty cell is a value that is not given.
+    """Read a CSV with the column `sample_id` and the number and text columns that are named.
 
-    Args:
-        path: UTF-8 file, with or without a byte-order mark.
-        names: number columns to read.
-        texts: text columns to read.
-
-    Raises:
-        LabelError: as in `read_label_table`, or a column is missing.
+    An empty cell is a value that is not given. Files and errors are as in `read_label_table`.
     """
     path = Path(path)
     rows = list(csv_rows(path))
@@ -114,12 +105,7 @@ def read_label_csv(path: str | Path, names: Sequence[str], texts: Sequence[str])
 
 
 def csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and stripped cells of each row of a CSV with a header.
-
-    Raises:
-        LabelError: the file is missing or no CSV in UTF-8, the column `sample_id` is missing, a column repeats or a
-            line has another length.
-    """
+    """Line number and stripped cells of each row of a CSV with a header; LabelError if the file is no such CSV."""
     reader = csv.reader(_lines(path), strict=True)
     try:
         header = [cell.strip() for cell in next(reader, [])]
@@ -186,17 +172,6 @@ def check_range(labels: Labels, name: str, lowest: float, highest: float) -> Non
         raise LabelError(f"{labels.where(row)}: {name} is {values[row]:g}, expected {lowest:g} to {highest:g}")
 
 
-def compare_counts(dataset: str, splits: Mapping[str, Labels], official: Mapping[str, int]) -> None:
-    """Warn if the size of a split differs from the official one."""
-    for name, count in official.items():
-        if len(splits[name].sample_ids) != count:
-            logger.warning(
-                "%s: the split %s has %d samples (%s), the official one has %d; results cannot be compared with "
-                "published ones",
-                *(dataset, name, len(splits[name].sample_ids), splits[name].path, count),
-            )
-
-
 def _lines(path: Path) -> list[str]:
     """Lines of a text file with any line ends."""
     if not path.is_file():
@@ -207,16 +182,8 @@ def _lines(path: Path) -> list[str]:
         raise LabelError(f"{path}: not text in UTF-8: {error}") from error
 
 
-def _looks_like_number(cell: str) -> bool:
-    return bool(NUMBER.fullmatch(cell) or COMMA_DECIMAL.fullmatch(cell))
-
-
 def _positions(header: list[str], names: Sequence[str], path: Path) -> dict[str, int]:
-    """Position of each column: from a header that names them all, else in the order of `names`.
-
-    Raises:
-        LabelError: the header names some of them at other positions.
-    """
+    """Position of each column: from a header that names them all, else in the order of `names`."""
     titles = [cell.lower().removesuffix("_score") for cell in header]
     found = {name: titles.index(name) for name in names if name in titles}
     if len(found) == len(names):

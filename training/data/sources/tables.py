@@ -68,17 +68,23 @@ class _Array:
 
     def build(self, state: tuple) -> np.ndarray:
         _, shape, plain, is_fortran, content = state
-        dtype = _dtype_of(plain)
-        content = content if dtype.hasobject else _as_bytes(content)
-        expected = _element_count(shape) * (1 if dtype.hasobject else dtype.itemsize)
-        if (dtype.hasobject and type(content) is not list) or len(content) != expected:
-            raise pickle.UnpicklingError(f"an array of shape {shape} and type {dtype} does not fit its content")
-        array = np.ndarray((0,))
-        array.__setstate__((1, shape, dtype, bool(is_fortran), content))
-        return array
+        return _new_array(shape, plain, content, "F" if is_fortran else "C")
 
 
 NDARRAY = object()  # stands in for numpy.ndarray, which pickled arrays name but never call
+
+
+def _new_array(shape: Any, plain: Any, content: Any, order: Any) -> np.ndarray:
+    """Array of objects from a list, or of numbers on the memory that was read: tables are large."""
+    dtype = _dtype_of(plain)
+    if type(shape) is not tuple or any(type(size) is not int or size < 0 for size in shape) or order not in ("C", "F"):
+        raise pickle.UnpicklingError(f"{shape!r} in the order {order!r} is not the shape of an array")
+    if dtype.hasobject and type(content) is list:
+        return np.fromiter(content, dtype, len(content)).reshape(shape, order=order)
+    content = content if isinstance(content, bytearray) else _as_bytes(content)
+    if dtype.hasobject or len(content) != math.prod(shape) * dtype.itemsize:
+        raise pickle.UnpicklingError(f"an array of shape {shape} and type {dtype} does not fit its content")
+    return np.ndarray(shape, dtype, content, order=order)
 
 
 def _dtype_of(plain: Any) -> np.dtype:
@@ -92,12 +98,6 @@ def _as_bytes(content: Any) -> bytes:
     if not isinstance(content, str | bytes | bytearray):
         raise pickle.UnpicklingError(f"{type(content).__name__} stands where the bytes of an array belong")
     return content.encode("latin1") if isinstance(content, str) else bytes(content)
-
-
-def _element_count(shape: Any) -> int:
-    if type(shape) is not tuple or any(type(size) is not int or size < 0 for size in shape):
-        raise pickle.UnpicklingError(f"{shape!r} is not the shape of an array")
-    return math.prod(shape)
 
 
 def _scalar(plain: Any, content: Any = b"") -> np.generic:
@@ -176,11 +176,8 @@ class _RestrictedUnpickler(pickle._Unpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
     def _from_buffer(self, buffer: Any, plain: Any, shape: Any, order: str) -> Any:
-        """Array of protocol 5, on the memory that was read: tables are large."""
-        dtype, content = _dtype_of(plain), buffer if isinstance(buffer, bytearray) else _as_bytes(buffer)
-        if dtype.hasobject or order not in ("C", "F") or _element_count(shape) * dtype.itemsize != len(content):
-            raise pickle.UnpicklingError(f"an array of shape {shape} and type {dtype} does not fit its content")
-        return self.keep(np.ndarray(shape, dtype, content, order=order))
+        """Array of protocol 5."""
+        return self.keep(_new_array(shape, plain, buffer, order))
 
 
 def load_restricted(path: str | Path, keep: Callable[[np.ndarray], Any] | None = None) -> Any:

@@ -57,8 +57,8 @@ def embed_texts(
         texts: the texts; an empty one has no clips.
         text_encoder: see `resolve_packaged`.
         window: number of tokens in a clip.
-        cache_dir: folder of cached results, by default `~/.cache/limssr`. The key of a result is made of the texts,
-            the encoder's weights, the window and the layers.
+        cache_dir: folder of cached results, by default `~/.cache/limssr`; they are found by texts, weights of the
+            encoder, window and layers.
         layers: encoder layers whose outputs are joined: 0 is the input, words without context, -1 the last layer.
 
     Returns:

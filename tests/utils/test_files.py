@@ -1,0 +1,48 @@
+"""Files are written whole or not at all, and records name no place on this machine."""
+
+import json
+import math
+
+import pytest
+
+from limssr.training.utils.files import atomic_write, atomic_write_text, remove_unfinished, without_paths, write_json
+
+
+def test_a_failure_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "deep" / "scores.txt"
+    with atomic_write(path) as unfinished:
+        unfinished.write_text("first")
+    with pytest.raises(UnicodeEncodeError):
+        atomic_write_text(path, "second, cut sho\ud800")
+    assert path.read_text() == "first"
+    assert [entry.name for entry in path.parent.iterdir()] == ["scores.txt"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    writing = atomic_write(tmp_path / "scores.txt")
+    writing.__enter__().write_text("half")  # and never leaves
+    (tmp_path / "kept.txt").touch()
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_unfinished(tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["kept.txt"]
+    writing.gen.close()
+
+
+def test_json_is_strict(tmp_path):
+    path = tmp_path / "metrics.json"
+    write_json(path, {"score": 0.5, "name": "größte"})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"score": 0.5, "name": "größte"}
+    with pytest.raises(ValueError, match="nan"):
+        write_json(path, {"score": math.nan})
+    assert json.loads(path.read_text(encoding="utf-8"))["score"] == 0.5
+
+
+def test_paths_are_cut_to_their_last_name(tmp_path):
+    file = tmp_path / "video.npy"
+    file.touch()
+    record = {"file": file, "named": str(file), 3: ["~/data/fisv", "./runs/demo", "some/hub-name", 0.5, None, True]}
+    assert without_paths(record) == {
+        "file": "video.npy",
+        "named": "video.npy",
+        "3": ["fisv", "demo", "some/hub-name", 0.5, None, True],
+    }

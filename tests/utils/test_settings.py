@@ -1,0 +1,70 @@
+"""Words of the command line become values, and every choice is checked by name."""
+
+import argparse
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+from limssr.training.utils.settings import check_choices, check_settings, merge, read_pairs, read_rates
+
+
+@dataclass
+class Choices:
+    color: Literal["red", "blue"] = "red"
+    size: Literal["small", "large"] | None = None
+    name: str | None = None
+
+
+def test_choices_of_a_dataclass_are_those_of_its_literals():
+    check_choices(Choices())
+    check_choices(Choices("blue", "large", "anything"))
+    with pytest.raises(ValueError, match="`color` is 'green'; allowed are red, blue"):
+        check_choices(Choices("green"))
+    with pytest.raises(ValueError, match="`color` is None; allowed are red, blue"):
+        check_choices(Choices(None))
+    with pytest.raises(ValueError, match="`size` is 'huge'; allowed are small, large"):
+        check_choices(Choices(size="huge"))
+
+
+def test_settings_of_a_file_are_checked_like_flags():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--color", choices=("red", "blue"))
+    parser.add_argument("--count", type=int)
+    check_settings({"color": "red", "count": 3}, parser, "a.yaml")
+    check_settings({"color": None}, parser, "a.yaml")
+    with pytest.raises(ValueError, match=r"a\.yaml: `color` is 'green'; allowed are red, blue"):
+        check_settings({"color": "green"}, parser, "a.yaml")
+    with pytest.raises(ValueError, match=r"a\.yaml: unknown key 'colour'; did you mean 'color'\?"):
+        check_settings({"colour": "red"}, parser, "a.yaml")
+    with pytest.raises(ValueError, match=r"unknown key 'help'\.$"):
+        check_settings({"help": True}, parser, "a.yaml")
+
+
+def test_pairs_are_read_as_yaml():
+    assert read_pairs(["a=1", "b=[x, y]", "c=", "d=e=f"], "options") == {
+        "a": 1,
+        "b": ["x", "y"],
+        "c": None,
+        "d": "e=f",
+    }
+    assert read_pairs({"a": "1"}, "options") == {"a": "1"}
+    assert read_pairs(None, "options") is None
+    with pytest.raises(ValueError, match="`options` has 'a', expected KEY=VALUE"):
+        read_pairs("a", "options")
+
+
+def test_rates_are_one_number_or_one_for_each_modality():
+    assert read_rates("0.3", "rates") == 0.3
+    assert read_rates(["0.3"], "rates") == 0.3
+    assert read_rates(0.3, "rates") == 0.3
+    assert read_rates(["video=0.3", "audio=0.5"], "rates") == {"video": 0.3, "audio": 0.5}
+    assert read_rates([], "rates") == {}
+    with pytest.raises(ValueError, match="`rates` is 'much', expected a RATE or MODALITY=RATE"):
+        read_rates(["much"], "rates")
+
+
+def test_flags_win_over_the_file_entry_by_entry():
+    assert merge({"a": 1}, {"a": 2, "b": 3}) == {"a": 1, "b": 3}
+    assert merge(None, 3) == 3
+    assert merge(0, 3) == 0
