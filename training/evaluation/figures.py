@@ -150,7 +150,7 @@ def save_curve(history: Sequence[dict], path: str | Path, title: str = "") -> No
         for part in parts:
             correlation.plot(*_series(history, part[0]), linewidth=1, alpha=0.8, label=part[1])
         if parts:
-            correlation.legend(frameon=False)
+            correlation.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
         error.plot(*_series(history, "eval_mse"), color="black", linewidth=2)
         _finish(correlation, "validation, Spearman", "epoch")
         _finish(error, "validation, mean squared error", "epoch")

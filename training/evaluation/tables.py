@@ -125,8 +125,8 @@ def _cell(row: ScoredRow, heading: str, metric: str, part: str) -> str:
 
 def _card_cell(row: ScoredRow, metric: str, part: str) -> str:
     interval = ((getattr(row, part) or {}).get("intervals") or {}).get(metric)
-    shown = interval and part != "mean_baseline"  # which is nearly the same for every mask
-    brackets = f" [{', '.join(format_metric(bound, metric) for bound in interval)}]" if shown else ""
+    has_interval = interval and part != "mean_baseline"  # which is nearly the same for every mask
+    brackets = f" [{', '.join(format_metric(bound, metric) for bound in interval)}]" if has_interval else ""
     return _number(row, metric, part) + brackets + _star(row, metric, part).replace("*", "\\*")
 
 
