@@ -27,14 +27,7 @@ def write_results(
         )
         for mask in next(iter(scores.values()))
     ]
-    result = EvaluationResult(
-        protocol="subsets",
-        modalities=masks[0].name.split("+"),
-        score_names=list(scores),
-        samples=353,
-        masks=masks,
-        averages={score: average_masks("subsets", masks, score) for score in scores},
-        title=title,
-        caveats=caveats,
-    )
+    averages = {score: average_masks("subsets", masks, score) for score in scores}
+    about = ("subsets", masks[0].name.split("+"), list(scores), 353)
+    result = EvaluationResult(*about, masks, averages, title=title, caveats=caveats)
     write_json(folder / METRICS, result.to_dict())

@@ -6,6 +6,7 @@ OUT/
         samples.parquet     samples to score, and what tells this scoring from others
         parts/              scores as Ray writes them
         done/               Ray's checkpoint: numbers of the samples in `parts`
+        tries/              how often the shards in work were begun
 """
 
 import hashlib
@@ -36,7 +37,7 @@ from .writers import ROW_SCHEMA, prediction_rows
 
 RESULT_FILE, PROGRESS = "predictions.parquet", ".scoring"
 OBJECT_STORE_BYTES = 128 * 2**20  # for paths and scores; features never enter it
-MAX_RESTARTS = 3  # of a worker; a sample that kills one would kill every further one
+MAX_TRIES = 3  # of a shard; Ray would start workers for ever for a sample that kills them
 
 
 def predict_into_folder(
@@ -65,36 +66,28 @@ def predict_into_folder(
     Raises:
         FileExistsError: the folder holds something else.
         ModuleNotFoundError: Ray is not installed.
-        OSError, ValueError: samples or models cannot be used, or another process is scoring into the folder.
+        OSError, ValueError: samples or models cannot be used, a sample ends its worker again and again, or another
+            process is scoring into the folder.
     """
-    try:
-        import ray
-        import ray.data.checkpoint
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("--output_dir needs the package ray: pip install 'ray[data]'") from error
+    ray, out, table = _import_ray(), Path(out).absolute(), sample_table(samples)
+    progress = out / PROGRESS
     if min(samples_per_shard, workers or 1) < 1:
         raise ValueError(f"got {samples_per_shard} samples per shard and {workers} workers, expected 1 or more")
-    out, table = Path(out).absolute(), sample_table(samples)
-    progress = out / PROGRESS
     if out.exists() and os.listdir(out) and not progress.exists() and not (out / RESULT_FILE).exists():
         raise FileExistsError(f"{out} is not empty, and what is in it are no scores; name another folder")
     loading["names"] = [str(Path(name).absolute()) if Path(name).exists() else name for name in models]
     progress.mkdir(parents=True, exist_ok=True)
     with FileLock(progress / "lock", timeout=0), _connection(ray, workers):
-        resources = ray.cluster_resources()
-        gpus = int(resources.get("GPU", 0))
-        workers = workers or gpus or int(resources["CPU"])
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        workers = workers or gpus or int(ray.cluster_resources()["CPU"])
         # Workers reserve no CPU: their number is given, and Ray's own tasks would wait for ever for a free one.
         needs = {"num_cpus": 0, "num_gpus": 1 / -(-workers // gpus) if gpus else 0}
-        try:
-            digest = ray.get(ray.remote(**needs)(_digest_of_models).remote(loading))
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from None
+        digest = ray.get(ray.remote(**needs)(_digest_of_models).remote(loading))
         if not is_finished(out, table, digest):
-            scorer = {"loading": loading, "digest": digest, "batch_size": batch_size}
             shard = min(samples_per_shard, -(-len(table) // workers))  # at least one for each worker
+            worker = {"loading": loading, "digest": digest, "batch_size": batch_size, "tries": progress / "tries"}
             with _progress_bar(progress / "done", -(-len(table) // shard)):
-                _score(ray, progress, scorer, shard, workers, needs)
+                _score(ray, progress, shard, worker, compute=ray.data.ActorPoolStrategy(size=workers), **needs)
             merge(out)
         shutil.rmtree(progress)
     failed = pa.compute.field("error").is_valid()
@@ -183,22 +176,36 @@ class Worker:
         loading: arguments of `load_members`.
         digest: digest of the models that the scoring was begun with.
         batch_size: samples per batch.
+        tries: folder that counts how often a shard was begun.
 
     Raises:
         ValueError: the models on this machine are others.
     """
 
-    def __init__(self, loading: dict, digest: str, batch_size: int) -> None:
-        self.members, self.batch_size = load_members(**loading), batch_size
+    def __init__(self, loading: dict, digest: str, batch_size: int, tries: Path) -> None:
+        self.members, self.batch_size, self.tries = load_members(**loading), batch_size, tries
         self.score_names = list(self.members[0][0].config.score_names)
         if digest_of(self.members) != digest:
             raise ValueError(f"{platform.node()} loads another model than the first machine; copy the same to both")
 
     def __call__(self, shard: pa.Table) -> pa.Table:
-        """Rows of `sample_table` -> rows of `ROW_SCHEMA`, each with the `row` of its sample."""
+        """Rows of `sample_table` -> rows of `ROW_SCHEMA`, each with the `row` of its sample.
+
+        Raises:
+            ValueError: the shard has ended its worker too often.
+        """
+        ids, tries = shard["sample_id"].to_pylist(), self.tries / str(shard["row"][0])
+        with tries.open("a") as file:
+            file.write(".")
+        if tries.stat().st_size > MAX_TRIES:
+            raise ValueError(
+                f"{MAX_TRIES} workers ended while they scored {ids[0]} to {ids[-1]}; move the files away that end "
+                "them, and give the same command again"
+            )
         predictions = predict_stream(self.members, read_samples(shard), self.batch_size)
         numbered = zip(shard["row"].to_pylist(), predictions, strict=True)
         rows = [{"row": row, **fields} for row, one in numbered for fields in prediction_rows(one, self.score_names)]
+        tries.unlink()
         return pa.Table.from_pylist(rows, pa.schema([("row", pa.int64()), *ROW_SCHEMA]))
 
 
@@ -219,31 +226,40 @@ def _digest_of_models(loading: dict) -> str:
     return digest_of(load_members(**loading))
 
 
-def _score(ray, progress: Path, scorer: dict, shard: int, workers: int, needs: dict) -> None:
+def _score(ray, progress: Path, shard: int, worker: dict, **resources) -> None:
     """Score the samples that are not in the checkpoint yet."""
-    samples = ray.data.read_parquet(str(progress / "samples.parquet"))
     checkpoint = ray.data.checkpoint.CheckpointConfig(
         "row", str(progress / "done"), delete_checkpoint_on_success=False
     )
     checkpoint.checkpoint_actor_pool_max_size, checkpoint.checkpoint_actor_memory_bytes = 1, 2**28
-    samples.context.checkpoint_config = checkpoint
-    samples.context.enable_progress_bars = False
-    samples.context.execution_no_progress_timeout_s = -1  # a shard may take long
-    samples.repartition(target_num_rows_per_block=shard).map_batches(
-        Worker,
-        batch_size=shard,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=workers),
-        fn_constructor_kwargs=scorer,
-        max_restarts=MAX_RESTARTS,
-        max_task_retries=MAX_RESTARTS,
-        **needs,
-    ).write_parquet(str(progress / "parts"))
+    shutil.rmtree(worker["tries"], ignore_errors=True)
+    worker["tries"].mkdir()
+    samples = ray.data.read_parquet(str(progress / "samples.parquet"))
+    context = samples.context
+    context.checkpoint_config, context.enable_progress_bars = checkpoint, False
+    context.raise_original_map_exception = True
+    context.execution_no_progress_timeout_s = -1  # a shard may take long
+    shards = samples.repartition(target_num_rows_per_block=shard)
+    settings = {"batch_size": shard, "batch_format": "pyarrow", "fn_constructor_kwargs": worker}
+    shards.map_batches(Worker, **settings, **resources).write_parquet(str(progress / "parts"))
+
+
+def _import_ray():
+    """
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    try:
+        import ray
+        import ray.data.checkpoint
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("--output_dir needs the package ray: pip install 'ray[data]'") from error
+    return ray
 
 
 @contextmanager
 def _connection(ray, workers: int | None) -> Iterator[None]:
-    """Ray on the cluster that `RAY_ADDRESS` names, or else on this machine alone."""
+    """Ray on the cluster that `RAY_ADDRESS` names, or else on this machine alone; raises what a worker raises."""
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:  # sockets need a short path
@@ -257,6 +273,10 @@ def _connection(ray, workers: int | None) -> Iterator[None]:
             ray.init("local", num_cpus=cpus, **local, **quiet)
         try:
             yield
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        except ray.exceptions.ActorDiedError as error:
+            raise ChildProcessError(f"no worker: {str(error).strip().splitlines()[-1]}") from error
         finally:
             ray.shutdown()
 
