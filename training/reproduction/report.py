@@ -10,7 +10,7 @@ from ..evaluation.results import EvaluationResult, ScoredRow, average_rows, beat
 from ..utils.files import atomic_write_text, without_paths, write_json
 from ..utils.markdown import markdown_table
 from . import tables
-from .runner import FINISHED, Run
+from .runner import FINISHED, PUBLISHED_DATASETS, Run
 from .tables import AS_CONFIGURED, AVERAGE, COMPLETE, METRICS, PUBLISHED, Table, Variant
 
 HEADINGS = {"spearman": "Spearman", "mse": "MSE"}
@@ -56,7 +56,7 @@ def write_report(path: Path, table: Table, runs: Sequence[Run], states: Sequence
 
 
 class DatasetResults:
-    """What the finished ones of the runs of a dataset left, task by task; a task is one score of a configuration."""
+    """Results of the finished runs of a dataset, by task; a task is one score of a configuration."""
 
     def __init__(self, runs: Sequence[Run], results: Mapping[str, EvaluationResult]):
         self.dataset, self.runs = runs[0].dataset, runs
@@ -72,7 +72,7 @@ class DatasetResults:
         self.complete, *self.incomplete = next(iter(self.scored.values()), [COMPLETE])
         masks = {AVERAGE, self.complete, *self.incomplete}
         self.has_paper_masks = not self.scored or masks == set(PUBLISHED["columns"])
-        is_of_paper = bool(tables.dataset_row(self.dataset)) and all(map(tables.task_row, self.tasks))
+        is_of_paper = self.dataset in PUBLISHED_DATASETS and all(map(tables.task_row, self.tasks))
         self.is_published = self.has_paper_masks and is_of_paper
 
     def entries(self, table: Table) -> list[dict]:

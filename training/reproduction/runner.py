@@ -27,11 +27,11 @@ from ..fitting.model import locate_language_model
 from ..utils.settings import check_settings, merge, read_pairs, read_yaml
 from .tables import PUBLISHED, Table, Variant
 
-TRAIN_SCRIPT = Path(__file__).parents[1] / "train.py"
+TRAINING = Path(__file__).parents[1]
 # States of a run; a reason follows the last three after a colon.
 FINISHED, INTERRUPTED, TO_DO = "finished", "interrupted", "to do"
 FAILED, ELSEWHERE, IMPOSSIBLE = "failed", "running elsewhere", "not possible"
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = TRAINING / "configs"
 PUBLISHED_DATASETS = {  # dataset -> its tasks, each with a configuration of its name
     dataset: [task for task in PUBLISHED["per_score"]["LIMSSR"] if task.startswith(f"{dataset}_")]
     for dataset in PUBLISHED["missing_modalities"]["datasets"]
@@ -235,7 +235,7 @@ def _train(run: Run, log: TextIO) -> int:
     settings = run.folder.with_suffix(".yaml")
     settings.write_text(yaml.safe_dump(run.settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
     resume = ["--resume_from_checkpoint", "last"] if find_state(run) == INTERRUPTED else []
-    command = [sys.executable, str(TRAIN_SCRIPT), str(settings), *resume]
+    command = [sys.executable, str(TRAINING / "train.py"), str(settings), *resume]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603
     try:
         return process.wait()
