@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from limssr.training.data import load, report_missing
+from limssr.training.data.aqa_data import MissingFeature
 from limssr.training.data.masks import available_masks
-from limssr.training.data.missing import MissingFeature
 from limssr.training.data.sources.files import CAUSES
 from limssr.training.fitting.run import prepare_run
 

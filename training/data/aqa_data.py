@@ -1,15 +1,75 @@
-"""What every dataset provides: rows with scores and modalities, and what a model needs to know about them."""
+"""What every dataset provides: rows, what a model needs to know about them, and what they lack."""
 
+import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict
 
-from .masks import Mask
-from .missing import MissingSummary, nulls
+from .masks import Mask, available_masks
+
+logger = logging.getLogger(__name__)
+
+NAMED_SAMPLES = 20
+
+
+@dataclass(frozen=True)
+class MissingFeature:
+    """A missing modality of a sample.
+
+    Attributes:
+        cause: one of `sources.files.CAUSES`, or `not given` by the dataset itself.
+        detail: the file and what is wrong with it.
+    """
+
+    sample_id: str
+    modality: str
+    cause: str
+    detail: str
+
+
+@dataclass
+class MissingSummary:
+    """Everything a dataset lacks.
+
+    Attributes:
+        samples: number of samples examined, dropped ones included.
+        features: missing features in the order of the samples.
+        dropped: ids of samples left out because they have no modality at all.
+    """
+
+    samples: int = 0
+    features: list[MissingFeature] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Number of samples by modality and cause."""
+        counted: dict[str, dict[str, int]] = {}
+        for (modality, cause), count in Counter((each.modality, each.cause) for each in self.features).items():
+            counted.setdefault(modality, {})[cause] = count
+        return counted
+
+    def __str__(self) -> str:
+        """One line for each modality and cause with its first case, then the dropped samples."""
+        if not self.features:
+            return f"no modality is missing in {self.samples} samples"
+        first: dict[tuple[str, str], MissingFeature] = {}
+        for each in self.features:
+            first.setdefault((each.modality, each.cause), each)
+        lines = [f"missing in {self.samples} samples:"]
+        for modality, causes in self.counts().items():
+            for cause, count in causes.items():
+                case = first[modality, cause]
+                lines.append(f"  {modality}: {count} {cause}; the first is {case.sample_id}, {case.detail}")
+        if self.dropped:
+            more = f" and {len(self.dropped) - NAMED_SAMPLES} more" if len(self.dropped) > NAMED_SAMPLES else ""
+            named = ", ".join(self.dropped[:NAMED_SAMPLES]) + more
+            lines.append(f"  {len(self.dropped)} samples without any modality are left out: {named}")
+        return "\n".join(lines)
 
 
 @dataclass
@@ -116,14 +176,25 @@ def report_missing(data: AqaData, list_missing: bool = False, require_complete: 
     Args:
         data: the dataset.
         list_missing: also print a line for each missing feature: sample, modality, cause and detail.
-        require_complete: raise an error if anything is missing.
-
-    Raises:
-        ValueError: a feature is missing and `require_complete` is given.
+        require_complete: raise ValueError if a feature is missing.
     """
     missing = data.missing
     if missing is None:
-        splits = data.splits.values()
-        found = [each for split in splits for each in nulls(split, data.modalities)]
-        missing = MissingSummary(sum(map(len, splits)), found)
-    missing.report(list_missing, require_complete)
+        missing = MissingSummary(sum(map(len, data.splits.values())))
+        for split in data.splits.values():
+            masks = available_masks(split, list(data.modalities))
+            for sample_id, mask in zip(split.select_columns(["sample_id"])["sample_id"], masks, strict=True):
+                lacking = [name for name, available in zip(data.modalities, mask, strict=True) if not available]
+                missing.features += [not_given(sample_id, name) for name in lacking]
+    if not missing.features:
+        return
+    if list_missing:
+        print("\n".join("\t".join(astuple(each)) for each in missing.features), flush=True)
+    if require_complete:
+        raise ValueError(f"`require_complete` is given, but {missing}")
+    logger.warning("%s", missing)
+
+
+def not_given(sample_id: str, modality: str) -> MissingFeature:
+    """A modality that the dataset itself lacks."""
+    return MissingFeature(sample_id, modality, "not given", "the dataset has none")

@@ -16,8 +16,7 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 from tqdm.auto import tqdm
 
 from ...configuration.configuration_limssr import TEXT
-from .aqa_data import AqaData, build_split
-from .missing import MissingFeature, MissingSummary, not_given
+from .aqa_data import AqaData, MissingFeature, MissingSummary, build_split, not_given
 from .sources.files import SUFFIXES, FeatureFileError, FeatureSource, FileSource, Reader, feature_path, read_array
 from .sources.labels import Labels, check_apart, check_range, read_label_table
 from .sources.tables import TableSource

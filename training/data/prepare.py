@@ -21,8 +21,8 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from ..utils.files import without_paths
 from ..utils.markdown import markdown_table
 from . import AqaData, build, dataset_class, report_missing
+from .aqa_data import MissingFeature, MissingSummary
 from .file_dataset import FileDataset, RowReader
-from .missing import MissingFeature, MissingSummary
 from .prepared import DESCRIPTION_FILE, Prepared, read_description, write_description
 from .sources.files import FeatureSource, Reader
 

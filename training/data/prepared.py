@@ -10,8 +10,7 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from huggingface_hub import snapshot_download
 
-from .aqa_data import AqaData
-from .missing import MissingFeature, MissingSummary
+from .aqa_data import AqaData, MissingFeature, MissingSummary
 
 DESCRIPTION_FILE, MISSING_FILE = "aqa_data.json", "missing.csv"
 MISSING_COLUMNS = ("sample_id", "modality", "cause")
