@@ -1,8 +1,8 @@
-"""What every dataset provides: rows with scores and modalities, what a model must know of them, what is missing."""
+"""What every dataset provides: rows, what a model needs to know about them, and what they lack."""
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
@@ -53,16 +53,6 @@ class MissingSummary:
             counted.setdefault(modality, {})[cause] = count
         return counted
 
-    def report(self, list_missing: bool = False, require_complete: bool = False) -> None:
-        """Log one warning if anything is missing; arguments and errors as in `aqa_data.report_missing`."""
-        if not self.features:
-            return
-        if list_missing:
-            print("\n".join("\t".join(astuple(each)) for each in self.features), flush=True)
-        if require_complete:
-            raise ValueError(f"`require_complete` is given, but {self}")
-        logger.warning("%s", self)
-
     def __str__(self) -> str:
         """One line for each modality and cause with its first case, then the dropped samples."""
         if not self.features:
@@ -80,23 +70,6 @@ class MissingSummary:
             named = ", ".join(self.dropped[:NAMED_SAMPLES]) + more
             lines.append(f"  {len(self.dropped)} samples without any modality are left out: {named}")
         return "\n".join(lines)
-
-
-def not_given(sample_id: str, modality: str) -> MissingFeature:
-    """A modality that the dataset itself lacks."""
-    return MissingFeature(sample_id, modality, "not given", "the dataset has none")
-
-
-def nulls(split: Dataset, modalities: Iterable[str]) -> list[MissingFeature]:
-    """Missing features of a split: the nulls in the columns of these modalities."""
-    names = list(modalities)
-    sample_ids = split.select_columns(["sample_id"])["sample_id"]
-    return [
-        not_given(sample_id, name)
-        for sample_id, mask in zip(sample_ids, available_masks(split, names), strict=True)
-        for name, available in zip(names, mask, strict=True)
-        if not available
-    ]
 
 
 @dataclass
@@ -203,14 +176,25 @@ def report_missing(data: AqaData, list_missing: bool = False, require_complete: 
     Args:
         data: the dataset.
         list_missing: also print a line for each missing feature: sample, modality, cause and detail.
-        require_complete: raise an error if anything is missing.
-
-    Raises:
-        ValueError: a feature is missing and `require_complete` is given.
+        require_complete: raise ValueError if a feature is missing.
     """
     missing = data.missing
     if missing is None:
-        splits = data.splits.values()
-        found = [each for split in splits for each in nulls(split, data.modalities)]
-        missing = MissingSummary(sum(map(len, splits)), found)
-    missing.report(list_missing, require_complete)
+        missing = MissingSummary(sum(map(len, data.splits.values())))
+        for split in data.splits.values():
+            masks = available_masks(split, list(data.modalities))
+            for sample_id, mask in zip(split.select_columns(["sample_id"])["sample_id"], masks, strict=True):
+                lacking = [name for name, available in zip(data.modalities, mask, strict=True) if not available]
+                missing.features += [not_given(sample_id, name) for name in lacking]
+    if not missing.features:
+        return
+    if list_missing:
+        print("\n".join("\t".join(astuple(each)) for each in missing.features), flush=True)
+    if require_complete:
+        raise ValueError(f"`require_complete` is given, but {missing}")
+    logger.warning("%s", missing)
+
+
+def not_given(sample_id: str, modality: str) -> MissingFeature:
+    """A modality that the dataset itself lacks."""
+    return MissingFeature(sample_id, modality, "not given", "the dataset has none")

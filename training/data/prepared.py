@@ -102,17 +102,15 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 def _map_split(folder: Path, name: str, samples: int) -> Dataset:
     """Rows of all files of a split; ValueError if some are missing or a file is damaged."""
-    shards = [_map_file(path) for path in sorted((folder / "data").glob(f"*-{name}*.arrow"))]
+    shards = []
+    for path in sorted((folder / "data").glob(f"*-{name}*.arrow")):
+        try:
+            shards.append(Dataset.from_file(str(path)))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(f"{path} is damaged: {error}; copy or prepare the data again") from error
     found = sum(map(len, shards))
     if found != samples:
         raise ValueError(
             f"{folder}: the split {name} has {found} samples, {samples} were written; copy or prepare the data again"
         )
     return concatenate_datasets(shards)
-
-
-def _map_file(path: Path) -> Dataset:
-    try:
-        return Dataset.from_file(str(path))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is damaged: {error}; copy or prepare the data again") from error

@@ -121,16 +121,27 @@ def _encode(texts: Sequence[str], encoder: str, layers: list[int]) -> list[np.nd
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     _check_layers(layers, model.config.num_hidden_layers)
-    limit = _token_limit(tokenizer, model.config)
     embeddings = [np.zeros((0, len(layers) * model.config.hidden_size), np.float32) for _ in texts]
     # Longest first: texts of similar length share a batch, and a batch too large for the memory comes first.
     order = sorted((i for i in range(len(texts)) if texts[i].strip()), key=lambda i: -len(texts[i]))
-    with tqdm(total=len(order), desc="token embeddings", unit="text") as progress:
-        for start in range(0, len(order), BATCH_SIZE):
-            batch = order[start : start + BATCH_SIZE]
-            for position, tokens in _encode_batch([texts[i] for i in batch], tokenizer, model, limit, layers):
-                embeddings[batch[position]] = np.concatenate([embeddings[batch[position]], tokens])
-            progress.update(len(batch))
+    for start in tqdm(range(0, len(order), BATCH_SIZE), desc="token embeddings", unit="batch"):
+        batch = order[start : start + BATCH_SIZE]
+        pieces = tokenizer(
+            [texts[i] for i in batch],
+            truncation=True,
+            max_length=_token_limit(tokenizer, model.config),
+            padding=True,
+            return_overflowing_tokens=True,
+            return_special_tokens_mask=True,
+            return_tensors="pt",
+        )
+        inputs = {name: pieces[name] for name in ("input_ids", "attention_mask")}
+        states = model(**inputs, output_hidden_states=True).hidden_states  # each (pieces, length, hidden size)
+        joined = torch.cat([states[layer] for layer in layers], dim=-1)  # (pieces, length, layers * hidden size)
+        ordinary = pieces["attention_mask"].bool() & ~pieces["special_tokens_mask"].bool()  # (pieces, length)
+        for piece, position in enumerate(pieces["overflow_to_sample_mapping"].tolist()):
+            tokens = joined[piece, ordinary[piece]].numpy()  # (tokens, layers * hidden size)
+            embeddings[batch[position]] = np.concatenate([embeddings[batch[position]], tokens])
     return embeddings
 
 
@@ -140,22 +151,3 @@ def _check_layers(layers: list[int], count: int) -> None:
             f"layers of the text encoder are {layers}, expected one or more of 0, its input, to {count}, its last; "
             "negative ones count from the end"
         )
-
-
-def _encode_batch(texts: list[str], tokenizer, model, limit: int, layers: list[int]):
-    """Yield the position in `texts` and the embeddings (tokens, dim) of each piece, without special tokens."""
-    pieces = tokenizer(
-        texts,
-        truncation=True,
-        max_length=limit,
-        padding=True,
-        return_overflowing_tokens=True,
-        return_special_tokens_mask=True,
-        return_tensors="pt",
-    )
-    inputs = {name: pieces[name] for name in ("input_ids", "attention_mask")}
-    states = model(**inputs, output_hidden_states=True).hidden_states  # of every layer (pieces, length, hidden size)
-    joined = torch.cat([states[layer] for layer in layers], dim=-1)
-    ordinary = pieces["attention_mask"].bool() & ~pieces["special_tokens_mask"].bool()  # (pieces, length)
-    for piece, position in enumerate(pieces["overflow_to_sample_mapping"].tolist()):
-        yield position, joined[piece, ordinary[piece]].numpy()
