@@ -1,4 +1,4 @@
-"""A client of the Hub: reads `[function, arguments]` line by line, answers with what came back or what was wrong."""
+"""A client of the Hub: reads `[function, arguments]` line by line and answers with the result or the error."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from limssr.training.hub.repository import fetch_checkpoint
 
 
 def prepare(words: list[str]) -> str:
-    """All of a training that comes before the first step."""
+    """Prepare a training run up to its first step."""
     return type(prepare_run(*parse_training_arguments(words))).__name__
 
 
@@ -31,6 +31,6 @@ for line in sys.stdin:
     function, arguments = json.loads(line)
     try:
         answer = FUNCTIONS[function](**arguments)
-    except (OSError, ValueError) as mistake:
-        answer = f"{type(mistake).__name__}: {mistake}"
+    except (OSError, ValueError) as error:
+        answer = f"{type(error).__name__}: {error}"
     print(json.dumps(answer), file=answers, flush=True)

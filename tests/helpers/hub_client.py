@@ -1,4 +1,4 @@
-"""Processes that are clients of the Hub of these tests."""
+"""Processes that are clients of the loopback Hub."""
 
 import json
 import os

@@ -1,10 +1,10 @@
 """A small Hub on the loopback address: the part of the Hub's HTTP API that the unmodified `huggingface_hub` uses.
 
-Repositories of models and of data with branches, tags and commits; uploads the LFS way (preupload, batch, PUT in one
-or several parts, verify, commit); listing; download by revision with ETags, redirects and ranges; read and write
-tokens; private repositories. Everything is in memory. A test may let requests fail, see `Fault`.
+It has model and dataset repositories with branches, tags and commits, LFS uploads (preupload, batch, PUT in one or
+several parts, verify, commit), listings, downloads by revision with ETags, redirects and ranges, read and write tokens
+and private repositories. Everything is in memory. A test can let requests fail, see `Fault`.
 
-python -m tests.helpers.loopback_hub [PORT]     serves until interrupted; `hf_writer` is the token
+python -m tests.helpers.loopback_hub [PORT]     serves until interrupted; the token is `hf_writer`
 """
 
 import base64
@@ -31,14 +31,14 @@ REVISION = r"(?P<revision>[^/]+)"
 
 @dataclass
 class Fault:
-    """What goes wrong with the next `times` requests of this method whose path matches.
+    """What goes wrong with the next `times` requests of a method whose path matches.
 
     Attributes:
         method: GET, HEAD, POST or PUT.
-        path: regular expression, searched for in the path.
-        status: of the answer; None drops the connection in the middle of the body, that of the request if it has one.
-        times: how often.
-        until: nothing goes wrong, but the answer waits for this.
+        path: regular expression to search for in the path.
+        status: status of the answer; None drops the connection in the middle of the body.
+        times: number of requests.
+        until: nothing goes wrong, but the answer waits for this event.
     """
 
     method: str
@@ -49,7 +49,7 @@ class Fault:
 
 
 class HubError(Exception):
-    """An answer that is no success."""
+    """An answer with an error status."""
 
     def __init__(self, status: int, message: str, code: str | None = None, headers: dict | None = None, **body):
         super().__init__(message)
@@ -58,17 +58,17 @@ class HubError(Exception):
 
 
 class LoopbackHub:
-    """`with LoopbackHub() as hub:` serves at `hub.endpoint`.
+    """Serves at `hub.endpoint` inside `with LoopbackHub() as hub:`.
 
     Args:
-        port: 0 takes a free one.
-        part_size: LFS objects above it are uploaded in parts of this many bytes.
+        port: port; 0 takes a free one.
+        part_size: size in bytes above which LFS objects are uploaded in parts of this size.
 
     Attributes:
-        repositories: by name, `user/name`.
+        repositories: `user/name` -> repository.
         blobs: oid -> content of everything that was ever uploaded.
         requests: method and path of every request, in order.
-        faults: to come.
+        faults: faults to come.
     """
 
     def __init__(self, port: int = 0, part_size: int = 10**9):
@@ -100,7 +100,7 @@ class LoopbackHub:
         return None
 
     def count(self, method: str, path: str) -> int:
-        """How many requests there were of this method whose path matches."""
+        """Number of requests of this method whose path matches."""
         return sum(asked == method and re.search(path, place) is not None for asked, place in self.requests)
 
     def store(self, content: bytes, is_lfs: bool) -> File:
@@ -109,7 +109,7 @@ class LoopbackHub:
         return File(oid, len(content), is_lfs)
 
     def add_repository(self, name: str, folder: Path) -> Commit:
-        """A public one with the files of a folder."""
+        """Add a public repository with the files of a folder."""
         files = {file.name: self.store(file.read_bytes(), file.suffix in LFS_SUFFIXES) for file in folder.iterdir()}
         self.repositories[name] = Repository(name, private=False)
         return self.repositories[name].commit("main", "Upload", name.split("/")[0], files)
@@ -123,7 +123,7 @@ class Handler(BaseHTTPRequestHandler):
     hub: LoopbackHub
 
     def log_message(self, *arguments) -> None:
-        """Nothing on the terminal."""
+        """Print nothing."""
 
     def do_GET(self) -> None:
         self.answer()
@@ -131,7 +131,7 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
 
     def answer(self) -> None:
-        self.__dict__.pop("user", None)  # of the connection's last request
+        self.__dict__.pop("user", None)  # it belongs to the last request of this connection
         url = urlsplit(self.path)
         self.query = {name: values[-1] for name, values in parse_qs(url.query).items()}
         self.hub.requests.append((self.command, url.path))
@@ -188,7 +188,7 @@ class Handler(BaseHTTPRequestHandler):
 
     @cached_property
     def user(self) -> tuple[str, str] | None:
-        """Name and role by the token; None without one."""
+        """Name and role of the token; None without one."""
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if not token:
             return None
@@ -197,7 +197,7 @@ class Handler(BaseHTTPRequestHandler):
         return TOKENS[token]
 
     def repository(self, name: str, write: bool = False) -> Repository:
-        """The repository, if this user may see it, or write to it."""
+        """Return the repository, if this user may read it, or write to it."""
         found, owner = self.hub.repositories.get(name), name.split("/")[0]
         if found is None or (found.private and (self.user is None or self.user[0] != owner)):
             raise HubError(401 if self.user is None else 404, "Repository not found", "RepoNotFound")
@@ -273,7 +273,7 @@ class Handler(BaseHTTPRequestHandler):
         objects = [{"oid": asked["oid"], "size": asked["size"]} for asked in json.loads(body)["objects"]]
         for entry in objects:
             if entry["oid"] in self.hub.blobs:
-                continue  # there already: nothing to do
+                continue  # uploaded before: nothing to do
             place = f"{self.hub.endpoint}/lfs/{entry['oid']}"
             upload = {"href": f"{place}?signature={entry['oid'][:8]}"}
             if entry["size"] > self.hub.part_size:
@@ -400,9 +400,9 @@ class Handler(BaseHTTPRequestHandler):
         file = commit.files.get(path)
         if file is None:
             raise HubError(404, "Entry not found", "EntryNotFound", about)
-        if file.is_lfs:  # lies on another host, as of the real Hub
+        if file.is_lfs:  # on another host, as on the real Hub
             linked = {"X-Linked-Etag": f'"{file.oid}"', "X-Linked-Size": str(file.size)}
-            elsewhere = self.hub.endpoint.replace("127.0.0.1", "localhost")  # to the client another host
+            elsewhere = self.hub.endpoint.replace("127.0.0.1", "localhost")  # another host to the client
             place = {"Location": f"{elsewhere}/cdn/{file.oid}?signature={file.oid[:8]}"}
             return self.send(302, b"", {**about, **linked, **place})
         self.send_content(file.oid, about)

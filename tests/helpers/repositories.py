@@ -1,4 +1,4 @@
-"""Repositories of the Hub of these tests: commits of files, branches and tags."""
+"""Repositories of the loopback Hub: commits of files, branches and tags."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class File:
-    """Of a commit: `oid` is the SHA-256 of an LFS object, else git's SHA-1 of the blob."""
+    """A file of a commit; `oid` is the SHA-256 of an LFS object, otherwise git's SHA-1 of the blob."""
 
     oid: str
     size: int
@@ -43,7 +43,7 @@ class Repository:
         return self.commits.get(oid)
 
     def history(self, revision: str) -> list[Commit]:
-        """Newest first."""
+        """Return the commits up to a revision, newest first."""
         commits, commit = [], self.find(revision)
         while commit is not None:
             commits.append(commit)

@@ -1,10 +1,10 @@
 """Results of runs that never took place, as a finished run leaves them."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from limssr.training.evaluation.metrics.aqa_metrics import METRIC_NAMES
-from limssr.training.evaluation.results import EvaluationResult, MaskResult, ScoredRow, write_metrics
+from limssr.training.evaluation.results import METRICS, EvaluationResult, MaskResult, ScoredRow, average_masks
+from limssr.training.utils.files import write_json
 
 
 def metrics(spearman: float | None, mse: float, **changes) -> dict:
@@ -20,9 +20,6 @@ def write_results(
     masks = [
         MaskResult(
             name=mask,
-            mask=None,
-            seed=None,
-            rates=None,
             samples=353,
             complete=353,
             hidden=0.0,
@@ -30,6 +27,7 @@ def write_results(
         )
         for mask in next(iter(scores.values()))
     ]
-    result = EvaluationResult.collect("subsets", masks[0].name.split("+"), list(scores), 353, masks)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_metrics(replace(result, title=title, caveats=caveats), folder / "metrics.json")
+    averages = {score: average_masks("subsets", masks, score) for score in scores}
+    about = ("subsets", masks[0].name.split("+"), list(scores), 353)
+    result = EvaluationResult(*about, masks, averages, title=title, caveats=caveats)
+    write_json(folder / METRICS, result.to_dict())

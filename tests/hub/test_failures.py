@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import sys
 import threading
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from limssr import LimssrForScoreRegression, LimssrProcessor
 from limssr.modeling_limssr.language_model_limssr import CHECKPOINT_SUBFOLDER
+from limssr.training import publish
 from tests.helpers.hub_client import TRAINING
 from tests.helpers.loopback_hub import Fault
 
@@ -82,8 +84,8 @@ class TestPublishing:
     def test_a_repeat_succeeds_and_uploads_no_weights_twice(self, call, hub, folder, fault, message):
         name = f"user/limssr-{fault.status}"
         hub.faults.append(fault)
-        mistake = call("publish", folder=folder, repo_id=name, adapter=True)
-        assert mistake.startswith(f"HubError: cannot push to {name}: {message}")
+        error = call("publish", folder=folder, repo_id=name, adapter=True)
+        assert error.startswith(f"HubError: cannot push to {name}: {message}")
         assert name not in hub.repositories or files_on(hub, name) == {".gitattributes"}
         uploads = hub.count("PUT", "/lfs/")
         assert call("publish", folder=folder, repo_id=name, adapter=True).startswith(f"{hub.endpoint}/{name}/commit/")
@@ -112,15 +114,15 @@ class TestPublishing:
 
     def test_a_public_repository_is_not_taken_for_a_private_one(self, call, hub, folder):
         head = hub.repositories[NAME].branches["main"]
-        mistake = call("publish", folder=folder, repo_id=NAME, private=True)
-        assert mistake.startswith(f"ValueError: {NAME} exists and is public; make it private on the Hub")
+        error = call("publish", folder=folder, repo_id=NAME, private=True)
+        assert error.startswith(f"ValueError: {NAME} exists and is public; make it private on the Hub")
         assert hub.repositories[NAME].branches["main"] == head
 
     def test_a_repository_with_another_kind_of_model_is_left_alone(self, call, hub, folder, tmp_path):
         (tmp_path / "config.json").write_text('{"model_type": "bert"}')
         hub.add_repository("user/bert", tmp_path)
-        mistake = call("publish", folder=folder, repo_id="user/bert")
-        assert mistake == "ValueError: user/bert holds a model of type 'bert', expected 'limssr'; give another name."
+        error = call("publish", folder=folder, repo_id="user/bert")
+        assert error == "ValueError: user/bert holds a model of type 'bert', expected 'limssr'; give another name."
 
     def test_a_card_that_somebody_edited_keeps_its_words(self, call, hub, folder, tmp_path):
         edited = tmp_path / "edited"
@@ -165,6 +167,12 @@ def test_save_pretrained_pushes_no_pickle_either(call, hub, folder, tmp_path):
     assert set(repository.find("main").files) == {".gitattributes"}
 
 
+def test_the_script_ends_with_the_message_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["publish.py", str(tmp_path), "user/any"])
+    with pytest.raises(SystemExit, match=r"^publish\.py: .* holds no config\.json; give the folder of a trained"):
+        publish.main()
+
+
 def test_no_adapter_comes_out_of_a_full_model(call, folder, tmp_path):
     full = tmp_path / "full"
     full.mkdir()
@@ -179,18 +187,18 @@ def test_weights_cut_short_are_not_published(call, folder, hub, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
-    mistake = call("publish", folder=tmp_path, repo_id=NAME, adapter=True)
-    assert mistake.startswith("ValueError: model.safetensors is no complete safetensors file")
+    error = call("publish", folder=tmp_path, repo_id=NAME, adapter=True)
+    assert error.startswith("ValueError: model.safetensors is no complete safetensors file")
 
 
 def test_training_cannot_go_on_from_a_finished_model(call, hub, tmp_path):
-    mistake = call("fetch_checkpoint", name=NAME, output_dir=tmp_path / "run")
-    assert mistake.startswith(f"FileNotFoundError: {NAME} holds a model but no training to go on with.")
-    mistake = call("fetch_checkpoint", name=f"{NAME}@never", output_dir=tmp_path / "run")
-    assert mistake.startswith(f"HubError: {NAME}@never is no folder here, and cannot be fetched from the Hub: 404")
+    error = call("fetch_checkpoint", name=NAME, output_dir=tmp_path / "run")
+    assert error.startswith(f"FileNotFoundError: {NAME} holds a model but no training to go on with.")
+    error = call("fetch_checkpoint", name=f"{NAME}@never", output_dir=tmp_path / "run")
+    assert error.startswith(f"HubError: {NAME}@never is no folder here, and cannot be fetched from the Hub: 404")
     (tmp_path / "run" / "checkpoint-3").mkdir(parents=True)
-    mistake = call("fetch_checkpoint", name=NAME, output_dir=tmp_path / "run")
-    assert "checkpoint-3 exists already: go on with `--resume_from_checkpoint last`" in mistake
+    error = call("fetch_checkpoint", name=NAME, output_dir=tmp_path / "run")
+    assert "checkpoint-3 exists already: go on with `--resume_from_checkpoint last`" in error
 
 
 @pytest.fixture
@@ -205,23 +213,23 @@ def settings(client, quick_run, tmp_path) -> Path:
 
 
 def test_a_wrong_token_ends_a_run_before_it_begins(call, settings):
-    mistake = call("prepare", words=[str(settings), "--hub_token", "hf_wrong"])
-    assert mistake.startswith("HubError: cannot push to user/whole: the Hub does not know the token")
+    error = call("prepare", words=[str(settings), "--hub_token", "hf_wrong"])
+    assert error.startswith("HubError: cannot push to user/whole: the Hub does not know the token")
 
 
 def test_checkpoints_that_nobody_could_load_are_refused_before_training(call, settings, tmp_path, save_language_model):
     save_language_model(tmp_path / "local")
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "language_model_config": None}))
-    mistake = call("prepare", words=[str(settings), "--language_model", str(tmp_path / "local")])
-    assert mistake.startswith("ValueError: `hub_strategy` is 'every_save', but checkpoints are adapters of a language")
+    error = call("prepare", words=[str(settings), "--language_model", str(tmp_path / "local")])
+    assert error.startswith("ValueError: `hub_strategy` is 'every_save', but checkpoints are adapters of a language")
 
 
 @pytest.mark.slow
 def test_training_goes_on_where_a_push_fails_and_loses_nothing(hub, client, call, settings, tmp_path):
     hub.faults.append(Fault("POST", "/user/whole/commit/", 500, times=3))  # two checkpoints and the end
-    mistake = client.script("train.py", settings, fails=True)
-    assert mistake.count("Training goes on; the checkpoint is in") == 2
-    last = mistake.splitlines()[-1]
+    error = client.script("train.py", settings, fails=True)
+    assert error.count("Training goes on; the checkpoint is in") == 2
+    last = error.splitlines()[-1]
     assert last.startswith("train.py: cannot push to user/whole: the Hub has trouble of its own (500: Internal Error")
     assert last.endswith(f"push again: python training/publish.py {tmp_path / 'run'} user/whole")
     assert files_on(hub, "user/whole") == {".gitattributes"}

@@ -1,4 +1,4 @@
-"""The Hub of these tests answers the unmodified client as the real one does."""
+"""The loopback Hub answers the unmodified client as the real one does."""
 
 import pytest
 

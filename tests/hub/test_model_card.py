@@ -103,7 +103,7 @@ def test_it_reports_data_selection_seeds_arguments_and_environment(folder):
     for fact in (
         "| data | MTL-AQA, official split (`mtl_aqa`: folder MTL-AQA) |",
         "| split | 900 train, 159 validation, 353 test samples |",
-        "| missing in training | static, rates 0.3; modality dropout dive 0.1 per epoch; clip dropout 0.2 per epoch |",
+        "| missing in training | static, missing rate 0.3; modality dropout dive 0.1 per epoch; clip dropout 0.2 per",
         "| checkpoint | step 40 of 60, best spearman on the validation split |",
         "| language model | random initialisation, qwen3, 2 layers of width 32 |",
         "| trained part of it | LoRA of rank 16, alpha 32 |",

@@ -31,5 +31,4 @@ assert here == there
 def test_prepared_data_is_pushed_and_loaded(client):
     options = {"samples_train": 30, "samples_test": 7}
     prepare_data("synthetic", "-", client.home / "made", options, max_shard_size="20KB")
-    assert len(list((client.home / "made").rglob("*train*.arrow"))) > 1
     client.run("-c", PROGRAM)

