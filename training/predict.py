@@ -41,25 +41,22 @@ def main() -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise SystemExit("predict.py: start it once, without a launcher; --output_dir starts its own workers")
     arguments, samples = parse_arguments(sys.argv[1:])
-    models = [arguments.model, *arguments.ensemble_with]
+    models, output = [arguments.model, *arguments.ensemble_with], arguments.output
     with exit_on_error("predict.py"):
         loading = loading_options(arguments.dtype, arguments.attention, arguments.quantization)
-    loading["language_model"] = arguments.language_model
-    if arguments.output_dir:
-        with exit_on_error("predict.py"):
+        loading["language_model"] = arguments.language_model
+        if arguments.output_dir:
             settings = (arguments.output_dir, arguments.workers, arguments.samples_per_shard, arguments.batch_size)
-            failed = predict_into_folder(models, samples, *settings, **loading).to_pylist()
-        print(f"The scores are in {arguments.output_dir / RESULT_FILE}", flush=True)
-        failed = [FileSample(row["sample_id"], error=row["error"]) for row in failed]
-    else:
+            failed = predict_into_folder(models, samples, *settings, **loading)
+            failed = [FileSample(row["sample_id"], error=row["error"]) for row in failed.to_pylist()]
+            print(f"The scores are in {arguments.output_dir / RESULT_FILE}", flush=True)
+    if not arguments.output_dir:
         with exit_on_error(f"cannot load {' and '.join(models)}"):
             members = load_members(models, **loading)
         bar = tqdm(samples, unit="sample", disable=len(samples) == 1, file=sys.stderr)
         predictions, score_names = predict_stream(members, bar, arguments.batch_size), members[0][0].config.score_names
-        output = arguments.output
         with output.open("w", encoding="utf-8", newline="") if output else nullcontext(sys.stdout) as stream:
             failed = write_predictions(predictions, score_names, arguments.format, stream)
-        bar.close()
     for sample in failed[:LISTED_FAILURES]:
         print(f"ERROR {sample.sample_id}: {sample.error}", file=sys.stderr)
     if failed:

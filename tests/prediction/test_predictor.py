@@ -12,7 +12,6 @@ from limssr.training.prediction.files import FileSample, samples_from_folder
 from limssr.training.prediction.predictor import (
     PATHS,
     load_members,
-    load_model_and_processor,
     predict,
     predict_masks,
     predict_stream,
@@ -175,6 +174,18 @@ def test_predict_draws_as_much_as_one_data_loader_and_restores_the_mode(tiny_mod
     assert not tiny_model.model.projectors["video"].training
 
 
+def test_a_prompt_prefix_is_encoded_once_a_call_and_kept_no_longer(tiny_model, tiny_processor, dataset):
+    batches = []
+    tiny_model.model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: batches.append(len(kwargs["inputs_embeds"])), with_kwargs=True
+    )
+    video = MaskedDataset(dataset, NAMES, [(1, 0, 0)] * len(dataset))
+    for _ in range(2):
+        batches.clear()
+        predict(tiny_model, tiny_processor, video, batch_size=2)
+        assert batches == [1, 2, 2, 2, 2, 2]
+
+
 def test_a_stream_scores_as_a_dataset_does_and_in_the_order_of_the_samples(tiny_model, tiny_processor, samples):
     rows = [{"sample_id": sample.sample_id, **sample.read()} for sample in samples]
     expected = predict(tiny_model, tiny_processor, rows)
@@ -221,5 +232,5 @@ def test_a_packaged_language_model_is_found_by_name(tmp_path, tiny_language_mode
     tiny_language_model.rename(tmp_path / "a_real_package" / "model")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(PACKAGED_MODELS, "a-real-package", ("a_real_package", "model"))
-    loaded, _ = load_model_and_processor(tmp_path / "adapter", "a-real-package")
+    ((loaded, _),) = load_members([tmp_path / "adapter"], "a-real-package")
     assert loaded.config.modalities == {"video": 16}

@@ -6,7 +6,6 @@ OUT/
         samples.parquet     samples to score, and what tells this scoring from others
         parts/              scores as Ray writes them
         done/               Ray's checkpoint: numbers of the samples in `parts`
-        tries/              how often the shards in work were begun
 """
 
 import hashlib
@@ -36,7 +35,6 @@ from .predictor import ORIGIN, Member, describe_processor, load_members, predict
 
 RESULT_FILE, PROGRESS = "predictions.parquet", ".scoring"
 OBJECT_STORE_BYTES = 128 * 2**20  # for paths and scores; features never enter it
-MAX_TRIES = 3  # of a shard; Ray would start workers for ever for a sample that kills them
 
 
 def predict_into_folder(
@@ -65,8 +63,7 @@ def predict_into_folder(
     Raises:
         FileExistsError: the folder holds something else.
         ModuleNotFoundError: Ray is not installed.
-        OSError, ValueError: samples or models cannot be used, a sample ends its worker again and again, or another
-            process is scoring into the folder.
+        OSError, ValueError: samples or models cannot be used, or another process is scoring into the folder.
     """
     ray, out, table = _import_ray(), Path(out).absolute(), sample_table(samples)
     progress = out / PROGRESS
@@ -74,17 +71,18 @@ def predict_into_folder(
         raise ValueError(f"got {samples_per_shard} samples per shard and {workers} workers, expected 1 or more")
     if out.exists() and os.listdir(out) and not progress.exists() and not (out / RESULT_FILE).exists():
         raise FileExistsError(f"{out} is not empty, and what is in it are no scores; name another folder")
-    loading["names"] = [str(Path(name).absolute()) if Path(name).exists() else name for name in models]
+    loading["names"] = [_absolute(name) for name in models]
+    loading["language_model"] = _absolute(loading.get("language_model"))
     progress.mkdir(parents=True, exist_ok=True)
     with FileLock(progress / "lock", timeout=0), _connection(ray, workers):
         gpus = int(ray.cluster_resources().get("GPU", 0))
-        workers = workers or gpus or int(ray.cluster_resources()["CPU"])
+        workers = min(workers or gpus or int(ray.cluster_resources()["CPU"]), len(table))
         # Workers reserve no CPU: their number is given, and Ray's own tasks would wait for ever for a free one.
         needs = {"num_cpus": 0, "num_gpus": 1 / -(-workers // gpus) if gpus else 0}
         digest = ray.get(ray.remote(**needs)(_digest_of_models).remote(loading))
         if not is_finished(out, table, digest):
             shard = min(samples_per_shard, -(-len(table) // workers))  # at least one for each worker
-            worker = {"loading": loading, "digest": digest, "batch_size": batch_size, "tries": progress / "tries"}
+            worker = {"loading": loading, "digest": digest, "batch_size": batch_size}
             with _progress_bar(progress / "done", -(-len(table) // shard)):
                 _score(ray, progress, shard, worker, compute=ray.data.ActorPoolStrategy(size=workers), **needs)
             merge(out)
@@ -175,36 +173,22 @@ class Worker:
         loading: arguments of `load_members`.
         digest: digest of the models that the scoring was begun with.
         batch_size: samples per batch.
-        tries: folder that counts how often a shard was begun.
 
     Raises:
         ValueError: the models on this machine are others.
     """
 
-    def __init__(self, loading: dict, digest: str, batch_size: int, tries: Path) -> None:
-        self.members, self.batch_size, self.tries = load_members(**loading), batch_size, tries
+    def __init__(self, loading: dict, digest: str, batch_size: int) -> None:
+        self.members, self.batch_size = load_members(**loading), batch_size
         self.score_names = list(self.members[0][0].config.score_names)
         if digest_of(self.members) != digest:
             raise ValueError(f"{platform.node()} loads another model than the first machine; copy the same to both")
 
     def __call__(self, shard: pa.Table) -> pa.Table:
-        """Rows of `sample_table` -> rows of `ROW_SCHEMA`, each with the `row` of its sample.
-
-        Raises:
-            ValueError: the shard has ended its worker too often.
-        """
-        ids, tries = shard["sample_id"].to_pylist(), self.tries / str(shard["row"][0])
-        with tries.open("a") as file:
-            file.write(".")
-        if tries.stat().st_size > MAX_TRIES:
-            raise ValueError(
-                f"{MAX_TRIES} workers ended while they scored {ids[0]} to {ids[-1]}; move the files away that end "
-                "them, and give the same command again"
-            )
+        """Rows of `sample_table` -> rows of `ROW_SCHEMA`, each with the `row` of its sample."""
         predictions = predict_stream(self.members, read_samples(shard), self.batch_size)
         numbered = zip(shard["row"].to_pylist(), predictions, strict=True)
         rows = [{"row": row, **fields} for row, one in numbered for fields in prediction_rows(one, self.score_names)]
-        tries.unlink()
         return pa.Table.from_pylist(rows, pa.schema([("row", pa.int64()), *ROW_SCHEMA]))
 
 
@@ -221,6 +205,11 @@ def digest_of(members: Sequence[Member]) -> str:
     return digest.hexdigest()
 
 
+def _absolute(name: str | Path | None) -> str | None:
+    """A name that means the same in every process."""
+    return str(Path(name).absolute()) if name is not None and Path(name).exists() else name
+
+
 def _digest_of_models(loading: dict) -> str:
     return digest_of(load_members(**loading))
 
@@ -231,8 +220,6 @@ def _score(ray, progress: Path, shard: int, worker: dict, **resources) -> None:
         "row", str(progress / "done"), delete_checkpoint_on_success=False
     )
     checkpoint.checkpoint_actor_pool_max_size, checkpoint.checkpoint_actor_memory_bytes = 1, 2**28
-    shutil.rmtree(worker["tries"], ignore_errors=True)
-    worker["tries"].mkdir()
     samples = ray.data.read_parquet(str(progress / "samples.parquet"))
     context = samples.context
     context.checkpoint_config, context.enable_progress_bars = checkpoint, False
@@ -244,10 +231,6 @@ def _score(ray, progress: Path, shard: int, worker: dict, **resources) -> None:
 
 
 def _import_ray():
-    """
-    Raises:
-        ModuleNotFoundError: it is not installed.
-    """
     try:
         import ray
         import ray.data.checkpoint
@@ -288,7 +271,7 @@ def _progress_bar(done: Path, shards: int) -> Iterator[None]:
     def watch() -> None:
         with tqdm(total=shards, desc="scoring", unit="shard", disable=None) as bar:
             while not finished.wait(timeout=1):
-                bar.update(len(list(done.glob("*[!g].parquet"))) - bar.n)  # not *.pending.parquet
+                bar.update(len(list(done.glob("*[0-9].parquet"))) - bar.n)  # not *.pending.parquet
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -37,9 +37,7 @@ class Predictions:
     Attributes:
         sample_ids: n ids.
         modalities: names of the model's modalities.
-        scores: (n, scores) float64, the blend of both paths.
-        reasoning_scores: (n, scores) float64; NaN where the model has no reasoning path.
-        cross_modal_scores: (n, scores) float64; NaN where the model has no cross-modal path.
+        scores, reasoning_scores, cross_modal_scores: (n, scores) float64; NaN for a path the model does not have.
         used: (n, modalities) bool, the modalities each row was scored from.
     """
 
@@ -60,45 +58,34 @@ class Predictions:
         return [name for name, used in zip(self.modalities, self.used[row], strict=True) if used]
 
 
-def load_model_and_processor(
-    name: str, language_model: str | None = None, device: torch.device | str | None = None, **loading
-) -> Member:
-    """Load a checkpoint in eval mode.
-
-    Args:
-        name: checkpoint folder or Hub name.
-        language_model: place of an adapter's language model: folder, GGUF file, Hub name or a key of
-            `PACKAGED_MODELS`.
-        device: device of the model; by default the accelerator where there is one.
-        **loading: arguments of `from_pretrained`, see `loading_options`.
-
-    Raises:
-        OSError, ValueError, ModuleNotFoundError: a part is missing or does not fit the others.
-    """
-    language_model = None if language_model is None else resolve_packaged(language_model)
-    if device is None:
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    if "quantization_config" in loading:  # quantised weights are made where they stay
-        loading["device_map"] = {"": device}
-    model = LimssrForScoreRegression.from_pretrained(name, language_model=language_model, **loading)
-    model = model if "device_map" in loading else model.to(device)
-    return model.eval(), LimssrProcessor.from_pretrained(name)
-
-
 def load_members(
     names: Sequence[str], language_model: str | None = None, device: torch.device | str | None = None, **loading
 ) -> list[Member]:
-    """Load models whose scores can be averaged; the arguments are those of `load_model_and_processor`.
+    """Load checkpoints whose scores can be averaged, in eval mode.
+
+    Args:
+        names: checkpoint folders or Hub names, one or more.
+        language_model: place of the adapters' language model: folder, GGUF file, Hub name or key of `PACKAGED_MODELS`.
+        device: device of the models; by default the accelerator where there is one.
+        **loading: arguments of `from_pretrained`, see `loading_options`.
 
     Raises:
-        ValueError: a model has other modalities or scores than the first one, or cannot be loaded.
-        OSError, ModuleNotFoundError: a model cannot be loaded.
+        ValueError: a model has other modalities or scores than the first one.
+        OSError, ValueError, ModuleNotFoundError: a model cannot be loaded.
     """
-    members = [load_model_and_processor(name, language_model, device, **loading) for name in names]
-    first = members[0][0].config
-    for name, (model, _) in zip(names, members, strict=True):
+    if device is None:
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    if language_model is not None:
+        loading["language_model"] = resolve_packaged(language_model)
+    if "quantization_config" in loading:  # quantised weights are made where they stay
+        loading["device_map"] = {"": device}
+    members = []
+    for name in names:
+        model = LimssrForScoreRegression.from_pretrained(name, **loading)
+        model = model if "device_map" in loading else model.to(device)
+        members.append((model.eval(), LimssrProcessor.from_pretrained(name)))
         for field in ("modalities", "score_names"):
-            found, expected = getattr(model.config, field), getattr(first, field)
+            found, expected = getattr(model.config, field), getattr(members[0][0].config, field)
             if found != expected:
                 raise ValueError(
                     f"`{field}` is {found} in {name} and {expected} in {names[0]}; only models with the same "
@@ -238,10 +225,10 @@ class _Scorer:
             that each row has, (rows, modalities) bool.
         """
         loader = DataLoader(
-            _NumberedRows(rows),
+            range(len(rows)),
             batch_size=self.batch_size,
             sampler=longest_first(sequence_lengths(rows, self.processors[0])),
-            collate_fn=lambda batch: {"index": torch.tensor([index for index, _ in batch]), "rows": batch},
+            collate_fn=lambda numbers: {"index": torch.tensor(numbers), "rows": [rows[number] for number in numbers]},
         )
         loader = self.accelerator.prepare(loader) if self.accelerator else loader
         shape = (*wanted.shape, len(self.models), self.num_scores)
@@ -249,7 +236,8 @@ class _Scorer:
         used = np.zeros((len(rows), len(self.modalities)), dtype=bool)
         with self._ready():
             for batch in loader:
-                outputs = {"index": batch["index"], **self._score_rows(batch["rows"], masks, wanted)}
+                outputs = self._score_rows(batch["rows"], masks, wanted[batch["index"].cpu().numpy()])
+                outputs["index"] = batch["index"]
                 outputs = self.accelerator.gather_for_metrics(outputs) if self.accelerator else outputs
                 outputs = {name: values.cpu().numpy() for name, values in outputs.items()}
                 index = outputs["index"]  # each row goes to its own place, so none can count twice
@@ -284,18 +272,17 @@ class _Scorer:
 
     @contextmanager
     def _ready(self) -> Iterator[None]:
+        """Eval mode, precision of the accelerator, and prompt prefixes kept from batch to batch."""
         with ExitStack() as stack:
-            for model in self.models:
+            for model, bare in zip(self.models, self.bare, strict=True):
                 stack.enter_context(evaluating(model))
-            for model in self.bare:
-                stack.enter_context(model.model.prefix_cache.keep())
+                stack.enter_context(bare.model.prefix_cache.keep())
             stack.enter_context(self.accelerator.autocast() if self.accelerator else nullcontext())
             yield
 
-    def _score_rows(self, batch: list[tuple[int, dict]], masks: Sequence[Sequence[str]], wanted: np.ndarray) -> Inputs:
+    def _score_rows(self, rows: list[dict], masks: Sequence[Sequence[str]], wanted: np.ndarray) -> Inputs:
         """`used` (rows, modalities), and path -> (rows, masks, members, scores), NaN where not wanted."""
-        rows = [row for _, row in batch]
-        places = np.argwhere(wanted[[index for index, _ in batch]].T)  # (mask, row), mask by mask
+        places = np.argwhere(wanted.T)  # (mask, row), mask by mask
         sequences = [(row, self._write(rows[row], masks[mask])) for mask, row in places.tolist()]
         used = torch.tensor([[row.get(name) is not None for name in self.modalities] for row in rows])
         outputs = {"used": used.to(self.bare[0].device)}
@@ -348,8 +335,8 @@ def _project(model, rows: Sequence[int], inputs: list[Inputs]) -> None:
             features = each.pop(f"{name}_features")[0]  # (clips, feature size)
             if len(features):
                 clips.setdefault(row, features)
-        together = torch.cat([weight.new_zeros(0, weight.shape[1]), *(each.to(weight) for each in clips.values())])
-        projected = projector(together)  # (clips, hidden)
+        together = torch.cat([torch.zeros(0, weight.shape[1]), *clips.values()])  # of no clip, too
+        projected = projector(together.to(weight))  # (clips, hidden)
         of_row = dict(zip(clips, projected.split([len(each) for each in clips.values()]), strict=True))
         for row, each in zip(rows, inputs, strict=True):
             has_clips = each[f"{name}_clip_mask"].any()
@@ -371,19 +358,6 @@ def _length(inputs: Inputs) -> int:
 
 def _split(items: list, size: int) -> Iterator[list]:
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-class _NumberedRows(torch.utils.data.Dataset):
-    """Rows with their numbers, by which scores from several processes find their place."""
-
-    def __init__(self, rows: Sequence[dict]) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> tuple[int, dict]:
-        return index, self.rows[index]
 
 
 def describe_processor(processor: LimssrProcessor) -> str:
