@@ -72,8 +72,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Names of both runs, caveats (each after A or B), rows of each score with the average over the incomplete masks
-    last, and the rows that only one of the runs has."""
+    """Names and caveats of two runs, their differences (averages last for each score), and rows that only one has."""
 
     first: str
     second: str
