@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from limssr.training.utils.files import atomic_write, atomic_write_text, remove_unfinished, without_paths, write_json
+from limssr.training.utils.files import atomic_write, atomic_write_text, without_paths, write_json
 
 
 def test_a_failure_leaves_the_file_as_it_was(tmp_path):
@@ -16,16 +16,6 @@ def test_a_failure_leaves_the_file_as_it_was(tmp_path):
         atomic_write_text(path, "second, cut sho\ud800")
     assert path.read_text() == "first"
     assert [entry.name for entry in path.parent.iterdir()] == ["scores.txt"]
-
-
-def test_what_a_killed_process_left_is_removed(tmp_path):
-    writing = atomic_write(tmp_path / "scores.txt")
-    writing.__enter__().write_text("half")  # and never leaves
-    (tmp_path / "kept.txt").touch()
-    assert len(list(tmp_path.iterdir())) == 2
-    remove_unfinished(tmp_path)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["kept.txt"]
-    writing.gen.close()
 
 
 def test_json_is_strict(tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ SCHEDULE_FILE = "optimizer.json"
 SCALER_FILE = "scaler.json"
 RANDOM_FILES = "rng_state*.json"  # one for each process
 TRAINING_STATE_FILES = ("trainer_state.json", OPTIMIZER_FILE, SCHEDULE_FILE, SCALER_FILE, RANDOM_FILES)
-UNFINISHED = ".writing-"
 
 
 @contextmanager
@@ -27,7 +25,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=UNFINISHED) as scratch:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as scratch:
         unfinished = Path(scratch) / path.name
         yield unfinished
         with unfinished.open("rb") as file:
@@ -39,12 +37,6 @@ def atomic_write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text with `atomic_write`."""
     with atomic_write(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
-
-
-def remove_unfinished(folder: str | Path) -> None:
-    """Remove what killed processes left behind. No process may be writing into the folder."""
-    for path in Path(folder).rglob(f"{UNFINISHED}*"):
-        shutil.rmtree(path)
 
 
 def write_json(path: str | Path, value: Any) -> None:

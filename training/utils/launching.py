@@ -4,16 +4,11 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 
 import psutil
-import torch
-from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 
 # A launcher of several processes sets one of these: torchrun, Open MPI, Intel MPI, MVAPICH.
 WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
-LONGEST_WAIT = timedelta(days=30)  # how long a process waits for the slowest one
 
 
 def start_all_processes() -> None:
@@ -37,12 +32,6 @@ def start_all_processes() -> None:
         )
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count]
     os.execv(sys.executable, [sys.executable, *torchrun, *sys.argv])  # noqa: S606 (the very same command line)
-
-
-def join_processes() -> PartialState:
-    """Join the processes that were started, on an accelerator of its own or, with `--cpu`, on the CPU."""
-    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    return PartialState(cpu=on_cpu, timeout=LONGEST_WAIT)
 
 
 @contextmanager
