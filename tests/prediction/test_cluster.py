@@ -56,7 +56,7 @@ def score_by_hand(checkpoint, tmp_path):
     def score(samples: list[FileSample]) -> list[Path]:
         out, table, digest = tmp_path / "out", sample_table(samples), digest_of(load_members([checkpoint]))
         assert not is_finished(out, table, digest)
-        worker = Worker({"names": [checkpoint]}, digest, batch_size=2)
+        worker = Worker({"names": [checkpoint]}, digest, batch_size=2, tries=tmp_path)
         parts = out / PROGRESS / "parts"
         parts.mkdir()
         shards = [parts / f"{start:03}.parquet" for start in range(0, len(table), 2)]
@@ -271,9 +271,20 @@ def test_scores_of_other_samples_or_another_model_are_never_mixed(
         is_finished(out, sample_table(listed), digest_of(members))
 
 
-def test_a_worker_that_loads_another_model_scores_nothing(checkpoint):
+def test_a_worker_that_loads_another_model_scores_nothing(checkpoint, tmp_path):
     with pytest.raises(ValueError, match="loads another model than the first machine"):
-        Worker({"names": [checkpoint]}, "another", batch_size=2)
+        Worker({"names": [checkpoint]}, "another", batch_size=2, tries=tmp_path)
+
+
+def test_a_shard_that_ended_three_workers_is_named_and_ends_no_more(checkpoint, samples, tmp_path):
+    worker = Worker({"names": [checkpoint]}, digest_of(load_members([checkpoint])), batch_size=2, tries=tmp_path)
+    shard = sample_table(samples(3)).slice(1)
+    (tmp_path / "1").write_text("..")  # as two workers left it that ended
+    assert worker(shard).num_rows == 2
+    assert not (tmp_path / "1").exists()
+    (tmp_path / "1").write_text("...")
+    with pytest.raises(ValueError, match="3 workers ended while they scored s001 to s002; move the files away"):
+        worker(shard)
 
 
 def test_a_folder_with_something_else_or_in_use_is_left_alone(checkpoint, samples, tmp_path):

@@ -6,6 +6,7 @@ OUT/
         samples.parquet     samples to score, and what tells this scoring from others
         parts/              scores as Ray writes them
         done/               Ray's checkpoint: numbers of the samples in `parts`
+        tries/              how often the shards in work were begun
 """
 
 import hashlib
@@ -34,6 +35,7 @@ from .files import ROW_SCHEMA, FileSample, prediction_rows
 from .predictor import ORIGIN, Member, describe_processor, load_members, predict_stream
 
 RESULT_FILE, PROGRESS = "predictions.parquet", ".scoring"
+MAX_TRIES = 3  # of a shard; Ray would start workers for ever for a sample that kills them
 OBJECT_STORE_BYTES = 128 * 2**20  # for paths and scores; features never enter it
 
 
@@ -63,7 +65,8 @@ def predict_into_folder(
     Raises:
         FileExistsError: the folder holds something else.
         ModuleNotFoundError: Ray is not installed.
-        OSError, ValueError: samples or models cannot be used, or another process is scoring into the folder.
+        OSError, ValueError: samples or models cannot be used, a sample ends its worker again and again, or another
+            process is scoring into the folder.
     """
     ray, out, table = _import_ray(), Path(out).absolute(), sample_table(samples)
     progress = out / PROGRESS
@@ -82,7 +85,7 @@ def predict_into_folder(
         digest = ray.get(ray.remote(**needs)(_digest_of_models).remote(loading))
         if not is_finished(out, table, digest):
             shard = min(samples_per_shard, -(-len(table) // workers))  # at least one for each worker
-            worker = {"loading": loading, "digest": digest, "batch_size": batch_size}
+            worker = {"loading": loading, "digest": digest, "batch_size": batch_size, "tries": progress / "tries"}
             with _progress_bar(progress / "done", -(-len(table) // shard)):
                 _score(ray, progress, shard, worker, compute=ray.data.ActorPoolStrategy(size=workers), **needs)
             merge(out)
@@ -173,22 +176,36 @@ class Worker:
         loading: arguments of `load_members`.
         digest: digest of the models that the scoring was begun with.
         batch_size: samples per batch.
+        tries: folder that counts how often a shard was begun.
 
     Raises:
         ValueError: the models on this machine are others.
     """
 
-    def __init__(self, loading: dict, digest: str, batch_size: int) -> None:
-        self.members, self.batch_size = load_members(**loading), batch_size
+    def __init__(self, loading: dict, digest: str, batch_size: int, tries: Path) -> None:
+        self.members, self.batch_size, self.tries = load_members(**loading), batch_size, tries
         self.score_names = list(self.members[0][0].config.score_names)
         if digest_of(self.members) != digest:
             raise ValueError(f"{platform.node()} loads another model than the first machine; copy the same to both")
 
     def __call__(self, shard: pa.Table) -> pa.Table:
-        """Rows of `sample_table` -> rows of `ROW_SCHEMA`, each with the `row` of its sample."""
+        """Rows of `sample_table` -> rows of `ROW_SCHEMA`, each with the `row` of its sample.
+
+        Raises:
+            ValueError: the shard has ended its worker too often.
+        """
+        ids, tries = shard["sample_id"].to_pylist(), self.tries / str(shard["row"][0])
+        with tries.open("a") as file:
+            file.write(".")
+        if tries.stat().st_size > MAX_TRIES:
+            raise ValueError(
+                f"{MAX_TRIES} workers ended while they scored {ids[0]} to {ids[-1]}; move the files away that end "
+                "them, and give the same command again"
+            )
         predictions = predict_stream(self.members, read_samples(shard), self.batch_size)
         numbered = zip(shard["row"].to_pylist(), predictions, strict=True)
         rows = [{"row": row, **fields} for row, one in numbered for fields in prediction_rows(one, self.score_names)]
+        tries.unlink()
         return pa.Table.from_pylist(rows, pa.schema([("row", pa.int64()), *ROW_SCHEMA]))
 
 
@@ -216,6 +233,8 @@ def _digest_of_models(loading: dict) -> str:
 
 def _score(ray, progress: Path, shard: int, worker: dict, **resources) -> None:
     """Score the samples that are not in the checkpoint yet."""
+    shutil.rmtree(worker["tries"], ignore_errors=True)
+    worker["tries"].mkdir()
     checkpoint = ray.data.checkpoint.CheckpointConfig(
         "row", str(progress / "done"), delete_checkpoint_on_success=False
     )
