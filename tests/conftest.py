@@ -36,6 +36,11 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 FEATURE_SIZES = {"video": 16, "audio": 12, "flow": 8}
 
 
+def pytest_collection_modifyitems(items) -> None:
+    """Slow tests first: at the end, no worker then waits for a long one."""
+    items.sort(key=lambda item: "slow" not in item.keywords)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference data beside the repository: real label files and golden numbers."""

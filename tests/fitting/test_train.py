@@ -56,7 +56,7 @@ def test_a_run_leaves_model_results_and_record(quick_arguments, folder, capsys):
     assert record["selection"]["on"] == "validation"
     assert record["parameters"]["trained"] < record["parameters"]["all"]
     assert record["arguments"]["training"]["learning_rate"] == 0.001
-    assert "samples: 36 train, 12 validation, 21 test" in (folder / "README.md").read_text()
+    assert "36 train, 12 validation, 21 test samples" in (folder / "README.md").read_text()
     assert str(folder.parent) not in "".join(path.read_text() for path in folder.glob("*.json"))
     assert not list(folder.glob("*.bin"))
     assert list((folder / "logs").iterdir())
@@ -150,7 +150,7 @@ def test_without_selection_everything_is_trained_on_and_the_last_checkpoint_kept
     assert record["selection"] == {
         "on": "nothing", "mask_sets": [], "metric": "spearman", "best": None, "step": None, "steps": 12
     }  # fmt: skip
-    assert "the last of 12 steps, no sample held back" in (folder / "README.md").read_text()
+    assert "last of 12 steps, trained on all samples" in (folder / "README.md").read_text()
     last = load_file(folder / "checkpoint-12" / "model.safetensors")
     kept = load_file(folder / "model.safetensors")
     assert set(kept) == set(last)
@@ -193,15 +193,15 @@ def test_the_script_ends_with_one_line_that_says_what_was_wrong(run_script, quic
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--modality_dropout", "0.2"], "static, rates 0.3; modality dropout 0.2"),
-        (["--all_masks", "true"], "static, rates 0.3; each sample under every mask, side by side"),
+        (["--modality_dropout", "0.2"], "static, missing rate 0.3; modality dropout 0.2 per epoch"),
+        (["--all_masks", "true"], "static, missing rate 0.3; each sample under all its masks in the same step"),
     ],
 )
 def test_the_card_says_what_was_missing_and_what_ridge_was_fitted_on(quick_arguments, folder, flags, said):
     run_training(*quick_arguments(*flags, "--max_steps", "1"))
     card = (folder / "README.md").read_text()
     assert said in card
-    assert "rows of the training split, those held back for validation included" in card
+    assert "regression on the training split, validation samples included" in card
     assert json.loads((folder / "run.json").read_text())["missingness"]["all_masks"] is ("--all_masks" in flags)
 
 

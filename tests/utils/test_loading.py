@@ -23,10 +23,11 @@ def test_flash_attention_says_what_it_needs_and_what_does_instead():
 
 
 @pytest.mark.parametrize("name", PACKAGED_MODELS)
-def test_a_packaged_model_is_found_without_importing_its_package(name):
+def test_a_packaged_model_is_found_without_importing_its_package(name, monkeypatch):
     package, _ = PACKAGED_MODELS[name]
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"the PyPI package {name} is not installed")
+    monkeypatch.delitem(sys.modules, package, raising=False)
     assert Path(resolve_packaged(name)).exists()
     assert package not in sys.modules
 
