@@ -316,3 +316,11 @@ def write_layout(shared):
         "folder": write_own_folder,
     }
     return lambda name, folder, widths=None: writers[name](Path(folder), widths or {}, shared / "data")
+
+
+@pytest.fixture
+def checkpoint(tiny_model, tiny_processor, tmp_path) -> Path:
+    """The folder of a saved tiny model and its processor."""
+    tiny_model.save_pretrained(tmp_path / "checkpoint")
+    tiny_processor.save_pretrained(tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"

@@ -50,13 +50,6 @@ def deterministic():
 
 
 @pytest.fixture
-def checkpoint(tmp_path, tiny_model, tiny_processor) -> Path:
-    tiny_model.save_pretrained(tmp_path / "checkpoint")
-    tiny_processor.save_pretrained(tmp_path / "checkpoint")
-    return tmp_path / "checkpoint"
-
-
-@pytest.fixture
 def clips(tiny_model) -> list[dict[str, np.ndarray]]:
     """Three samples, modality -> array."""
     random = np.random.default_rng(0)

@@ -59,14 +59,14 @@ def test_targets_not_given_leave_their_samples_out():
         np.testing.assert_array_equal(measured[name], expected[name])
 
 
-def test_blocks_change_nothing(monkeypatch):
-    predictions, targets = scores(60, 5)
-    counts = draw_resamples(60, 101)
-    whole = resampled_metrics(predictions, targets, counts)
-    monkeypatch.setattr("limssr.training.evaluation.metrics.bootstrap._AT_ONCE", 60 * 7)
+def test_blocks_change_nothing():
+    predictions, targets = scores(2000, 5)
+    counts = draw_resamples(2000, 601)  # more numbers than one block holds
     in_blocks = resampled_metrics(predictions, targets, counts)
+    one_by_one = [resampled_metrics(predictions, targets, counts[:, [column]]) for column in range(601)]
     for name in METRIC_NAMES:
-        np.testing.assert_allclose(in_blocks[name], whole[name], rtol=1e-12)
+        expected = [metrics[name].item() for metrics in one_by_one]
+        np.testing.assert_allclose(in_blocks[name], expected, rtol=1e-12)
 
 
 def test_intervals_have_the_width_that_theory_gives():

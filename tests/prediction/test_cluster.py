@@ -37,13 +37,6 @@ NAMES = ["video", "audio"]
 
 
 @pytest.fixture
-def checkpoint(tiny_model, tiny_processor, tmp_path):
-    tiny_model.save_pretrained(tmp_path / "checkpoint")
-    tiny_processor.save_pretrained(tmp_path / "checkpoint")
-    return tmp_path / "checkpoint"
-
-
-@pytest.fixture
 def samples(tmp_path):
     """`samples(count)` writes samples and lists them."""
     return lambda count: samples_from_folder(write_folder(tmp_path / "features", count), NAMES)

@@ -19,13 +19,6 @@ from tests.helpers.feature_rows import write_folder
 
 
 @pytest.fixture
-def checkpoint(tmp_path, tiny_model, tiny_processor):
-    tiny_model.save_pretrained(tmp_path / "checkpoint")
-    tiny_processor.save_pretrained(tmp_path / "checkpoint")
-    return tmp_path / "checkpoint"
-
-
-@pytest.fixture
 def folder(tmp_path):
     """Samples s000 to s003 with video; s000 and s003 have audio too."""
     return write_folder(tmp_path / "features", 4)
