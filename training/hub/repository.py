@@ -18,7 +18,6 @@ from ...configuration.configuration_limssr import LimssrConfig
 from ...modeling_limssr.language_model_limssr import CHECKPOINT_SUBFOLDER
 from ...modeling_limssr.modeling_limssr import LimssrForScoreRegression
 from ..utils.files import OPTIMIZER_FILE, TRAINING_STATE_FILES
-from ..utils.loading import resolve_packaged
 from .model_card import render_model_card, write_model_card
 
 NAME_IN_CARD = re.compile(r'AutoModel\.from_pretrained\("([^"]+)"')
@@ -74,8 +73,7 @@ def publish(
 
 def _merge_language_model(folder: Path, staged: Path, language_model: str | None) -> None:
     """Replace the staged adapter by the full model; a language model carried beside it goes into the weights."""
-    place = None if language_model is None else resolve_packaged(language_model)
-    model = LimssrForScoreRegression.from_pretrained(folder, language_model=place)
+    model = LimssrForScoreRegression.from_pretrained(folder, language_model=language_model)
     (staged / "model.safetensors").unlink()
     shutil.rmtree(staged / CHECKPOINT_SUBFOLDER, ignore_errors=True)
     model.save_pretrained(staged)

@@ -18,7 +18,6 @@ from ...processing.processing_limssr import LimssrProcessor
 from ..data.masked_dataset import MaskedDataset, longest_first, sequence_lengths
 from ..data.masks import Mask
 from ..data.sources.files import FeatureFileError
-from ..utils.loading import resolve_packaged
 from .files import FileSample, SamplePrediction
 
 PATHS = ("scores", "reasoning_scores", "cross_modal_scores")
@@ -65,7 +64,7 @@ def load_members(
 
     Args:
         names: checkpoint folders or Hub names, one or more.
-        language_model: place of the adapters' language model: folder, GGUF file, Hub name or key of `PACKAGED_MODELS`.
+        language_model: place of the adapters' language model: see `resolve_model`.
         device: device of the models; by default the accelerator where there is one.
         **loading: arguments of `from_pretrained`, see `loading_options`.
 
@@ -76,7 +75,7 @@ def load_members(
     if device is None:
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     if language_model is not None:
-        loading["language_model"] = resolve_packaged(language_model)
+        loading["language_model"] = language_model
     if "quantization_config" in loading:  # quantised weights are made where they stay
         loading["device_map"] = {"": device}
     members = []

