@@ -95,6 +95,24 @@ def test_too_few_rows_are_refused():
         split_validation(rows, ["score"], 0.15, 0)
 
 
+def test_a_group_is_in_training_or_in_validation(data):
+    def with_performers(count: int) -> AqaData:
+        train = data.splits["train"]
+        performers = [f"performer{row % count}" for row in range(len(train))]
+        splits = DatasetDict(train=train.add_column("performer", performers), test=data.splits["test"])
+        return AqaData(**{**vars(data), "splits": splits, "group_column": "performer"})
+
+    rows = prepare(with_performers(12), validation_fraction=0.25)
+    performers = [
+        {part[index]["performer"] for index in range(len(part))} for part in (rows.train, rows.validation["available"])
+    ]
+    assert [len(part) for part in performers] == [9, 3]
+    assert not performers[0] & performers[1]
+    assert ids(rows.baseline) == ids(rows.train) | ids(rows.validation["available"])
+    with pytest.raises(ValueError, match=r"`validation_fraction` 0\.25 holds back one of 4 parts .* has 3 groups"):
+        prepare(with_performers(3), validation_fraction=0.25)
+
+
 def test_a_validation_split_of_the_dataset_is_used(data):
     with_validation = DatasetDict(**data.splits, validation=data.splits["test"])
     rows = prepare(AqaData(**{**vars(data), "splits": with_validation}))

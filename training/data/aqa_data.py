@@ -87,6 +87,8 @@ class AqaData:
         max_clips: number of clips a processor keeps of a modality.
         description: one line for reports and model cards.
         leaky: the features are known to reveal the label.
+        group_column: column of the rows, such as that of the performer, whose values the validation rows do not share
+            with the training rows; None where samples are independent.
         best_attainable: lowest possible `mse` and `mae` and highest possible `spearman` for each mask, where known.
         missing: missing features and their causes; by default the nulls of the columns.
     """
@@ -99,6 +101,7 @@ class AqaData:
     max_clips: int
     description: str
     leaky: bool = False
+    group_column: str | None = None
     best_attainable: dict[Mask, dict[str, float]] | None = None
     missing: MissingSummary | None = None
 

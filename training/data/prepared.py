@@ -15,6 +15,7 @@ from .aqa_data import AqaData, MissingFeature, MissingSummary
 DESCRIPTION_FILE, MISSING_FILE = "aqa_data.json", "missing.csv"
 MISSING_COLUMNS = ("sample_id", "modality", "cause")
 PLAIN_FIELDS = ("modalities", "score_names", "score_minimums", "score_ranges", "max_clips", "description", "leaky")
+PLAIN_FIELDS += ("group_column",)
 OTHER_FIELDS = ("splits", "best_attainable", "samples", "dropped")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from datasets import Dataset
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from ..arguments import DataArguments
 from ..data import AqaData
@@ -86,7 +86,10 @@ def _hold_back(rows: Dataset, data: AqaData, arguments: DataArguments, seed: int
         return rows, _usable(data, "test", arguments)
     if "validation" in data.splits:
         return rows, _usable(data, "validation", arguments)
-    train, validation = split_validation(rows, data.score_names, arguments.validation_fraction, seed)
+    groups = (
+        None if data.group_column is None else np.array(rows.select_columns([data.group_column])[data.group_column])
+    )
+    train, validation = split_validation(rows, data.score_names, arguments.validation_fraction, seed, groups)
     return rows.select(train), rows.select(validation)
 
 
@@ -116,11 +119,20 @@ def _summary(masked: MaskedDataset) -> dict:
     return {"samples": len(masked), "masks": dict(counts.most_common())}
 
 
-def split_validation(train: Dataset, score_names: list[str], fraction: float, seed: int) -> list[np.ndarray]:
+def split_validation(
+    train: Dataset, score_names: list[str], fraction: float, seed: int, groups: np.ndarray | None = None
+) -> list[np.ndarray]:
     """Return row numbers of training and validation, stratified by quantiles of the first score.
 
+    Args:
+        train: rows of the training split.
+        score_names: see `AqaData`.
+        fraction: share of the rows to validate on. With groups it becomes that of the nearest number of equal parts.
+        seed: seed of the draw.
+        groups: group of each row, `(rows,)`; rows of a group stay together.
+
     Raises:
-        ValueError: the split has too few rows for two parts of at least 2.
+        ValueError: the split has too few rows for two parts of at least 2, or too few groups.
     """
     column = target_columns(train.column_names, score_names)[0]
     scores = np.array(train.select_columns([column])[column][:], dtype=np.float64)  # (rows,), NaN = not given
@@ -130,8 +142,28 @@ def split_validation(train: Dataset, score_names: list[str], fraction: float, se
             f"`validation_fraction` {fraction} of {len(scores)} training rows leaves {len(scores) - validating} for "
             f"training and {validating} for validation; both need 2 or more."
         )
-    count = max(1, min(MOST_STRATA, validating, len(scores) - validating))
-    ranks = np.argsort(np.argsort(scores, kind="stable"), kind="stable")  # (rows,), NaN last
-    strata = ranks * count // len(scores)  # (rows,), strata of equal size
+    most = min(MOST_STRATA, validating, len(scores) - validating)
+    if groups is not None:
+        return _split_groups(scores, groups, most, fraction, seed)
+    strata = _strata(scores, most)
     parts = train_test_split(np.arange(len(scores)), test_size=validating, stratify=strata, random_state=seed)
     return [np.sort(rows) for rows in parts]
+
+
+def _split_groups(scores: np.ndarray, groups: np.ndarray, most: int, fraction: float, seed: int) -> list[np.ndarray]:
+    """Return row numbers of training and validation, which is one of several parts of whole groups."""
+    parts, found = max(2, round(1 / fraction)), len(np.unique(groups))
+    if found < parts:
+        raise ValueError(
+            f"`validation_fraction` {fraction} holds back one of {parts} parts of whole groups, and the training "
+            f"split has {found} groups; give a larger fraction."
+        )
+    strata = _strata(scores, min(most, len(scores) // parts))  # each has a row for every part
+    folds = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
+    return list(next(folds.split(scores, strata, groups)))
+
+
+def _strata(scores: np.ndarray, most: int) -> np.ndarray:
+    """Return the stratum of each score, `(rows,)`: quantiles of equal size, scores that are not given last."""
+    ranks = np.argsort(np.argsort(scores, kind="stable"), kind="stable")  # (rows,)
+    return ranks * max(1, most) // len(scores)
