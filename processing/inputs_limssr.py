@@ -15,7 +15,7 @@ def as_clips(array, feature_size: int, where: str) -> torch.Tensor:
     Convert any array-like (numpy, torch, nested lists) to a float32 tensor `(clips, feature_size)`.
 
     Args:
-        array: features of one modality of one sample.
+        array: features of one modality of one sample, `(clips, feature_size)` or `(1, clips, feature_size)`.
         feature_size (`int`): width the model was made for.
         where (`str`): sample and modality, for error messages.
 
@@ -35,6 +35,9 @@ def as_clips(array, feature_size: int, where: str) -> torch.Tensor:
         ) from error
     if clips.dtype == torch.bool or clips.is_complex():
         raise TypeError(f"{where}: expected real numbers, got dtype {clips.dtype}.")
+    if clips.dim() == 3 and len(clips) == 1:  # a batch of one, as feature extractors write it
+        logger.warning_once("Features of shape [1, clips, feature size] are taken for [clips, feature size].")
+        clips = clips[0]
     if clips.dim() != 2 or clips.shape[1] != feature_size:
         raise ValueError(f"{where}: expected shape [clips, {feature_size}], got {list(clips.shape)}.")
     if len(clips) == 0:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -185,7 +186,8 @@ class LimssrProcessor(ProcessorMixin):
         if unknown := [name for name in features if name not in self.modality_sizes]:
             raise ValueError(f"unknown modality {unknown[0]!r}; this processor has {list(self.modality_sizes)}.")
         for name, entries in features.items():
-            if not isinstance(entries, list | tuple) and getattr(entries, "ndim", 0) != 3:
+            is_sequence = isinstance(entries, Sequence) and not isinstance(entries, str)  # a column of `datasets` too
+            if not is_sequence and getattr(entries, "ndim", 0) != 3:
                 raise TypeError(
                     f"features[{name!r}] is {type(entries).__name__}, expected a list with one entry a sample."
                 )

@@ -21,7 +21,6 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from limssr.configuration.configuration_limssr import TEXT, LimssrConfig
-from limssr.training.data.sources.files import FeatureFileError
 from limssr.training.prediction.cluster import RESULT_FILE, predict_into_folder
 from limssr.training.prediction.files import (
     FORMATS,
@@ -85,7 +84,7 @@ def parse_arguments(words: list[str]) -> tuple[argparse.Namespace, list[FileSamp
             return arguments, samples_from_folder(arguments.folder, list(modalities), texts)
         if arguments.csv:
             return arguments, samples_from_csv(arguments.csv, list(modalities))
-    except FeatureFileError as error:
+    except (OSError, ValueError) as error:
         parser.exit(2, f"predict.py: {error}\n")
     return arguments, [FileSample(arguments.sample_id, paths)]
 

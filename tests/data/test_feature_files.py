@@ -6,7 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from limssr.training.data.sources.files import FeatureFileError, read_features
+from limssr.training.data.sources.files import FeatureFileError, check_clips, feature_path, read_features, read_text
+from limssr.training.data.sources.labels import read_csv
+from limssr.training.data.sources.tables import load_restricted
 
 CLIPS = np.arange(12, dtype=np.float32).reshape(3, 4)
 
@@ -92,6 +94,56 @@ def test_a_header_that_promises_more_than_the_file_holds_is_refused(tmp_path):
         stream.truncate(5000)
     with pytest.raises(FeatureFileError, match=r"short\.npy"):
         read_features(tmp_path / "short.npy")
+
+
+@pytest.mark.parametrize("write", [lambda path: np.savez(path, CLIPS), lambda path: torch.save(torch.ones(2), path)])
+def test_an_archive_called_npy_is_recognised(tmp_path, write):
+    with (tmp_path / "a.npy").open("wb") as file:
+        write(file)
+    with pytest.raises(FeatureFileError, match=r"a\.npy: a zip archive, as np\.savez and torch\.save write"):
+        read_features(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("a.npy", read_features),
+        ("a.safetensors", read_features),
+        ("a.txt", read_text),
+        ("a.pkl", load_restricted),
+        ("a.csv", read_csv),
+    ],
+)
+def test_a_git_lfs_pointer_is_called_what_it_is(tmp_path, name, read):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(ValueError, match=rf"{name}: this is a Git LFS pointer.*`git lfs pull`"):
+        read(tmp_path / name)
+
+
+def test_a_leading_one_is_dropped_and_what_looks_wrong_is_told(tmp_path):
+    for array, shape, oddities in (
+        (CLIPS[None], (3, 4), ["leading 1"]),
+        (CLIPS, (3, 4), []),
+        (CLIPS[:1], (1, 4), []),
+        (np.zeros((1, 3, 4)), (3, 4), ["leading 1", "all zeros"]),
+        (np.zeros((1, 1)), (1, 1), ["all zeros"]),
+        (np.full((3, 4), -7.5), (3, 4), ["constant"]),
+        (np.ones((1, 1)), (1, 1), []),
+    ):
+        clips, found = check_clips(array, "here")
+        assert (clips.shape, found) == (shape, oddities)
+    with pytest.raises(FeatureFileError, match="every number is 0") as caught:
+        check_clips(np.zeros((3, 4)), "here", zeros_are_missing=True)
+    assert caught.value.cause == "all zeros"
+    check_clips(np.ones((3, 4)), "here", zeros_are_missing=True)
+
+
+@pytest.mark.parametrize("name", ["x" * 252 + ".npy", "loop.npy", "folder.npy"])
+def test_a_name_that_cannot_be_opened_is_an_error_of_that_file(tmp_path, name):
+    (tmp_path / "loop.npy").symlink_to(tmp_path / "loop.npy")
+    (tmp_path / "folder.npy").mkdir()
+    with pytest.raises(FeatureFileError, match=r"File name too long|symbolic links|not a file"):
+        read_features(feature_path(tmp_path, name.removesuffix(".npy")))
 
 
 def test_missing_files_and_other_suffixes_are_named(tmp_path):

@@ -138,6 +138,12 @@ def test_cropping_is_said(tmp_path, caplog):
         ),
         (LABELS, {"scores": ["points"]}, "there is no column 'points'"),
         (
+            LABELS.replace("difficulty", "sensor"),
+            {"scores": "sensor"},
+            "the modality 'sensor' is called like a column of the labels",
+        ),
+        ("," + LABELS.replace("\n", "\n0,").removesuffix("0,"), {}, "line 1: column 1 has no name"),
+        (
             LABELS,
             {"scores": "difficulty", "modalities": ["sound"]},
             "sound has no readable feature file of any sample",

@@ -99,7 +99,7 @@ def test_whatever_is_in_a_file_it_is_read_or_refused(tmp_path_factory, content):
 @given(ids=IDS, data=st.data(), end=st.sampled_from(["\n", "\r\n"]), mark=st.booleans())
 def test_any_csv_comes_back_and_empty_cells_are_missing(tmp_path_factory, ids, data, end, mark):
     scores = [data.draw(st.none() | SCORES) for _ in ids]
-    notes = [data.draw(st.text("abc, \"'ü", max_size=6).map(str.strip)) for _ in ids]
+    notes = [data.draw(st.text("abc, \"'ü\n", max_size=6).map(str.strip)) for _ in ids]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator=end)
     writer.writerow(["note", "sample_id", "score"])
@@ -107,6 +107,8 @@ def test_any_csv_comes_back_and_empty_cells_are_missing(tmp_path_factory, ids, d
     path = write(tmp_path_factory.mktemp("labels"), ("\ufeff" if mark else "") + stream.getvalue())
     labels = read_label_csv(path, ["score"], ["note"])
     assert labels.sample_ids == ids
+    starts = np.cumsum([2, *(1 + note.count("\n") for note in notes[:-1])]).tolist()
+    assert labels.lines == starts
     assert labels.texts["note"] == [note or None for note in notes]
     expected = [np.nan if score is None else score for score in scores]
     np.testing.assert_array_equal(labels.columns["score"], expected)
@@ -117,8 +119,11 @@ def test_any_csv_comes_back_and_empty_cells_are_missing(tmp_path_factory, ids, d
     [
         ("", "the columns are none; expected sample_id"),
         ("id,score\na,1\n", "the columns are id, score; expected sample_id"),
-        ("sample_id;score\na;1\n", "expected sample_id, split and the scores, separated by commas"),
-        ("sample_id,score,score\na,1,1\n", "each once"),
+        ("sample_id;score\na;1\n", "line 1: the columns are sample_id;score; expected .* separated by commas"),
+        ("sample_id,score,score\na,1,1\n", "line 1: there are two columns 'score'"),
+        (",sample_id,score\n0,a,1\n", r"line 1: column 1 has no name; .* to_csv gets index=False"),
+        ("sample_id,score,Unnamed: 2\na,1,0\n", "line 1: column 3 has no name"),
+        ("sample_id,score,\na,1,\n", "line 1: column 3 has no name"),
         ("sample_id,score\n", "there is no sample in it"),
         ("sample_id,points\na,1\n", "there is no column 'score'; the columns are sample_id, points"),
         ("sample_id,score\na,1,5\n", "line 2: there are 3 cells, expected 2"),
@@ -126,6 +131,14 @@ def test_any_csv_comes_back_and_empty_cells_are_missing(tmp_path_factory, ids, d
         ("sample_id,score\na,1\na,2\n", "line 3: sample 'a' is already on line 2"),
         ("sample_id,score\na,1\n,2\n", "line 3: the id of a sample is empty"),
         ("sample_id,score\na,x\n", "line 2, sample 'a': score is 'x', expected a number"),
+        ('sample_id,note,score\na,"two\nlines",1\n\nb,,x\n', "line 5, sample 'b': score is 'x'"),
+        ('sample_id,note,score\na,"two\nlines",1\nb,"two\nlines"\n', "line 4: there are 2 cells, expected 3"),
+        ('sample_id,score\na,1\nb,"2\nc,3\n', "line 3: not a CSV: unexpected end of data"),
+        ('sample_id,score\na,"1"x\n', "line 2: not a CSV"),
+        ('sample_id,score\n"a\nb",1\n', r"line 2: the id 'a\\nb' has a line break"),
+        ("sample_id,score\nDive1,1\ndive1,2\n", "line 3: sample 'dive1' is already on line 2, as 'Dive1'"),
+        ("sample_id,score\n\u00e9,1\ne\u0301,2\n", "line 3: .* is already on line 2, as"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer.*`git lfs pull`"),
     ],
 )
 def test_mistakes_in_a_csv_have_their_line(tmp_path, content, said):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
-from datasets import Dataset, concatenate_datasets, load_from_disk
+from datasets import Array2D, Dataset, Features, LargeList, List, Value, concatenate_datasets, load_from_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -206,3 +206,43 @@ def test_masks_that_do_not_fit_are_refused(rows, mask):
         MaskedDataset(rows.select(range(2)), MODALITIES, [(1, 1, 1), mask])
     with pytest.raises(ValueError, match="1 masks for 2 samples"):
         MaskedDataset(rows.select(range(2)), MODALITIES, [(1, 1, 1)])
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        None,  # as `Dataset.from_dict` infers it: lists of any length, float64
+        List(List(Value("float32"), length=3)),
+        LargeList(LargeList(Value("float16"))),
+        Array2D(shape=(2, 3), dtype="float64"),
+    ],
+)
+def test_clips_may_be_any_lists_of_numbers(column):
+    clips = np.arange(6).reshape(2, 3)
+    given = {
+        "sample_id": ["a", "b"],
+        "video": [clips.tolist(), None],
+        "audio": [clips.tolist()] * 2,
+        "tags": [["x"], []],
+    }
+    types = Features(
+        {
+            "sample_id": Value("string"),
+            "video": column or List(List(Value("int64"))),
+            "audio": column or List(List(Value("int64"))),
+            "tags": List(Value("string")),
+        }
+    )
+    rows = MaskedDataset(Dataset.from_dict(given, types if column else None), ["video", "audio"], [(1, 1), (1, 0)])
+    assert rows.extents()[0] == {"video": 2, "audio": 2}
+    first, second = rows[0], rows[1]
+    for name in ("video", "audio"):
+        assert first[name].dtype == np.float32
+        np.testing.assert_array_equal(first[name], clips)
+    assert (first["tags"], second["audio"]) == (["x"], None)
+
+
+def test_ragged_clips_are_refused_with_their_row():
+    rows = Dataset.from_dict({"sample_id": ["a", "b"], "video": [[[1.0]], [[1.0, 2.0], [3.0]]]})
+    with pytest.raises(ValueError, match=r"row 1, column 'video': expected clips of one width"):
+        MaskedDataset(rows, ["video"], [(1,), (1,)])[1]

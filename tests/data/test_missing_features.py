@@ -6,6 +6,7 @@ import pytest
 from limssr.training.data import load, report_missing
 from limssr.training.data.aqa_data import MissingFeature
 from limssr.training.data.masks import available_masks
+from limssr.training.data.prepare import prepare_data
 from limssr.training.data.sources.files import CAUSES
 from limssr.training.fitting.run import prepare_run
 
@@ -88,6 +89,48 @@ def test_a_split_without_anything_is_refused(write_layout, tmp_path):
         ValueError, match=r"(?s)no sample of the split 'train' has any feature; .*FISV_rgb_VST\.npy: no such"
     ):
         load("fisv", folder=tmp_path)
+
+
+def zero_some(dataset, folder, written):
+    """One sample of zeros, one of sevens and one with a leading 1 in place of the video; returns their ids."""
+    ids = sorted(written["video"])[:3]
+    arrays = [np.zeros((2, 8)), np.full((2, 8), 7.0), np.ones((1, 2, 8)) * np.arange(8)]
+    if dataset == "fisv":
+        np.save(folder / "Fis-feature" / "FISV_rgb_VST.npy", written["video"] | dict(zip(ids, arrays, strict=True)))
+    else:
+        for sample_id, array in zip(ids, arrays, strict=True):
+            np.save(folder / "video" / f"{sample_id}.npy", array)
+    return ids
+
+
+@pytest.mark.parametrize("dataset", ["fisv", "folder"])
+def test_zeros_are_counted_and_missing_where_that_is_said(write_layout, tmp_path, caplog, capsys, dataset):
+    ids = zero_some(dataset, tmp_path, write_layout(dataset, tmp_path, WIDTHS))
+    options = {"modalities": WIDTHS}
+    data = load(dataset, folder=tmp_path, **options)
+    found = [(each.sample_id, each.cause) for each in sorted(data.missing.odd, key=lambda each: each.sample_id)]
+    assert found == list(zip(ids, ["all zeros", "constant", "leading 1"], strict=True))
+    report_missing(data, list_missing=True)
+    assert f"used as they are:\n  video: 1 all zeros; the first is {ids[0]}, every number is 0" in caplog.text
+    assert f"{ids[1]}\tvideo\tconstant\tevery number is the same" in capsys.readouterr().out
+    data = load(dataset, folder=tmp_path, zeros_are_missing=True, **options)
+    assert data.missing.counts()["video"] == {"all zeros": 1}
+    assert [each.cause for each in data.missing.odd if each.sample_id == ids[0]] == []
+
+
+def test_prepared_data_know_what_was_odd(write_layout, tmp_path, caplog):
+    (tmp_path / "data").mkdir()
+    written = write_layout("folder", tmp_path / "data")
+    sample_id = sorted(written["imu"])[0]
+    np.save(tmp_path / "data" / "imu" / f"{sample_id}.npy", np.zeros((3, 6)))
+    prepare_data("folder", str(tmp_path / "data"), tmp_path / "out")
+    (tmp_path / "out" / "data" / "._folder-train-00000-of-00001.arrow").write_bytes(b"resource fork")
+    caplog.clear()
+    data = load("prepared", folder=tmp_path / "out")
+    report_missing(data, require_complete=True)
+    assert f"imu: 1 all zeros; the first is {sample_id}" in caplog.text
+    prepare_data("folder", str(tmp_path / "data"), tmp_path / "without", {"zeros_are_missing": True})
+    assert load("prepared", folder=tmp_path / "without").missing.counts() == {"imu": {"all zeros": 1}}
 
 
 def test_complete_data_says_nothing(write_layout, tmp_path, caplog):

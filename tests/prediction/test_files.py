@@ -1,9 +1,13 @@
 """Samples found in a folder or a CSV; every mistake is named with its place."""
 
+import os
+
 import numpy as np
 import pytest
 
 from limssr.training.data.sources.files import FeatureFileError
+from limssr.training.data.sources.labels import LabelError
+from limssr.training.prediction.cluster import read_samples, sample_table
 from limssr.training.prediction.files import samples_from_csv, samples_from_folder
 
 CLIPS = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -31,6 +35,19 @@ def test_two_files_for_one_modality_are_an_error_of_that_sample_alone(tmp_path):
     np.testing.assert_array_equal(second.read()["video"], CLIPS)
 
 
+def test_names_of_files_may_be_any_bytes(tmp_path):
+    (tmp_path / "video").mkdir()
+    with open(os.fsencode(tmp_path / "video") + b"/\xb6.npy", "wb") as file:
+        np.save(file, CLIPS)
+    samples = samples_from_folder(tmp_path, ["video"])
+    assert [sample.sample_id for sample in samples] == [r"\xb6"]
+    (again,) = read_samples(sample_table(samples))
+    np.testing.assert_array_equal(again.read()["video"], CLIPS)
+    samples[0].paths["video"].unlink()
+    with pytest.raises(FeatureFileError, match=r"/\\xb6\.npy: no such file"):
+        samples[0].read()
+
+
 def test_a_folder_without_features_is_refused(tmp_path):
     with pytest.raises(FeatureFileError, match="at least one subfolder"):
         samples_from_folder(tmp_path, ["video"])
@@ -55,21 +72,22 @@ def test_csv_paths_are_relative_to_it_and_empty_cells_are_missing(tmp_path):
         ("sample_id,vidoe\na,v.npy\n", r"\['sample_id', 'vidoe'\], expected sample_id and one or more of \['video'\]"),
         ("video\nv.npy\n", "expected sample_id"),
         ("", "expected sample_id"),
-        ("sample_id,video\na,v.npy\na,w.npy\n", "line 3: sample_id 'a' is already on line 2"),
-        ("sample_id,video\n,v.npy\n", "line 2: sample_id is empty"),
-        ("sample_id,video\na,v.npy,w.npy\n", "line 2: expected 2 cells"),
-        ("sample_id,video\na\n", "line 2: expected 2 cells"),
+        ("sample_id,video\na,v.npy\na,w.npy\n", "line 3: sample 'a' is already on line 2"),
+        ("sample_id,video\n,v.npy\n", "line 2: the id of a sample is empty"),
+        ("sample_id,video\na,v.npy,w.npy\n", "line 2: there are 3 cells, expected 2"),
+        ("sample_id,video\na\n", "line 2: there are 1 cells, expected 2"),
+        (",sample_id,video\n0,a,v.npy\n", "line 1: column 1 has no name"),
     ],
 )
 def test_csv_mistakes_are_named_with_their_line(tmp_path, table, message):
     (tmp_path / "list.csv").write_text(table)
-    with pytest.raises(FeatureFileError, match=message):
+    with pytest.raises(LabelError, match=message):
         samples_from_csv(tmp_path / "list.csv", ["video"])
 
 
 def test_a_csv_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "list.csv").write_bytes(b"sample_id,video\n\xff\xfe,a\n")
-    with pytest.raises(FeatureFileError, match="UTF-8"):
+    with pytest.raises(LabelError, match="UTF-8"):
         samples_from_csv(tmp_path / "list.csv", ["video"])
 
 

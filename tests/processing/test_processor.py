@@ -6,6 +6,7 @@ from itertools import takewhile
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoProcessor
 
 from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
@@ -88,6 +89,23 @@ def test_read_only_and_reversed_arrays_are_as_good_as_any(tiny_processor):
 def test_one_array_of_three_axes_is_a_batch_too(tiny_processor):
     clips = torch.randn(2, 3, 16)
     assert same(tiny_processor(features={"video": clips}), tiny_processor(features={"video": list(clips)}))
+
+
+def test_a_leading_one_of_a_sample_is_dropped(tiny_processor, tiny_features):
+    alone = {name: [array[None] for array in arrays if array is not None] for name, arrays in tiny_features.items()}
+    alone = {name: arrays[:1] for name, arrays in alone.items()}
+    expected = tiny_processor(features={name: [arrays[0][0]] for name, arrays in alone.items()})
+    assert same(tiny_processor(features=alone), expected)
+
+
+def test_columns_of_datasets_are_lists_of_samples(tiny_processor, tiny_features):
+    plain = {
+        name: [None if array is None else array.tolist() for array in arrays] for name, arrays in tiny_features.items()
+    }
+    rows = Dataset.from_dict(plain)
+    expected = tiny_processor(features=tiny_features)
+    for given in (rows, rows.with_format("numpy"), rows.with_format("torch")):
+        assert same(tiny_processor(features={name: given[name] for name in rows.column_names}), expected)
 
 
 def test_integers_and_half_precision_are_numbers_too(tiny_processor):
@@ -264,7 +282,7 @@ def test_impossible_settings_are_refused_by_name_and_value(tiny_config, tiny_tok
 BAD_ARRAYS = [
     ("width", np.zeros((4, 5)), r"expected shape \[clips, 16\], got \[4, 5\]"),
     ("rank 1", np.zeros(16), r"expected shape \[clips, 16\], got \[16\]"),
-    ("rank 3", np.zeros((1, 2, 16)), r"expected shape \[clips, 16\], got \[1, 2, 16\]"),
+    ("rank 3", np.zeros((2, 2, 16)), r"expected shape \[clips, 16\], got \[2, 2, 16\]"),
     ("strings", np.full((2, 16), "a"), "expected an array of numbers.*<U1"),
     ("objects", np.full((2, 16), None), "expected an array of numbers.*object"),
     ("text", "a.npy", r"expected an array of numbers \[clips, 16\], got str 'a.npy'"),

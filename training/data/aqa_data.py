@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
@@ -19,10 +19,10 @@ NAMED_SAMPLES = 20
 
 @dataclass(frozen=True)
 class MissingFeature:
-    """A missing modality of a sample.
+    """A missing or odd modality of a sample.
 
     Attributes:
-        cause: one of `sources.files.CAUSES`, or `not given` by the dataset itself.
+        cause: one of `sources.files.CAUSES` or `ODDITIES`, or `not given` by the dataset itself.
         detail: the file and what is wrong with it.
     """
 
@@ -40,11 +40,13 @@ class MissingSummary:
         samples: number of samples examined, dropped ones included.
         features: missing features in the order of the samples.
         dropped: ids of samples left out because they have no modality at all.
+        odd: features that are used but may be meant otherwise, such as arrays of zeros.
     """
 
     samples: int = 0
     features: list[MissingFeature] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    odd: list[MissingFeature] = field(default_factory=list)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Number of samples by modality and cause."""
@@ -54,22 +56,26 @@ class MissingSummary:
         return counted
 
     def __str__(self) -> str:
-        """One line for each modality and cause with its first case, then the dropped samples."""
+        """One line for each modality and cause with its first case, then the dropped samples and what is odd."""
+        lines = [f"missing in {self.samples} samples:", *_count_lines(self.features)]
         if not self.features:
-            return f"no modality is missing in {self.samples} samples"
-        first: dict[tuple[str, str], MissingFeature] = {}
-        for each in self.features:
-            first.setdefault((each.modality, each.cause), each)
-        lines = [f"missing in {self.samples} samples:"]
-        for modality, causes in self.counts().items():
-            for cause, count in causes.items():
-                case = first[modality, cause]
-                lines.append(f"  {modality}: {count} {cause}; the first is {case.sample_id}, {case.detail}")
+            lines = [f"no modality is missing in {self.samples} samples"]
         if self.dropped:
             more = f" and {len(self.dropped) - NAMED_SAMPLES} more" if len(self.dropped) > NAMED_SAMPLES else ""
             named = ", ".join(self.dropped[:NAMED_SAMPLES]) + more
             lines.append(f"  {len(self.dropped)} samples without any modality are left out: {named}")
+        if self.odd:
+            lines += ["used as they are:", *_count_lines(self.odd)]
         return "\n".join(lines)
+
+
+def _count_lines(features: Sequence[MissingFeature]) -> Iterator[str]:
+    """One line for each modality and cause: how many, and the first."""
+    groups: dict[tuple[str, str], list[MissingFeature]] = {}
+    for each in features:
+        groups.setdefault((each.modality, each.cause), []).append(each)
+    for (modality, cause), members in sorted(groups.items(), key=lambda group: group[0][0]):
+        yield f"  {modality}: {len(members)} {cause}; the first is {members[0].sample_id}, {members[0].detail}"
 
 
 @dataclass
@@ -174,11 +180,11 @@ def read_targets(rows: Sequence[dict], score_names: Sequence[str]) -> np.ndarray
 
 
 def report_missing(data: AqaData, list_missing: bool = False, require_complete: bool = False) -> None:
-    """Report missing features in one warning.
+    """Report missing and odd features in one warning.
 
     Args:
         data: the dataset.
-        list_missing: also print a line for each missing feature: sample, modality, cause and detail.
+        list_missing: also print a line for each of them: sample, modality, cause and detail.
         require_complete: raise ValueError if a feature is missing.
     """
     missing = data.missing
@@ -189,11 +195,11 @@ def report_missing(data: AqaData, list_missing: bool = False, require_complete: 
             for sample_id, mask in zip(split.select_columns(["sample_id"])["sample_id"], masks, strict=True):
                 lacking = [name for name, available in zip(data.modalities, mask, strict=True) if not available]
                 missing.features += [not_given(sample_id, name) for name in lacking]
-    if not missing.features:
+    if not missing.features and not missing.odd:
         return
     if list_missing:
-        print("\n".join("\t".join(astuple(each)) for each in missing.features), flush=True)
-    if require_complete:
+        print("\n".join("\t".join(astuple(each)) for each in [*missing.features, *missing.odd]), flush=True)
+    if require_complete and missing.features:
         raise ValueError(f"`require_complete` is given, but {missing}")
     logger.warning("%s", missing)
 

@@ -17,9 +17,20 @@ from tqdm.auto import tqdm
 
 from ...configuration.configuration_limssr import TEXT
 from .aqa_data import AqaData, MissingFeature, MissingSummary, build_split, not_given
-from .sources.files import SUFFIXES, FeatureFileError, FeatureSource, FileSource, Reader, feature_path, read_array
+from .sources.files import (
+    ODDITIES,
+    SUFFIXES,
+    FeatureFileError,
+    FeatureSource,
+    FileSource,
+    Reader,
+    drop_leading_one,
+    feature_path,
+    read_array,
+)
 from .sources.labels import Labels, check_apart, check_range, read_label_table
 from .sources.tables import TableSource
+from .sources.walk import is_hidden, walk_files
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +82,8 @@ class RowReader:
         self.labels, self.readers = labels, readers
         self.features = Features(next(iter(labels.splits.values())).features)
         for name, size in labels.modalities.items():
+            if name in readers and name in self.features:
+                raise ValueError(f"the modality {name!r} is called like a column of the labels; rename one of them")
             if name in readers:
                 self.features[name] = List(List(Value("float32"), length=size))
             elif name not in self.features:
@@ -98,15 +111,22 @@ class RowReader:
 
     def _read_features(self, modality: str, sample_id: str) -> pa.Array:
         try:
-            return self.readers[modality](sample_id)
+            clips, oddities = self.readers[modality](sample_id)
         except FeatureFileError as error:
             self.missing.features.append(MissingFeature(sample_id, modality, error.cause, str(error)))
             return pa.nulls(1)
+        self.missing.odd += [MissingFeature(sample_id, modality, oddity, ODDITIES[oddity]) for oddity in oddities]
+        return clips
 
 
 def _in_memory(read: Reader) -> Reader:
     """Copy what is read: a process cannot keep thousands of files mapped."""
-    return lambda sample_id: read(sample_id).copy_to(pa.default_cpu_memory_manager())
+
+    def read_copy(sample_id: str) -> tuple[pa.ListArray, list[str]]:
+        clips, oddities = read(sample_id)
+        return clips.copy_to(pa.default_cpu_memory_manager()), oddities
+
+    return read_copy
 
 
 def all_sample_ids(splits: Mapping[str, Dataset]) -> list[str]:
@@ -163,12 +183,14 @@ def choose_modalities(
 class ModalityFolders:
     """Mixin of a `FileDataset` with a subfolder of feature files for each modality: `<modality>/<id>.npy`.
 
-    It uses the attributes `name`, `folder`, `modalities` and `features` of the dataset, see `Folder`.
+    It uses the attributes `name`, `folder`, `modalities`, `features` and `zeros_are_missing`, see `Folder`.
     """
 
     def sources(self, labels: AqaData) -> dict[str, FeatureSource]:
         """Source of each modality of features."""
-        return {name: FileSource(self._place(name), size) for name, size in labels.modalities.items() if size != TEXT}
+        rules = {"zeros_are_missing": self.zeros_are_missing}
+        sizes = {name: size for name, size in labels.modalities.items() if size != TEXT}
+        return {name: FileSource(self._place(name), size, **rules) for name, size in sizes.items()}
 
     def sizes(self, splits: DatasetDict) -> dict[str, int | str]:
         """Feature size of each modality, or `"text"`; by default that of most of the first files.
@@ -191,8 +213,8 @@ class ModalityFolders:
 
     def _subfolders(self) -> list[str]:
         """Sorted names of the subfolders with a feature file at any depth, then those in `features`."""
-        places = [place for place in self.folder.glob("*") if place.is_dir()]
-        found = sorted(place.name for place in places if any(path.suffix in SUFFIXES for path in place.rglob("*")))
+        places = [place for place in sorted(self.folder.glob("*")) if place.is_dir() and not is_hidden(place.name)]
+        found = [place.name for place in places if any(path.suffix in SUFFIXES for path in walk_files(place))]
         found += [name for name in self.features if not (self.folder / name).is_dir()]
         if not found:
             expected = f"subfolder of {' or '.join(SUFFIXES)} files; expected <modality>/<id>.npy"
@@ -219,7 +241,7 @@ class ModalityFolders:
 def _widths(place: Path, sample_ids: Iterable[str]) -> Iterator[int]:
     for sample_id in sample_ids:
         with suppress(FeatureFileError):
-            shape = read_array(feature_path(place, sample_id)).shape
+            shape = drop_leading_one(read_array(feature_path(place, sample_id))).shape
             if len(shape) == 2 and shape[1]:
                 yield shape[1]
 
@@ -237,6 +259,7 @@ class PublishedDataset(FileDataset):
         train_labels: label file of the training split.
         test_labels: label file of the test split.
         max_clips: clips that a processor keeps.
+        zeros_are_missing: take features that are all zero for missing.
     """
 
     folder: str | Path
@@ -246,6 +269,7 @@ class PublishedDataset(FileDataset):
     train_labels: str = "train.txt"
     test_labels: str = "test.txt"
     max_clips: int = 0
+    zeros_are_missing: bool = False
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -311,4 +335,6 @@ class PublishedDataset(FileDataset):
         """Source of a modality at a place: a folder of files or a table."""
         path, size = Path(self.folder) / place, self.modalities[modality]
         is_folder = path.is_dir() or not path.suffix
-        return FileSource(path, size, self.average_views) if is_folder else TableSource(path, size)
+        if is_folder:
+            return FileSource(path, size, self.average_views, self.zeros_are_missing)
+        return TableSource(path, size, self.zeros_are_missing)

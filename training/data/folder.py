@@ -11,7 +11,7 @@ from ...configuration.configuration_limssr import TEXT
 from .aqa_data import AqaData
 from .file_dataset import FileDataset, ModalityFolders, build_label_splits
 from .masked_dataset import row_extents
-from .sources.labels import LabelError, Labels, check_range, csv_rows, read_label_csv
+from .sources.labels import LabelError, Labels, check_range, read_csv, read_label_csv
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ class Folder(ModalityFolders, FileDataset):
         features: folders of modalities that are not subfolders of that name.
         labels: CSV file; a relative path starts at `folder`.
         max_clips: clips that a processor keeps.
+        zeros_are_missing: take features that are all zero for missing.
     """
 
     folder: str | Path
@@ -48,6 +49,7 @@ class Folder(ModalityFolders, FileDataset):
     features: dict[str, str] = field(default_factory=dict)
     labels: str = "labels.csv"
     max_clips: int = 128
+    zeros_are_missing: bool = False
 
     name: ClassVar = "folder"
 
@@ -86,15 +88,15 @@ class Folder(ModalityFolders, FileDataset):
 
     def _read_csv(self) -> dict[str, Labels]:
         path = self.folder / self.labels
-        _, first = next(csv_rows(path), (0, {"sample_id": "", "split": ""}))
-        others = [name for name in first if name not in ("sample_id", "split")]
+        header, _ = read_csv(path)
+        others = [name for name in header if name not in ("sample_id", "split")]
         sizes = self.modalities if isinstance(self.modalities, dict) else {}
         text_modalities = [name for name, size in sizes.items() if size == TEXT]
         scores = [name for name in others if name not in text_modalities] if self.scores is None else list(self.scores)
         texts = dict.fromkeys(["split", *text_modalities, *(name for name in others if name not in scores)])
         table = read_label_csv(path, scores, list(texts))
         if not scores:
-            raise LabelError(f"{path}: there is no column of scores beside {', '.join(first)}")
+            raise LabelError(f"{path}: there is no column of scores beside {', '.join(header)}")
         split = table.texts.pop("split")
         for row, name in enumerate(split):
             if name not in SPLITS:

@@ -49,12 +49,17 @@ class MaskedDataset(data.Dataset):
         return len(self.masks)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Row `index`: each modality as float32 (clips, dim) or text, None where it is hidden or missing."""
+        """Row `index`: each modality as float32 (clips, dim) or text, None where it is hidden or missing.
+
+        Raises:
+            ValueError: a column of features does not hold clips of one width.
+        """
         table = self._by_mask[self.masks[index]][int(index)]
         row = dict.fromkeys(self.modalities)
         for name in table.column_names:
-            value = table[name][0]
-            row[name] = _clips(value) if pa.types.is_list(value.type) else value.as_py()
+            value = _without_extension(table[name])[0]
+            is_features = name in self.modalities and pa.types.is_nested(value.type)
+            row[name] = _clips(value, f"row {index}, column {name!r}") if is_features else value.as_py()
         return row
 
     def extents(self) -> list[dict[str, int | str]]:
@@ -67,12 +72,24 @@ class MaskedDataset(data.Dataset):
         return extents
 
 
-def _clips(value: pa.ListScalar) -> np.ndarray | None:
-    """Clips of an Arrow value, float32 (clips, dim), in their own memory."""
+def _clips(value: pa.Scalar, where: str) -> np.ndarray | None:
+    """Clips of an Arrow value, any list of lists of numbers, float32 (clips, dim), in their own memory."""
     if not value.is_valid:
         return None
     clips = value.values
-    return clips.flatten().to_numpy(zero_copy_only=False).reshape(len(clips), clips.type.list_size).copy()
+    if pa.types.is_fixed_size_list(clips.type):
+        widths = {clips.type.list_size}
+    else:
+        widths = set(pc.list_value_length(clips).to_pylist()) if pa.types.is_nested(clips.type) else {None}
+    if len(widths) != 1 or None in widths:
+        raise ValueError(f"{where}: expected clips of one width, [clips, dim], got {value.type} with widths {widths}")
+    numbers = clips.flatten().to_numpy(zero_copy_only=False)
+    return numbers.reshape(len(clips), *widths).astype(np.float32)  # a copy
+
+
+def _without_extension(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The lists in a column of `datasets.Array2D`; any other column as it is."""
+    return column.cast(column.type.storage_type) if isinstance(column.type, pa.ExtensionType) else column
 
 
 def sequence_lengths(rows: Sequence[dict], processor: LimssrProcessor) -> list[int]:
@@ -104,8 +121,9 @@ def row_extents(dataset: Dataset, modalities: Sequence[str]) -> list[dict[str, i
     for name in modalities:
         if name not in dataset.column_names:
             continue
-        batches = (batch[name] for batch in dataset.select_columns([name]).with_format("arrow").iter(1000))
-        column = (pc.list_value_length(batch) if pa.types.is_list(batch.type) else batch for batch in batches)
+        tables = dataset.select_columns([name]).with_format("arrow").iter(1000)
+        batches = (_without_extension(table[name]) for table in tables)
+        column = (pc.list_value_length(batch) if pa.types.is_nested(batch.type) else batch for batch in batches)
         values = [value for batch in column for value in batch.to_pylist()]
         for extent, value in zip(extents, values, strict=True):
             if value is not None:

@@ -25,6 +25,7 @@ from .aqa_data import MissingFeature, MissingSummary
 from .file_dataset import FileDataset, RowReader
 from .prepared import DESCRIPTION_FILE, Prepared, read_description, write_description
 from .sources.files import FeatureSource, Reader
+from .sources.walk import walk_files
 
 NO_FOLDER = "-"
 CHECKSUM_FILE = "checksums.sha256"
@@ -98,6 +99,7 @@ class PreparedBuilder(ArrowBasedBuilder):
             samples=notes[0]["samples"],
             features=[MissingFeature(**each) for note in notes for each in note["features"]],
             dropped=[sample_id for note in notes for sample_id in note["dropped"]],
+            odd=[MissingFeature(**each) for note in notes for each in note["odd"]],
         )
 
 
@@ -266,7 +268,7 @@ def dataset_card(title: str, data: AqaData, info: DatasetInfo) -> str:
 def checksums(out: Path) -> str:
     """SHA-256 of every file in the format of `sha256sum`; each file is flushed to disk."""
     lines = []
-    for path in sorted(out.rglob("*.*")):
+    for path in sorted(walk_files(out)):
         with path.open("rb") as file:
             os.fsync(file.fileno())  # before the folder gets its final name
             digest = hashlib.file_digest(file, "sha256").hexdigest()

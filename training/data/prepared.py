@@ -11,12 +11,13 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from huggingface_hub import snapshot_download
 
 from .aqa_data import AqaData, MissingFeature, MissingSummary
+from .sources.walk import is_hidden
 
 DESCRIPTION_FILE, MISSING_FILE = "aqa_data.json", "missing.csv"
 MISSING_COLUMNS = ("sample_id", "modality", "cause")
 PLAIN_FIELDS = ("modalities", "score_names", "score_minimums", "score_ranges", "max_clips", "description", "leaky")
 PLAIN_FIELDS += ("group_column",)
-OTHER_FIELDS = ("splits", "best_attainable", "samples", "dropped")
+OTHER_FIELDS = ("splits", "best_attainable", "samples", "dropped", "odd")
 
 
 @dataclass
@@ -52,7 +53,12 @@ class Prepared:
             splits=DatasetDict(splits),
             **{name: description[name] for name in PLAIN_FIELDS},
             best_attainable={tuple(mask): metrics for mask, metrics in description["best_attainable"]} or None,
-            missing=MissingSummary(description["samples"], features, description["dropped"]),
+            missing=MissingSummary(
+                description["samples"],
+                features,
+                description["dropped"],
+                [MissingFeature(*each) for each in description["odd"]],
+            ),
         )
 
     def _fetch(self) -> Path:
@@ -79,6 +85,7 @@ def write_description(out: Path, data: AqaData, **about: Any) -> None:
         "best_attainable": list((data.best_attainable or {}).items()),
         "samples": data.missing.samples,
         "dropped": data.missing.dropped,
+        "odd": [astuple(each) for each in data.missing.odd],
         **about,
     }
     text = json.dumps(description, indent=2, ensure_ascii=False)
@@ -105,6 +112,8 @@ def _map_split(folder: Path, name: str, samples: int) -> Dataset:
     """Rows of all files of a split; ValueError if some are missing or a file is damaged."""
     shards = []
     for path in sorted((folder / "data").glob(f"*-{name}*.arrow")):
+        if is_hidden(path.name):
+            continue
         try:
             shards.append(Dataset.from_file(str(path)))
         except (pa.ArrowInvalid, OSError) as error:

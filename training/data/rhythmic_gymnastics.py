@@ -94,7 +94,7 @@ class ApparatusSource:
         return partial(_read, readers)
 
 
-def _read(readers: dict[str, Reader], sample_id: str) -> pa.ListArray:
+def _read(readers: dict[str, Reader], sample_id: str) -> tuple[pa.ListArray, list[str]]:
     return readers[_apparatus_of(sample_id)](sample_id)
 
 

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from ..data.sources.files import SUFFIXES, TEXT_SUFFIX, FeatureFileError, read_features, read_text
+from ..data.sources.labels import LabelError, read_csv
+from ..data.sources.walk import find_samples
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ def samples_from_folder(
 
     Raises:
         FeatureFileError: no subfolder is named like a modality, or none holds a file.
+        OSError: a folder cannot be read.
     """
     folder = Path(folder)
     found = [name for name in modalities if (folder / name).is_dir()]
@@ -79,10 +82,8 @@ def samples_from_folder(
         raise FeatureFileError(f"{folder}: expected a folder with at least one subfolder of {list(modalities)}")
     files: dict[str, dict[str, list[Path]]] = {}
     for name in found:
-        for path in sorted((folder / name).rglob("*")):
-            if path.suffix in ((TEXT_SUFFIX,) if name in texts else SUFFIXES):
-                sample_id = path.relative_to(folder / name).with_suffix("").as_posix()
-                files.setdefault(sample_id, {}).setdefault(name, []).append(path)
+        for sample_id, paths in find_samples(folder / name, (TEXT_SUFFIX,) if name in texts else SUFFIXES).items():
+            files.setdefault(sample_id, {})[name] = paths
     if not files:
         suffixes = " or ".join([*SUFFIXES, TEXT_SUFFIX] if texts else SUFFIXES)
         raise FeatureFileError(f"{folder}: no {suffixes} file in the subfolders {found}")
@@ -95,18 +96,18 @@ def samples_from_csv(path: str | Path, modalities: Sequence[str]) -> list[FileSa
     An empty cell is a missing modality; relative paths start at the CSV's folder.
 
     Raises:
-        FeatureFileError: no such file, wrong columns, a line of another length, an empty or repeated id.
+        LabelError: the CSV cannot be read (see `read_csv`), or has other columns.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FeatureFileError(
-            f"{path}: no such file; expected a CSV with the columns sample_id, {', '.join(modalities)}"
+    columns, rows = read_csv(path)
+    if len(columns) < 2 or not set(columns) <= {"sample_id", *modalities}:
+        raise LabelError(
+            f"{path}: the columns are {columns}, expected sample_id and one or more of {list(modalities)}"
         )
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            return list(_csv_samples(path, csv.DictReader(stream), modalities))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise FeatureFileError(f"{path}: not a CSV in UTF-8: {error}") from error
+    return [
+        FileSample(cells.pop("sample_id"), {name: path.parent / cell for name, cell in cells.items() if cell})
+        for _, cells in rows
+    ]
 
 
 def _folder_sample(sample_id: str, files: dict[str, list[Path]]) -> FileSample:
@@ -116,26 +117,6 @@ def _folder_sample(sample_id: str, files: dict[str, list[Path]]) -> FileSample:
                 sample_id, error=f"{paths[0]} and {paths[1].name}: two files for one modality, expected one"
             )
     return FileSample(sample_id, {name: paths[0] for name, paths in files.items()})
-
-
-def _csv_samples(path: Path, reader: csv.DictReader, modalities: Sequence[str]) -> Iterator[FileSample]:
-    columns = list(reader.fieldnames or [])
-    expected = {"sample_id", *modalities}
-    if "sample_id" not in columns or len(columns) < 2 or len(set(columns) & expected) < len(columns):
-        raise FeatureFileError(
-            f"{path}: the columns are {columns}, expected sample_id and one or more of {list(modalities)}"
-        )
-    lines: dict[str, int] = {}
-    for row in reader:
-        sample_id, where = row.pop("sample_id"), f"{path}, line {reader.line_num}"
-        if None in row or None in row.values():
-            raise FeatureFileError(f"{where}: expected {len(columns)} cells")
-        if not sample_id:
-            raise FeatureFileError(f"{where}: sample_id is empty")
-        if sample_id in lines:
-            raise FeatureFileError(f"{where}: sample_id {sample_id!r} is already on line {lines[sample_id]}")
-        lines[sample_id] = reader.line_num
-        yield FileSample(sample_id, {name: path.parent / cell for name, cell in row.items() if cell})
 
 
 FORMATS = ("text", "csv", "json")

@@ -18,6 +18,7 @@ from ...processing.processing_limssr import LimssrProcessor
 from ..data.masked_dataset import MaskedDataset, longest_first, sequence_lengths
 from ..data.masks import Mask
 from ..data.sources.files import FeatureFileError
+from ..data.sources.walk import printable
 from .files import FileSample, SamplePrediction
 
 PATHS = ("scores", "reasoning_scores", "cross_modal_scores")
@@ -257,7 +258,7 @@ class _Scorer:
             except FeatureFileError as error:
                 found[number] = SamplePrediction(sample.sample_id, [], error=str(error))
             except (TypeError, ValueError) as error:  # the processor names sample and modality, not the file
-                message = f"{error} Read from {', '.join(map(str, sample.paths.values()))}"
+                message = printable(f"{error} Read from {', '.join(map(str, sample.paths.values()))}")
                 found[number] = SamplePrediction(sample.sample_id, [], error=message)
         sequences.sort(key=lambda sequence: -_length(sequence[1][0]))
         with self._ready():

@@ -1,36 +1,51 @@
 """Features and texts in files: one file a sample, in a folder for each modality."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Protocol
+from unicodedata import normalize
 
 import numpy as np
 import pyarrow as pa
 from safetensors import SafetensorError, safe_open
 
 from ..aqa_data import feature_column
+from .walk import printable
 
 SUFFIXES = (".npy", ".safetensors")
 TEXT_SUFFIX = ".txt"
 CHECKED_NUMBERS = 2**20  # examined at a time, one byte each
 
 # Why features are missing; `unreadable` includes anything but an array of real numbers [clips, dim].
-CAUSES = ("missing file", "absent key", "unreadable", "empty", "non-finite", "wrong width")
+CAUSES = ("missing file", "absent key", "unreadable", "empty", "non-finite", "wrong width", "all zeros")
+# What is odd about features that are used all the same.
+ODDITIES = {
+    "all zeros": "every number is 0; zeros_are_missing=true makes such features missing",
+    "constant": "every number is the same",
+    "leading 1": "the shape is [1, clips, dim], read as [clips, dim]",
+}
 
-# Sample id -> its value in a `feature_column`; raises FeatureFileError. Each sample may be read once.
-Reader = Callable[[str], pa.ListArray]
+LFS_POINTER = "version https://git-lfs.github.com/spec/"
+LFS_ADVICE = "this is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository"
+ZIP_MAGIC = b"PK\x03\x04"
+
+# Sample id -> its value in a `feature_column` and the keys of `ODDITIES` that apply; raises FeatureFileError. Each
+# sample may be read once.
+Reader = Callable[[str], tuple[pa.ListArray, list[str]]]
 
 
 class FeatureFileError(ValueError):
-    """A feature file, folder or CSV that cannot be used; the message names it and what was expected.
+    """A feature file, folder or table that cannot be used; the message names it and what was expected.
 
     Attributes:
         cause: one of `CAUSES`.
     """
 
     def __init__(self, message: str, cause: str = "unreadable") -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         self.cause = cause
 
 
@@ -53,34 +68,41 @@ class FileSource:
         folder: folder of the files; an id may contain slashes, for subfolders.
         feature_size: width of the features.
         average_views: average arrays [clips, views, dim] over the views.
+        zeros_are_missing: see `check_clips`.
     """
 
     folder: Path
     feature_size: int
     average_views: bool = False
+    zeros_are_missing: bool = False
 
     def open(self, cache: Path | None = None) -> Reader:
         return self._read
 
-    def _read(self, sample_id: str) -> pa.ListArray:
+    def _read(self, sample_id: str) -> tuple[pa.ListArray, list[str]]:
         path = feature_path(self.folder, sample_id)
-        clips = check_clips(read_array(path), str(path), self.feature_size, self.average_views)
-        return feature_column(clips, [len(clips)])
+        rules = (self.feature_size, self.average_views, self.zeros_are_missing)
+        clips, oddities = check_clips(read_array(path), str(path), *rules)
+        return feature_column(clips, [len(clips)]), oddities
 
 
 def feature_path(folder: Path, sample_id: str) -> Path:
-    """Feature file of a sample, or the `.npy` expected; FeatureFileError if there are two."""
-    found = [path for suffix in SUFFIXES if (path := folder / f"{sample_id}{suffix}").is_file()]
+    """Feature file of a sample, or the `.npy` expected; FeatureFileError if there are two.
+
+    The file may have the id in either Unicode form, composed or decomposed.
+    """
+    names = dict.fromkeys([sample_id, normalize("NFC", sample_id), normalize("NFD", sample_id)])
+    paths = [folder / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
+    found = [path for path in paths if os.path.isfile(path)]
     if len(found) > 1:
         raise FeatureFileError(f"{found[0]} and {found[1].name}: two files for one modality, expected one")
-    return found[0] if found else folder / f"{sample_id}.npy"
+    return found[0] if found else paths[0]
 
 
 def read_text(path: str | Path) -> str:
     """Text of a `.txt` file, stripped; FeatureFileError if the file is missing, empty or not UTF-8."""
     path = Path(path)
-    if not path.is_file():
-        raise FeatureFileError(f"{path}: no such file; expected a {TEXT_SUFFIX} file in UTF-8", "missing file")
+    _read_start(path, f"a {TEXT_SUFFIX} file in UTF-8")
     try:
         text = path.read_text(encoding="utf-8-sig").strip()
     except (UnicodeDecodeError, OSError) as error:
@@ -90,27 +112,29 @@ def read_text(path: str | Path) -> str:
     return text
 
 
-def read_features(path: str | Path) -> np.ndarray:
+def read_features(path: str | Path, zeros_are_missing: bool = False) -> np.ndarray:
     """Clips of a `.npy` file or a `.safetensors` file with one tensor: float32 (clips, dim) in their own memory.
 
     Raises:
-        FeatureFileError: the file is missing or unreadable; the array is empty, not finite or not [clips, dim].
+        FeatureFileError: the file is missing or unreadable; the array is empty, not finite or not [clips, dim], or
+            has only zeros with `zeros_are_missing`.
     """
-    clips = check_clips(read_array(path), str(path))
+    clips, _ = check_clips(read_array(path), str(path), zeros_are_missing=zeros_are_missing)
     return np.require(clips, requirements=["OWNDATA"])  # a mapped file would stay open and be read-only
 
 
 def read_array(path: str | Path) -> np.ndarray:
     """Array of a `.npy` file, mapped into memory, or of a `.safetensors` file; see `read_features`."""
     path = Path(path)
-    if not path.is_file():
-        raise FeatureFileError(
-            f"{path}: no such file; expected a .npy or .safetensors file with clips [clips, dim]", "missing file"
-        )
+    start = _read_start(path, "a .npy or .safetensors file with clips [clips, dim]")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix != ".npy":
         raise FeatureFileError(f"{path}: the suffix is {path.suffix!r}, expected one of {', '.join(SUFFIXES)}")
+    if start.startswith(ZIP_MAGIC):
+        raise FeatureFileError(
+            f"{path}: a zip archive, as np.savez and torch.save write; save one array with np.save, or as .safetensors"
+        )
     try:
         # Mapped, so that a huge wrong file is recognised by its header and a right one is not copied.
         return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -118,6 +142,22 @@ def read_array(path: str | Path) -> np.ndarray:
         raise FeatureFileError(
             f"{path}: not a .npy array of numbers (pickled objects are refused): {error}"
         ) from error
+
+
+def _read_start(path: Path, expected: str) -> bytes:
+    """The first bytes of a file; FeatureFileError if it is missing, cannot be opened or is a Git LFS pointer."""
+    try:
+        if not S_ISREG(path.stat().st_mode):
+            raise FeatureFileError(f"{path}: not a file; expected {expected}")
+        with path.open("rb") as file:
+            start = file.read(len(LFS_POINTER))
+    except (FileNotFoundError, NotADirectoryError):
+        raise FeatureFileError(f"{path}: no such file; expected {expected}", "missing file") from None
+    except OSError as error:
+        raise FeatureFileError(f"{path}: {error.strerror}") from error
+    if start == LFS_POINTER.encode():
+        raise FeatureFileError(f"{path}: {LFS_ADVICE}")
+    return start
 
 
 def _read_safetensors(path: Path) -> np.ndarray:
@@ -133,15 +173,23 @@ def _read_safetensors(path: Path) -> np.ndarray:
 
 
 def check_clips(
-    array: np.ndarray, where: str, feature_size: int | None = None, average_views: bool = False
-) -> np.ndarray:
-    """Check an array and convert it to clips, float32 (clips, dim). Float32 is not copied.
+    array: np.ndarray,
+    where: str,
+    feature_size: int | None = None,
+    average_views: bool = False,
+    zeros_are_missing: bool = False,
+) -> tuple[np.ndarray, list[str]]:
+    """Check an array and convert it to clips. Float32 is not copied.
 
     Args:
-        array: real numbers (clips, dim), or (clips, views, dim) with `average_views`.
+        array: real numbers (clips, dim) or (1, clips, dim); (clips, views, dim) with `average_views`.
         where: start of an error message.
         feature_size: expected width, by default any.
         average_views: average over views.
+        zeros_are_missing: refuse an array of zeros.
+
+    Returns:
+        Clips, float32 (clips, dim), and the keys of `ODDITIES` that apply to them.
 
     Raises:
         FeatureFileError: the type, rank or width is wrong, or the array is empty or not finite.
@@ -150,17 +198,28 @@ def check_clips(
         raise FeatureFileError(f"{where}: the array has dtype {array.dtype}, expected real numbers")
     views = average_views and array.ndim == 3
     given = f"{where}: the array has shape {list(array.shape)}, expected"
-    if array.ndim != 2 and not views:
+    squeezed = array if views else drop_leading_one(array)
+    if squeezed.ndim != 2 and not views:
         raise FeatureFileError(f"{given} [clips, dim]")
     if 0 in array.shape:
         raise FeatureFileError(f"{given} [clips, dim], neither zero", "empty")
     if feature_size is not None and array.shape[-1] != feature_size:
         raise FeatureFileError(f"{given} [clips, {feature_size}]", "wrong width")
     with np.errstate(over="ignore", invalid="ignore"):  # numbers too large for float32 are reported below
-        clips = np.asarray(array, dtype=np.float32)
+        clips = np.asarray(squeezed, dtype=np.float32)
         clips = clips.mean(axis=1) if views else clips  # (clips, dim)
     _check_finite(clips, where)
-    return clips
+    oddities = [] if squeezed is array else ["leading 1"]
+    if clips[0, 0] == clips[-1, -1] and clips.min() == clips.max():  # the first test spares most arrays the second
+        oddities += ["all zeros"] if clips[0, 0] == 0 else ["constant"] if clips.size > 1 else []
+    if zeros_are_missing and "all zeros" in oddities:
+        raise FeatureFileError(f"{where}: every number is 0, which zeros_are_missing makes missing", "all zeros")
+    return clips, oddities
+
+
+def drop_leading_one(array: np.ndarray) -> np.ndarray:
+    """(1, clips, dim) -> (clips, dim), a batch of one sample; any other array as it is."""
+    return array[0] if array.ndim == 3 and array.shape[0] == 1 else array
 
 
 def _check_finite(clips: np.ndarray, where: str) -> None:

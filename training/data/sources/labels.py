@@ -1,19 +1,27 @@
 """Label files: the samples and their scores. Every error names its file and line."""
 
 import csv
+import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 
+from .files import LFS_ADVICE, LFS_POINTER
+
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 COMMA_DECIMAL = re.compile(r"[+-]?\d*,\d+", re.ASCII)
+UNNAMED = re.compile(r"(Unnamed: \d+(_level_\d+)?)?")  # an index that pandas saved, and what it becomes when read
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+Rows = list[tuple[int, dict[str, str]]]  # line, counted from 1, and cells by column
 
 
 class LabelError(ValueError):
-    """A label file that cannot be used; the message names file and line."""
+    """A table of samples that cannot be used, labels or a list of files; the message names file and line."""
 
 
 @dataclass
@@ -73,7 +81,7 @@ def read_label_table(path: str | Path, names: Sequence[str]) -> Labels:
         LabelError: the file or its samples are missing, a line has another length, a number is wrong or an id repeats.
     """
     path = Path(path)
-    lines = [(line, cells) for line, text in enumerate(_lines(path), 1) if (cells := text.split())]
+    lines = [(line, cells) for line, text in enumerate(_read(path).split("\n"), 1) if (cells := text.split())]
     positions = {name: position for position, name in enumerate(names, 1)}
     if lines and not any(NUMBER.fullmatch(cell) or COMMA_DECIMAL.fullmatch(cell) for cell in lines[0][1][1:]):
         positions = _positions(lines.pop(0)[1], names, path)
@@ -95,39 +103,61 @@ def read_label_csv(path: str | Path, names: Sequence[str], texts: Sequence[str])
     An empty cell is a value that is not given. Files and errors are as in `read_label_table`.
     """
     path = Path(path)
-    rows = list(csv_rows(path))
+    header, rows = read_csv(path)
     wanted = ["sample_id", *names, *texts]
+    if lacking := [name for name in wanted if name not in header]:
+        raise LabelError(f"{path}: there is no column {lacking[0]!r}; the columns are {', '.join(header)}")
     if not rows:
         raise LabelError(f"{path}: there is no sample in it; expected a line for each, with {', '.join(wanted)}")
-    if lacking := [name for name in wanted if name not in rows[0][1]]:
-        raise LabelError(f"{path}: there is no column {lacking[0]!r}; the columns are {', '.join(rows[0][1])}")
     return _build_labels(path, rows, names, texts)
 
 
-def csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and stripped cells of each row of a CSV with a header; LabelError if the file is no such CSV."""
-    reader = csv.reader(_lines(path), strict=True)
+def read_csv(path: Path) -> tuple[list[str], Rows]:
+    """Header and rows of a CSV with the column `sample_id`; cells are stripped text, which may have line breaks.
+
+    Python's `csv` is the reader that knows the line of each row and refuses broken quotes.
+
+    Raises:
+        LabelError: there is no such file, a column has no name or the name of another, a row has another length, a
+            quote is broken, or an id is empty or repeated.
+    """
+    reader = csv.reader(io.StringIO(_read(path)), strict=True)
+    line, rows = 1, []
     try:
         header = [cell.strip() for cell in next(reader, [])]
-        if "sample_id" not in header or len(set(header)) < len(header):
-            raise LabelError(
-                f"{path}: the columns are {', '.join(header) or 'none'}; expected sample_id, split and the scores, "
-                "separated by commas, each once"
-            )
+        _check_header(path, header)
+        line = reader.line_num + 1
         for cells in reader:
             if len(cells) not in (0, len(header)):
-                raise LabelError(
-                    f"{path}, line {reader.line_num}: there are {len(cells)} cells, expected {len(header)}"
-                )
+                raise LabelError(f"{path}, line {line}: there are {len(cells)} cells, expected {len(header)}")
             if cells:
-                yield reader.line_num, dict(zip(header, (cell.strip() for cell in cells), strict=True))
+                rows.append((line, dict(zip(header, (cell.strip() for cell in cells), strict=True))))
+            line = reader.line_num + 1
     except csv.Error as error:
-        raise LabelError(f"{path}, line {reader.line_num}: not a CSV: {error}") from error
+        raise LabelError(f"{path}, line {line}: not a CSV: {error}") from error
+    check_repeated(path, [row["sample_id"] for _, row in rows], [line for line, _ in rows])
+    return header, rows
 
 
-def _build_labels(
-    path: Path, rows: Sequence[tuple[int, dict[str, str]]], names: Sequence[str], texts: Sequence[str]
-) -> Labels:
+def _check_header(path: Path, header: list[str]) -> None:
+    """Raise LabelError if a column of a CSV is not known by its name."""
+    repeated = [name for name in header if header.count(name) > 1 and not UNNAMED.fullmatch(name)]
+    unnamed = [column for column, name in enumerate(header, 1) if UNNAMED.fullmatch(name)]
+    if "sample_id" not in header:
+        found = ", ".join(header) or "none"
+        raise LabelError(
+            f"{path}, line 1: the columns are {found}; expected sample_id and others, separated by commas"
+        )
+    if repeated:
+        raise LabelError(f"{path}, line 1: there are two columns {repeated[0]!r}; rename or remove one")
+    if unnamed:
+        raise LabelError(
+            f"{path}, line 1: column {unnamed[0]} has no name; name or remove it (pandas adds its index to a CSV "
+            "unless to_csv gets index=False)"
+        )
+
+
+def _build_labels(path: Path, rows: Rows, names: Sequence[str], texts: Sequence[str]) -> Labels:
     """Labels from line numbers and cells."""
     sample_ids, columns = [row["sample_id"] for _, row in rows], {name: [] for name in names}
     for line, row in rows:
@@ -141,16 +171,26 @@ def _build_labels(
 
 
 def check_repeated(path: Path, sample_ids: Sequence[str], lines: Sequence[int] | None = None) -> None:
-    """Raise LabelError if an id is empty or repeated."""
+    """Raise LabelError if an id is empty, has a line break or the like, or is repeated.
+
+    Ids that differ only in case or in Unicode form are the same file on many systems, so that they are repeated.
+    """
     first: dict[str, int] = {}
     for row, sample_id in enumerate(sample_ids):
         where = f"{path}" if lines is None else f"{path}, line {lines[row]}"
         if not sample_id:
             raise LabelError(f"{where}: the id of a sample is empty")
-        if sample_id in first:
-            before = "there" if lines is None else f"on line {lines[first[sample_id]]}"
-            raise LabelError(f"{where}: sample {sample_id!r} is already {before}")
-        first[sample_id] = row
+        if CONTROL.search(sample_id):
+            raise LabelError(f"{where}: the id {sample_id!r} has a line break or another control character")
+        before = first.setdefault(_alike(sample_id), row)
+        if before != row:
+            at = "there" if lines is None else f"on line {lines[before]}"
+            form = (
+                ""
+                if sample_ids[before] == sample_id
+                else f", as {sample_ids[before]!r}: many systems see no difference"
+            )
+            raise LabelError(f"{where}: sample {sample_id!r} is already {at}{form}")
 
 
 def check_apart(splits: Mapping[str, Labels]) -> None:
@@ -158,9 +198,15 @@ def check_apart(splits: Mapping[str, Labels]) -> None:
     found: dict[str, str] = {}
     for name, labels in splits.items():
         for row, sample_id in enumerate(labels.sample_ids):
-            if sample_id in found:
-                raise LabelError(f"{labels.where(row)} of the split {name}: it is also in {found[sample_id]}")
-            found[sample_id] = f"the split {name}, {labels.where(row)}"
+            key = _alike(sample_id)
+            if key in found:
+                raise LabelError(f"{labels.where(row)} of the split {name}: it is also in {found[key]}")
+            found[key] = f"the split {name}, {labels.where(row)}"
+
+
+def _alike(sample_id: str) -> str:
+    """The same for ids that differ only in case or in Unicode form."""
+    return normalize("NFC", normalize("NFC", sample_id).casefold())
 
 
 def check_range(labels: Labels, name: str, lowest: float, highest: float) -> None:
@@ -172,14 +218,17 @@ def check_range(labels: Labels, name: str, lowest: float, highest: float) -> Non
         raise LabelError(f"{labels.where(row)}: {name} is {values[row]:g}, expected {lowest:g} to {highest:g}")
 
 
-def _lines(path: Path) -> list[str]:
-    """Lines of a text file with any line ends."""
+def _read(path: Path) -> str:
+    """Content of a text file, with `\\n` for any line end."""
     if not path.is_file():
-        raise LabelError(f"{path}: no such file; expected the labels there")
+        raise LabelError(f"{path}: no such file; expected a table of the samples there")
     try:
-        return path.read_text(encoding="utf-8-sig").split("\n")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise LabelError(f"{path}: not text in UTF-8: {error}") from error
+    if text.startswith(LFS_POINTER):
+        raise LabelError(f"{path}: {LFS_ADVICE}")
+    return text
 
 
 def _positions(header: list[str], names: Sequence[str], path: Path) -> dict[str, int]:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from tqdm.auto import tqdm
 
 from ..aqa_data import feature_column
-from .files import FeatureFileError, Reader, check_clips
+from .files import LFS_ADVICE, LFS_POINTER, FeatureFileError, Reader, check_clips
 
 # Booleans, numbers, byte strings, strings and object references, with or without a byte order: what tables hold.
 DTYPE_CODE = re.compile(r"[<>=|]?([?bBhHiIlLqQpPefdgFDG]|[biufc]\d+|[SUa]\d*|O\d*)")
@@ -197,6 +197,9 @@ def load_restricted(path: str | Path, keep: Callable[[np.ndarray], Any] | None =
     """
     path = Path(path)
     with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER.encode():
+            raise ValueError(f"{path}: {LFS_ADVICE}")
+        file.seek(0)
         try:
             _skip_npy_header(file)
             return _RestrictedUnpickler(file, keep).load()
@@ -221,8 +224,16 @@ def _skip_npy_header(file: BinaryIO) -> None:
     file.seek(int.from_bytes(length, "little"), os.SEEK_CUR)
 
 
-# What a table has under each key: a function that returns clips, or what is wrong with them.
-Table = dict[str, partial | FeatureFileError]
+@dataclass(frozen=True)
+class _Kept:
+    """Clips of a table: a function that returns them, and the keys of `ODDITIES` that apply."""
+
+    read: Callable[[], np.ndarray]
+    oddities: list[str]
+
+
+# What a table has under each key: clips, or what is wrong with them.
+Table = dict[str, _Kept | FeatureFileError]
 
 
 @dataclass(frozen=True)
@@ -232,10 +243,12 @@ class TableSource:
     Args:
         path: the table, a bare pickle or a `.npy` file that holds one.
         feature_size: width of the features.
+        zeros_are_missing: see `check_clips`.
     """
 
     path: Path
     feature_size: int
+    zeros_are_missing: bool = False
 
     def open(self, cache: Path | None = None) -> Reader:
         """Read the table into memory or into the cache file; a damaged table is an error of each of its samples.
@@ -268,33 +281,33 @@ class TableSource:
             raise FeatureFileError(f"{self.path}: two keys of the table read alike, such as 1 and '1'")
         return by_name
 
-    def _keep(self, file: BinaryIO | None, bar: tqdm, array: np.ndarray) -> partial | FeatureFileError:
+    def _keep(self, file: BinaryIO | None, bar: tqdm, array: np.ndarray) -> _Kept | FeatureFileError:
         bar.update()
         try:
-            clips = check_clips(array, "", self.feature_size)
+            clips, oddities = check_clips(array, "", self.feature_size, zeros_are_missing=self.zeros_are_missing)
         except FeatureFileError as error:
             return error
         if file is None:
-            return partial(np.asarray, clips)
+            return _Kept(partial(np.asarray, clips), oddities)
         start = file.tell()
         file.write(np.ascontiguousarray(clips))
-        return partial(np.memmap, file.name, np.float32, "r", start, clips.shape)
+        return _Kept(partial(np.memmap, file.name, np.float32, "r", start, clips.shape), oddities)
 
-    def _read(self, table: Table, sample_id: str) -> pa.ListArray:
+    def _read(self, table: Table, sample_id: str) -> tuple[pa.ListArray, list[str]]:
         if sample_id not in table:
             raise FeatureFileError(f"{self.path}: the table has no key {sample_id!r}", "absent key")
-        array = table.pop(sample_id)  # its memory is free as soon as nobody holds the clips
-        if isinstance(array, FeatureFileError):
-            raise FeatureFileError(f"{self.path}, key {sample_id!r}{array}", array.cause)
-        clips = array()
-        return feature_column(clips, [len(clips)])
+        kept = table.pop(sample_id)  # its memory is free as soon as nobody holds the clips
+        if isinstance(kept, FeatureFileError):
+            raise FeatureFileError(f"{self.path}, key {sample_id!r}{kept}", kept.cause)
+        clips = kept.read()
+        return feature_column(clips, [len(clips)]), kept.oddities
 
 
-def _array_or_error(value: Any) -> partial | FeatureFileError:
-    if isinstance(value, partial | FeatureFileError):
+def _array_or_error(value: Any) -> _Kept | FeatureFileError:
+    if isinstance(value, _Kept | FeatureFileError):
         return value
     return FeatureFileError(f": holds {type(value).__name__}, expected an array [clips, dim]")
 
 
-def _fail(message: str, cause: str, sample_id: str) -> pa.ListArray:
+def _fail(message: str, cause: str, sample_id: str) -> tuple[pa.ListArray, list[str]]:
     raise FeatureFileError(message, cause)
