@@ -98,12 +98,10 @@ def samples_from_csv(path: str | Path, modalities: Sequence[str]) -> list[FileSa
     Raises:
         LabelError: the CSV cannot be read (see `read_csv`), or has other columns.
     """
-    path = Path(path)
-    columns, rows = read_csv(path)
+    path, expected = Path(path), f"one or more of {list(modalities)}"
+    columns, rows = read_csv(path, expected)
     if len(columns) < 2 or not set(columns) <= {"sample_id", *modalities}:
-        raise LabelError(
-            f"{path}: the columns are {columns}, expected sample_id and one or more of {list(modalities)}"
-        )
+        raise LabelError(f"{path}: the columns are {columns}, expected sample_id and {expected}")
     return [
         FileSample(cells.pop("sample_id"), {name: path.parent / cell for name, cell in cells.items() if cell})
         for _, cells in rows

@@ -112,10 +112,14 @@ def read_label_csv(path: str | Path, names: Sequence[str], texts: Sequence[str])
     return _build_labels(path, rows, names, texts)
 
 
-def read_csv(path: Path) -> tuple[list[str], Rows]:
+def read_csv(path: Path, others: str = "split and the scores") -> tuple[list[str], Rows]:
     """Header and rows of a CSV with the column `sample_id`; cells are stripped text, which may have line breaks.
 
     Python's `csv` is the reader that knows the line of each row and refuses broken quotes.
+
+    Args:
+        path: UTF-8 file, with or without a byte-order mark.
+        others: the other columns, for a message.
 
     Raises:
         LabelError: there is no such file, a column has no name or the name of another, a row has another length, a
@@ -125,7 +129,7 @@ def read_csv(path: Path) -> tuple[list[str], Rows]:
     line, rows = 1, []
     try:
         header = [cell.strip() for cell in next(reader, [])]
-        _check_header(path, header)
+        _check_header(path, header, others)
         line = reader.line_num + 1
         for cells in reader:
             if len(cells) not in (0, len(header)):
@@ -139,7 +143,7 @@ def read_csv(path: Path) -> tuple[list[str], Rows]:
     return header, rows
 
 
-def _check_header(path: Path, header: list[str]) -> None:
+def _check_header(path: Path, header: list[str], others: str) -> None:
     """Raise LabelError if a column of a CSV is not known by its name."""
     repeated = [name for name in header if header.count(name) > 1 and not UNNAMED.fullmatch(name)]
     unnamed = [column for column, name in enumerate(header, 1) if UNNAMED.fullmatch(name)]
