@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ..data.sources.files import SUFFIXES, TEXT_SUFFIX, FeatureFileError, read_features, read_text
 from ..data.sources.labels import LabelError, read_csv
-from ..data.sources.walk import find_samples
+from ..data.sources.walk import find_samples, printable
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,8 @@ def samples_from_csv(path: str | Path, modalities: Sequence[str]) -> list[FileSa
 def _folder_sample(sample_id: str, files: dict[str, list[Path]]) -> FileSample:
     for paths in files.values():
         if len(paths) > 1:
-            return FileSample(
-                sample_id, error=f"{paths[0]} and {paths[1].name}: two files for one modality, expected one"
-            )
+            error = f"{paths[0]} and {paths[1].name}: two files for one modality, expected one"
+            return FileSample(sample_id, error=printable(error))
     return FileSample(sample_id, {name: paths[0] for name, paths in files.items()})
 
 

@@ -149,9 +149,8 @@ def _check_header(path: Path, header: list[str], others: str) -> None:
     unnamed = [column for column, name in enumerate(header, 1) if UNNAMED.fullmatch(name)]
     if "sample_id" not in header:
         found = ", ".join(header) or "none"
-        raise LabelError(
-            f"{path}, line 1: the columns are {found}; expected sample_id and others, separated by commas"
-        )
+        expected = f"expected sample_id and {others}, separated by commas"
+        raise LabelError(f"{path}, line 1: the columns are {found}; {expected}")
     if repeated:
         raise LabelError(f"{path}, line 1: there are two columns {repeated[0]!r}; rename or remove one")
     if unnamed:
