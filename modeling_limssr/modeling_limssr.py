@@ -79,16 +79,6 @@ class LimssrPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    # In half precision scores would come in steps of 0.4 % of their range: only the language model may have it.
-    _keep_in_fp32_modules_strict = (
-        "projectors",
-        "token_embeddings",
-        "reasoning_path",
-        "cross_modal_path",
-        "reasoning_weight",
-    )
-    # A quantiser looks here for what it must leave alone, by the beginnings of full names.
-    _keep_in_fp32_modules = ("model.projectors", *_keep_in_fp32_modules_strict)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -122,6 +112,10 @@ class LimssrModel(LimssrPreTrainedModel):
     """
 
     shares_prefix = True
+    # In half precision scores would come in steps of 0.4 % of their range: only the language model may have it.
+    _keep_in_fp32_modules_strict = ("projectors", "token_embeddings")
+    # A quantiser looks here for the linear layers that it must leave alone, by the beginnings of full names.
+    _keep_in_fp32_modules = ("projectors",)
 
     def __init__(self, config: LimssrConfig):
         super().__init__(config)
@@ -303,6 +297,9 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
     code_module = __name__  # what the code bundle beside a checkpoint starts from
     # The loss is a mean over samples, so `Trainer` itself must divide it by the gradient accumulation steps.
     accepts_loss_kwargs = False
+    # As in LimssrModel, whose lists join these.
+    _keep_in_fp32_modules_strict = ("reasoning_path", "cross_modal_path", "reasoning_weight")
+    _keep_in_fp32_modules = ("model.projectors", "reasoning_path", "cross_modal_path")
 
     def __init__(self, config: LimssrConfig):
         super().__init__(config)

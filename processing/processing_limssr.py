@@ -168,9 +168,12 @@ class LimssrProcessor(ProcessorMixin):
             batch["labels"] = _stack_labels(labels, [name for name, _ in samples])
         return BatchFeature(batch)
 
+    def to_dict(self) -> dict:
+        """What `processor_config.json` holds, with where `AutoProcessor` finds the class in the code bundle."""
+        return {**super().to_dict(), "auto_map": {"AutoProcessor": "processing_limssr.LimssrProcessor"}}
+
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs):
         """Write processor, tokenizer and the processor's part of the code bundle; upload them with `push_to_hub`."""
-        self.auto_map = {"AutoProcessor": "processing_limssr.LimssrProcessor"}
         files = super().save_pretrained(save_directory)
         write_code_bundle(save_directory, __name__)
         if push_to_hub:

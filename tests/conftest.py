@@ -13,7 +13,6 @@ import torch
 import yaml
 from packaging.requirements import Requirement
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config
 from transformers.utils import is_bitsandbytes_available, is_schedulefree_available
 
@@ -28,6 +27,7 @@ from tests.helpers.layouts import (
     write_own_folder,
     write_rhythmic_gymnastics,
 )
+from tests.helpers.models import make_tokenizer
 
 # Several threads may share a sum differently from call to call, and some tests compare bit by bit.
 torch.set_num_threads(1)
@@ -75,12 +75,7 @@ def converted(golden, tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer with 257 tokens."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|endoftext|>", eos_token="<|endoftext|>")
+    return make_tokenizer()
 
 
 def make_text_config() -> Qwen3Config:

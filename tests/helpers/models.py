@@ -1,11 +1,22 @@
-"""Steps that several tests take with a model."""
+"""A tiny tokenizer, and steps that several tests take with a model."""
 
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 
 LINEAR_LAYERS = 2 * 7  # of the tiny language model: layers, and q, k, v, o, gate, up, down in each
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer with 257 tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|endoftext|>", eos_token="<|endoftext|>")
 
 
 def gradients(model, batch) -> dict[str, torch.Tensor]:
