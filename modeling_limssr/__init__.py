@@ -1,3 +1,6 @@
+from transformers import AutoModel
+
+from ..configuration import LimssrConfig
 from .modeling_limssr import (
     LimssrForScoreRegression,
     LimssrModel,
@@ -13,3 +16,5 @@ __all__ = [
     "LimssrPreTrainedModel",
     "LimssrScoreOutput",
 ]
+
+AutoModel.register(LimssrConfig, LimssrForScoreRegression)

@@ -261,7 +261,7 @@ def parse_training_arguments(words: Sequence[str]) -> Arguments:
         parser.set_defaults(**settings)
         parsed = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        parser.exit(2, f"train.py: {error}\n")
+        parser.exit(2, f"{parser.prog}: {error}\n")
     for arguments in parsed:
         for name, value in settings.items():
             if hasattr(arguments, name) and isinstance(value, dict):
@@ -275,7 +275,7 @@ def training_parser() -> HfArgumentParser:
         (ModelArguments, DataArguments, LimssrTrainingArguments),
         allow_abbrev=False,
         add_help=False,
-        usage="train.py [CONFIG.yaml] [--flag value ...]",
+        usage="%(prog)s [CONFIG.yaml] [--flag value ...]",
         description="Train LIMSSR. Flags win over the YAML file, whose keys have the same names.",
     )
     no_setting = {"dest": argparse.SUPPRESS, "default": argparse.SUPPRESS}

@@ -1,32 +1,30 @@
 """Measure LIMSSR beside the bare language model and a naive implementation: time, memory, data path.
 
-python training/benchmark.py [--quick] [--device cuda] [--output benchmark.json]
+limssr benchmark [--quick] [--device cuda] [--output benchmark.json]
 
 Prints two tables; writes all numbers as JSON and, beside it, a picture. `--quick` takes less than ten minutes on two
 cores.
 """
 
-import argparse
 import json
 from pathlib import Path
 
-from transformers.utils import logging
-
-from limssr.training.benchmarking.measure import measure_all
-from limssr.training.benchmarking.report import cost_table, requirements_table, save_figure, title
-from limssr.training.benchmarking.workload import Settings
+from limssr.training.utils.launching import run_script, script_parser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = script_parser(__doc__, allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="smaller batches, fewer rounds")
     parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, ...")
     parser.add_argument(
         "--output", type=Path, default=Path("benchmark.json"), help="JSON file; the PNG lies beside it"
     )
     arguments = parser.parse_args()
+
+    from transformers.utils import logging
+
+    from limssr.training.benchmarking.workload import Settings
+
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     settings = Settings.quick(arguments.device) if arguments.quick else Settings(device=arguments.device)
@@ -35,8 +33,11 @@ def main() -> None:
         print("\nThe bounds are meant for the full run: in small batches, fixed costs weigh more.")
 
 
-def report(settings: Settings, output: Path) -> None:
-    """Run the benchmark, print its tables and write JSON and picture."""
+def report(settings, output: Path) -> None:
+    """Run the benchmark with `workload.Settings`, print its tables and write JSON and picture."""
+    from limssr.training.benchmarking.measure import measure_all
+    from limssr.training.benchmarking.report import cost_table, requirements_table, save_figure, title
+
     results = measure_all(settings)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -46,4 +47,4 @@ def report(settings: Settings, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,26 +1,28 @@
 """Compare two runs on the samples they share: paired bootstrap intervals and Williams's test.
 
-python training/compare.py RUN_A RUN_B [--json FILE]      (folders with predictions.parquet, of train.py or eval.py)
-python training/compare.py RUN_A ridge                    (the ridge baseline of RUN_A)
+limssr compare RUN_A RUN_B [--json FILE]      (folders with predictions.parquet, of train.py or eval.py)
+limssr compare RUN_A ridge                    (the ridge baseline of RUN_A)
 """
 
-import argparse
 from pathlib import Path
 
-from limssr.training.evaluation.compare import RIDGE, compare_runs, read_run_scores
-from limssr.training.evaluation.tables import comparison_table
 from limssr.training.utils.files import write_json
-from limssr.training.utils.launching import exit_on_error
+from limssr.training.utils.launching import exit_on_error, run_script, script_parser
+
+RIDGE = "ridge"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("run_a", help="folder of a run")
     parser.add_argument("run_b", help=f"folder of another run, or `{RIDGE}`")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every metric, interval and test as JSON")
     arguments = parser.parse_args()
     against_ridge = arguments.run_b == RIDGE and not Path(RIDGE).exists()
     with exit_on_error("cannot compare"):
+        from limssr.training.evaluation.compare import compare_runs, read_run_scores
+        from limssr.training.evaluation.tables import comparison_table
+
         first = read_run_scores(arguments.run_a)
         second = read_run_scores(arguments.run_a if against_ridge else arguments.run_b, ridge=against_ridge)
         comparison = compare_runs(first, second)
@@ -30,4 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,8 +1,8 @@
-"""Train a small model with missing modalities on synthetic performances, then score one of them in a new process.
+"""Train a small model with missing modalities on synthetic data, then score one performance.
 
-python training/demo.py [--quick] [--flag value ...]
+limssr demo [--quick] [--flag value ...]
 
-Everything goes to `runs/demo`. `--quick` trains for a few seconds only; the other flags are those of `train.py`.
+Everything goes to `runs/demo`. `--quick` trains for a few seconds only; the other flags are those of `limssr train`.
 """
 
 import shutil
@@ -11,11 +11,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from limssr.training.arguments import parse_training_arguments
-from limssr.training.data import load
-from limssr.training.fitting.run import run_training
+from limssr.training.utils.launching import as_started, run_script
 
 CONFIG = Path(__file__).parent / "configs" / "synthetic.yaml"
 QUICK = ["--num_train_epochs", "2", "--data_options", "samples_train=300", "samples_test=100"]
@@ -34,6 +31,12 @@ for label, used in (("complete", features), (f"without {missing}", {**features, 
 
 
 def main() -> None:
+    import torch
+
+    from limssr.training.arguments import parse_training_arguments
+    from limssr.training.data import load
+    from limssr.training.fitting.run import run_training
+
     torch.set_num_threads(1)  # more threads would only wait for each other on matrices this small
     words = sys.argv[1:]
     flags = [word for word in words if word != "--quick"]
@@ -55,8 +58,8 @@ def main() -> None:
     print(f"  {'judged':15}{row[data.score_names[0]]:7.2f}")
     files = " ".join(f"--{name} {folder}/example/{name}.npy" for name in data.modalities)
     print(f"\nThe picture is {folder / 'evaluation.png'}. The same from the command line:")
-    print(f"  python training/predict.py {folder} {files}")
+    print(as_started(f"  limssr predict {folder} {files}"))
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

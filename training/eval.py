@@ -1,12 +1,12 @@
-"""Evaluate a checkpoint under a protocol of missing modalities, beside ridge regression and the training mean.
+"""Evaluate a checkpoint under a protocol of missing modalities, beside ridge and the training mean.
 
-python training/eval.py MODEL DATA [--data_options key=value ...] [--split test] [--output_dir DIR]
-python training/eval.py MODEL training/configs/X.yaml     (data of a training run, and what it hid permanently)
+limssr eval MODEL DATA [--data_options key=value ...] [--split test] [--output_dir DIR]
+limssr eval MODEL CONFIG.yaml        (data and language model of a training run, and what it hid permanently)
     --protocol subsets                                                    every subset of the modalities (default)
     --protocol rates --rates video=0.3 audio=0.5 flow=0.7 --permutations  imbalanced missing rates, in every order
     --protocol curve                                                      missing rates of 0, 0.1 ... 0.9
     --protocol available                                                  everything that the data has
-python training/eval.py MODEL DATA --ensemble_with MODEL ...              (mean score of several models)
+limssr eval MODEL DATA --ensemble_with MODEL ...              (mean score of several models)
 
 Prints the table; writes metrics.json, predictions.parquet and evaluation.png.
 """
@@ -15,20 +15,22 @@ import argparse
 from pathlib import Path
 
 import yaml
-from accelerate import Accelerator
 
-from limssr.training.arguments import training_parser
-from limssr.training.data import load, report_missing
-from limssr.training.evaluation.evaluator import MASK_SEEDS, PROTOCOLS, Protocol
-from limssr.training.evaluation.run import evaluate_checkpoint, report_evaluation
-from limssr.training.utils.launching import exit_on_error, start_all_processes
+from limssr.training.utils.launching import exit_on_error, run_script, script_parser, start_all_processes
 from limssr.training.utils.loading import add_ensemble_flag, add_loading_flags
 from limssr.training.utils.settings import merge, read_pairs, read_rates, read_yaml
 
 
 def main() -> None:
     start_all_processes()
-    arguments, accelerator = parse_arguments(), Accelerator()
+    arguments = parse_arguments()
+
+    from accelerate import Accelerator
+
+    from limssr.training.data import load, report_missing
+    from limssr.training.evaluation.run import evaluate_checkpoint, report_evaluation
+
+    accelerator = Accelerator()
     loading = exit_on_error(f"cannot load the dataset {arguments.data}")
     with loading, accelerator.main_process_first():  # loading may write a cache
         data = load(arguments.data, **arguments.data_options)
@@ -41,9 +43,9 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line; `models`, `protocol` and the data settings have their final values."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("model", help="checkpoint folder or Hub name")
-    parser.add_argument("data", help="name of a dataset, or a YAML file of `train.py` that names one")
+    parser.add_argument("data", help="name of a dataset, or a YAML file of `limssr train` that names one")
     parser.add_argument("--data_options", nargs="+", metavar="KEY=VALUE", help="options of the dataset")
     parser.add_argument("--list_missing", action="store_true", help="print each missing feature with its cause")
     parser.add_argument("--require_complete", action="store_true", help="fail if any feature is missing")
@@ -55,19 +57,22 @@ def parse_arguments() -> argparse.Namespace:
     add_loading_flags(parser)
     output = "folder of the files; default: runs/eval/MODEL, with the protocol after it unless it is `subsets`"
     parser.add_argument("--output_dir", type=Path, help=output)
-    parser.add_argument("--protocol", choices=PROTOCOLS, default="subsets", help="how modalities are hidden")
+    parser.add_argument("--protocol", default="subsets", help="how modalities are hidden: one of the above")
     parser.add_argument("--rates", nargs="+", metavar="RATE", help="one RATE or MODALITY=RATE ..., for `rates`")
     parser.add_argument("--permutations", action="store_true", help="use the rates in every order, for `rates`")
-    seeds = "mask seeds of `rates` and `curve`; the report is mean and s.d. over them"
-    parser.add_argument("--mask_seeds", type=int, nargs="+", metavar="SEED", default=MASK_SEEDS, help=seeds)
+    seeds = "mask seeds of `rates` and `curve` (0 1 2 3 4); the report is mean and s.d. over them"
+    parser.add_argument("--mask_seeds", type=int, nargs="+", metavar="SEED", help=seeds)
     rates = "one RATE or MODALITY=RATE ...: static missing rates of the training, for ridge; default: the YAML's"
     parser.add_argument("--train_missing_rates", nargs="+", metavar="RATE", help=rates)
     parser.add_argument("--train_missing_seed", type=int, help="mask seed of the training; default: the YAML's, or 0")
     arguments = parser.parse_args()
     arguments.models = [arguments.model, *arguments.ensemble_with]
+
+    from limssr.training.evaluation.evaluator import MASK_SEEDS, Protocol
+
     try:
         read_data_settings(arguments)
-        rates, seeds = read_rates(arguments.rates, "rates"), tuple(arguments.mask_seeds)
+        rates, seeds = read_rates(arguments.rates, "rates"), tuple(arguments.mask_seeds or MASK_SEEDS)
         arguments.protocol = Protocol(arguments.protocol, rates, arguments.permutations, seeds)
     except (OSError, ValueError, yaml.YAMLError) as error:
         parser.error(str(error))
@@ -82,6 +87,8 @@ def read_data_settings(arguments: argparse.Namespace) -> None:
     """Convert the data flags to values, and add those that the YAML file sets and no flag does."""
     settings = {}
     if arguments.data.endswith((".yaml", ".yml")):
+        from limssr.training.arguments import training_parser
+
         path = arguments.data
         settings = read_yaml(path, training_parser())
         arguments.data = settings.get("dataset")
@@ -98,4 +105,4 @@ def read_data_settings(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,10 +1,10 @@
 """Score performances from feature files and texts, from whatever modalities they have.
 
-python training/predict.py MODEL --video a.npy --audio b.safetensors --commentary c.txt
-python training/predict.py MODEL --folder DIR        (DIR/<modality>/<id>.npy, .safetensors or, for a text, .txt)
-python training/predict.py MODEL --csv FILE          (sample_id and one column of paths per modality; empty = missing)
-python training/predict.py MODEL --csv FILE --ensemble_with MODEL ...    (the mean over several models)
-python training/predict.py MODEL --csv FILE --output_dir OUT             (very many, on all cores or GPUs)
+limssr predict MODEL --video a.npy --audio b.safetensors --commentary c.txt
+limssr predict MODEL --folder DIR        (DIR/<modality>/<id>.npy, .safetensors or, for a text, .txt)
+limssr predict MODEL --csv FILE          (sample_id and one column of paths per modality; empty = missing)
+limssr predict MODEL --csv FILE --ensemble_with MODEL ...    (the mean over several models)
+limssr predict MODEL --csv FILE --output_dir OUT             (very many, on all cores or GPUs)
 
 Prints or writes, in judges' units, the score, both paths (`reasoning` and `cross-modal`), how far they are apart and
 which modalities were used. A sample that cannot be read is reported and the others are scored; the exit status is
@@ -15,33 +15,30 @@ OUT/predictions.parquet; the same command again continues where it was stopped.
 import argparse
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import BinaryIO
 
-from tqdm.auto import tqdm
-
-from limssr.configuration.configuration_limssr import TEXT, LimssrConfig
-from limssr.training.prediction.cluster import RESULT_FILE, predict_into_folder
-from limssr.training.prediction.files import (
-    FORMATS,
-    FileSample,
-    samples_from_csv,
-    samples_from_folder,
-    write_predictions,
-)
-from limssr.training.prediction.predictor import load_members, predict_stream
-from limssr.training.utils.launching import exit_on_error
-from limssr.training.utils.loading import add_ensemble_flag, add_loading_flags, loading_options
+from limssr.training.utils.launching import exit_on_error, program_name, run_script, script_parser
+from limssr.training.utils.loading import add_ensemble_flag, add_loading_flags
 
 LISTED_FAILURES = 20
 
 
 def main() -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise SystemExit("predict.py: start it once, without a launcher; --output_dir starts its own workers")
+        raise SystemExit(f"{program_name()}: start it once, without a launcher; --output_dir starts its own workers")
     arguments, samples = parse_arguments(sys.argv[1:])
+
+    from tqdm.auto import tqdm
+
+    from limssr.training.prediction.cluster import RESULT_FILE, predict_into_folder
+    from limssr.training.prediction.files import FileSample, write_predictions
+    from limssr.training.prediction.predictor import load_members, predict_stream
+    from limssr.training.utils.loading import loading_options
+
     models, output = [arguments.model, *arguments.ensemble_with], arguments.output
-    with exit_on_error("predict.py"):
+    with exit_on_error():
         loading = loading_options(arguments.dtype, arguments.attention, arguments.quantization)
         loading["language_model"] = arguments.language_model
         if arguments.output_dir:
@@ -52,21 +49,31 @@ def main() -> int:
     if not arguments.output_dir:
         with exit_on_error(f"cannot load {' and '.join(models)}"):
             members = load_members(models, **loading)
-        bar = tqdm(samples, unit="sample", disable=len(samples) == 1, file=sys.stderr)
-        predictions, score_names = predict_stream(members, bar, arguments.batch_size), members[0][0].config.score_names
-        with output.open("w", encoding="utf-8", newline="") if output else nullcontext(sys.stdout) as stream:
-            failed = write_predictions(predictions, score_names, arguments.format, stream)
-    for sample in failed[:LISTED_FAILURES]:
-        print(f"ERROR {sample.sample_id}: {sample.error}", file=sys.stderr)
+        # The bar would run through scores in the same terminal; None: no bar either where there is no terminal.
+        silent = len(samples) == 1 or (output is None and sys.stdout.isatty()) or None
+        predictions = predict_stream(members, samples, arguments.batch_size)
+        bar = tqdm(predictions, total=len(samples), unit="sample", disable=silent, file=sys.stderr)
+        with exit_on_error(f"cannot write {output}"), open_output(output) as stream:
+            failed = write_predictions(bar, members[0][0].config.score_names, arguments.format, stream)
+    if output or arguments.output_dir or arguments.format != "text":  # else the table says it
+        for sample in failed[:LISTED_FAILURES]:
+            print(f"ERROR {sample.sample_id}: {sample.error}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} of {len(samples)} samples could not be scored", file=sys.stderr)
     return 1 if failed else 0
 
 
-def parse_arguments(words: list[str]) -> tuple[argparse.Namespace, list[FileSample]]:
-    """The arguments, and the samples they name. MODEL comes first: its configuration says which flags there are."""
+def open_output(path: Path | None) -> AbstractContextManager[BinaryIO]:
+    """Open the file to write; without a path it is the terminal, which stays open."""
+    return nullcontext(sys.stdout.buffer) if path is None else path.open("wb")
+
+
+def parse_arguments(words: list[str]) -> tuple[argparse.Namespace, list]:
+    """The arguments, and the `FileSample`s they name; the model's configuration says which flags there are."""
     modalities = {}
     if words and not words[0].startswith("-"):
+        from limssr.configuration.configuration_limssr import LimssrConfig
+
         with exit_on_error(f"cannot load the model {words[0]}"):
             modalities = dict(LimssrConfig.from_pretrained(words[0]).modalities)
     parser = build_parser(modalities)
@@ -78,6 +85,14 @@ def parse_arguments(words: list[str]) -> tuple[argparse.Namespace, list[FileSamp
     paths = {name: path for name, path in given.items() if path is not None}
     if bool(paths) == bool(arguments.folder or arguments.csv):
         parser.error(f"give files of one sample ({flags}), or --folder, or --csv")
+
+    from limssr.configuration.configuration_limssr import TEXT
+    from limssr.training.prediction.files import FileSample, output_format, samples_from_csv, samples_from_folder
+
+    try:
+        arguments.format = output_format(arguments.format, arguments.output)
+    except ValueError as error:
+        parser.error(str(error))
     try:
         if arguments.folder:
             texts = [name for name, size in modalities.items() if size == TEXT]
@@ -85,30 +100,29 @@ def parse_arguments(words: list[str]) -> tuple[argparse.Namespace, list[FileSamp
         if arguments.csv:
             return arguments, samples_from_csv(arguments.csv, list(modalities))
     except (OSError, ValueError) as error:
-        parser.exit(2, f"predict.py: {error}\n")
+        parser.exit(2, f"{parser.prog}: {error}\n")
     return arguments, [FileSample(arguments.sample_id, paths)]
 
 
 def build_parser(modalities: dict[str, int | str]) -> argparse.ArgumentParser:
     """A parser with a flag for each modality of the model."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = script_parser(__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("model", metavar="MODEL", help="checkpoint folder or Hub name; always the first argument")
     files = parser.add_argument_group(
         "one sample" if modalities else "one sample: --<modality> FILE, see MODEL --help"
     )
     for name, size in modalities.items():
-        kind = "text, .txt" if size == TEXT else f"clips [clips, {size}], .npy or .safetensors"
+        kind = "text, .txt" if isinstance(size, str) else f"clips [clips, {size}], .npy or .safetensors"
         files.add_argument(f"--{name}", type=Path, dest=f"features of {name}", metavar="FILE", help=kind)
     files.add_argument("--sample_id", default="sample", help="its name in the output")
     many = parser.add_mutually_exclusive_group()
     many.add_argument("--folder", type=Path)
     many.add_argument("--csv", type=Path)
-    add("--format", choices=FORMATS, default="text")
+    forms = "text, csv, tsv, json, jsonl or parquet; by default as the suffix of --output says, else text"
+    add("--format", choices=("text", "csv", "tsv", "json", "jsonl", "parquet"), metavar="FORMAT", help=forms)
     output = parser.add_mutually_exclusive_group()
-    output.add_argument("--output", type=Path, help="file to write instead of the terminal")
+    output.add_argument("--output", type=Path, metavar="FILE", help="file to write instead of the terminal")
     output.add_argument("--output_dir", type=Path, help="folder for predictions.parquet; continues where it stopped")
     add("--workers", type=int, help="processes for --output_dir (default: one per GPU, else per core)")
     add("--samples_per_shard", type=int, default=256, help="samples that --output_dir writes at a time (256)")
@@ -120,4 +134,4 @@ def build_parser(modalities: dict[str, int | str]) -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

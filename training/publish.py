@@ -1,25 +1,24 @@
 """Publish a trained model on the Hub: model, processor, code, card, metrics and pictures, in one commit.
 
-python training/publish.py FOLDER USER/NAME [--private] [--adapter] [--language_model FOLDER_OR_FILE]
+limssr publish FOLDER USER/NAME [--private] [--adapter] [--language_model FOLDER_OR_FILE]
 
 Log in with `hf auth login` first, or set HF_TOKEN.
 """
 
-import argparse
-
-from limssr.training.hub.repository import publish
-from limssr.training.utils.launching import exit_on_error
+from limssr.training.utils.launching import exit_on_error, run_script, script_parser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("folder", help="folder of a trained model or of one of its checkpoints")
     parser.add_argument("repository", help="USER/NAME on the Hub, created where it is missing")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--adapter", action="store_true", help="push only the trained weights, no language model")
     parser.add_argument("--language_model", help="language model of an adapter, if it is not on the Hub")
     arguments = parser.parse_args()
-    with exit_on_error("publish.py"):
+    with exit_on_error():
+        from limssr.training.hub.repository import publish
+
         url = publish(
             arguments.folder,
             arguments.repository,
@@ -31,4 +30,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

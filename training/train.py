@@ -1,27 +1,32 @@
 """Train LIMSSR and evaluate it with every subset of its modalities.
 
-python training/train.py CONFIG.yaml [--flag value ...]
-accelerate launch training/train.py CONFIG.yaml [--flag value ...]
+limssr train CONFIG.yaml [--flag value ...]
+accelerate launch -m limssr.training.train CONFIG.yaml [--flag value ...]
 
-Flags win over the file. `--help` lists the main ones, `--help_all` the rest; `training/configs` has examples.
+Flags win over the file. `--help` lists the main ones, `--help_all` the rest; CONFIG.yaml is a file, or the name of
+one in `training/configs`.
 """
 
 import sys
 
-from limssr.training.arguments import parse_training_arguments
-from limssr.training.fitting.run import finish_run, prepare_run, push_run
-from limssr.training.utils.launching import exit_on_error, start_all_processes
+from limssr.training.utils.launching import exit_on_error, run_script, start_all_processes
 
 
 def main() -> None:
     start_all_processes()
+
+    from limssr.training.arguments import parse_training_arguments
+
     arguments = parse_training_arguments(sys.argv[1:])
-    with exit_on_error("train.py"):
+
+    from limssr.training.fitting.run import finish_run, prepare_run, push_run
+
+    with exit_on_error():
         run = prepare_run(*arguments)
     finish_run(run)
-    with exit_on_error("train.py"):
+    with exit_on_error():
         push_run(run)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -9,7 +9,7 @@ REPOSITORY = Path(__file__).parents[2]
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
-FOLDERS = "configuration|docs|limssr|modeling_limssr|processing|tests|training"
+FOLDERS = "configuration|docs|modeling_limssr|processing|src|tests|training"
 FILE = re.compile(rf"`((?:{FOLDERS})/[\w./*{{}},-]+)`")
 
 

@@ -231,7 +231,7 @@ def test_training_goes_on_where_a_push_fails_and_loses_nothing(hub, client, call
     assert error.count("Training goes on; the checkpoint is in") == 2
     last = error.splitlines()[-1]
     assert last.startswith("train.py: cannot push to user/whole: the Hub has trouble of its own (500: Internal Error")
-    assert last.endswith(f"push again: python training/publish.py {tmp_path / 'run'} user/whole")
+    assert last.endswith(f"push again: python {TRAINING / 'publish.py'} {tmp_path / 'run'} user/whole")
     assert files_on(hub, "user/whole") == {".gitattributes"}
     assert not list((tmp_path / "run").glob("_*"))
     assert call("publish", folder=tmp_path / "run", repo_id="user/whole").startswith(hub.endpoint)

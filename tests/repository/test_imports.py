@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-FOLDERS = ("configuration", "limssr", "modeling_limssr", "processing", "training")
+FOLDERS = ("configuration", "modeling_limssr", "processing", "src/limssr", "training")
 PATHS = [path for folder in FOLDERS for path in sorted((REPOSITORY / folder).rglob("*.py"))]
 
 CORE = {"configuration", "modeling_limssr", "processing"}  # without any training library
@@ -39,6 +39,7 @@ ALLOWED = {
 def module_name(path: Path) -> str:
     """`limssr.training.data.masks` for training/data/masks.py, `limssr.training.data` for its __init__.py."""
     parts = path.relative_to(REPOSITORY).with_suffix("").parts
+    parts = parts[1:] if parts[0] == "src" else parts
     parts = parts[:-1] if parts[-1] == "__init__" else parts
     return ".".join(parts if parts[0] == "limssr" else ("limssr", *parts))
 
@@ -46,6 +47,8 @@ def module_name(path: Path) -> str:
 def room_of(module: str) -> str:
     """Folder of a module of training; `scripts` for what lies flat in it; else the package."""
     parts = module.split(".")[1:]
+    if parts == ["__main__"]:  # the command `limssr`
+        return "scripts"
     if parts and parts[-1].startswith("convert_"):
         return "converter"
     if not parts or parts[0] != "training":

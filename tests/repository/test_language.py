@@ -18,7 +18,7 @@ REPLACED = {
     r"\b(may|might) see\b": "allowed",
     r"^\|(.*\|)? *(shown|floor|marks) *\|": "modalities, mean, caveats, available",
 }
-FOLDERS = ("configuration", "limssr", "modeling_limssr", "processing", "training")
+FOLDERS = ("configuration", "modeling_limssr", "processing", "src/limssr", "training")
 
 
 def prose_of_the_code() -> dict[str, str]:

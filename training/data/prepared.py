@@ -1,4 +1,4 @@
-"""Data that `prepare_data.py` wrote: any dataset, converted once to Arrow files."""
+"""Data that `prepare.py` wrote: any dataset, converted once to Arrow files."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ OTHER_FIELDS = ("splits", "best_attainable", "samples", "dropped", "odd")
 
 @dataclass
 class Prepared:
-    """The result of `prepare_data.py`. Its files are mapped into memory and never loaded as a whole.
+    """The result of `prepare.py`. Its files are mapped into memory and never loaded as a whole.
 
         OUT/
             data/<dataset>-<split>-00000-of-00004.arrow     rows; `datasets.load_dataset(OUT)` reads them too
@@ -70,9 +70,7 @@ class Prepared:
                 snapshot_download(str(self.folder), repo_type="dataset", revision=self.revision, allow_patterns=files)
             )
         if not (folder / DESCRIPTION_FILE).is_file():
-            raise FileNotFoundError(
-                f"prepared: there is no {folder / DESCRIPTION_FILE}; write it with prepare_data.py"
-            )
+            raise FileNotFoundError(f"prepared: there is no {folder / DESCRIPTION_FILE}; write it with prepare.py")
         return folder
 
 
@@ -102,7 +100,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: {error}; copy or prepare the data again") from error
     if lacking:
         raise ValueError(
-            f"{path} says nothing of {', '.join(lacking)}: another version of prepare_data.py wrote it; "
+            f"{path} says nothing of {', '.join(lacking)}: another version of prepare.py wrote it; "
             "prepare the data again"
         )
     return description

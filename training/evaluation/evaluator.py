@@ -10,7 +10,8 @@ from tqdm.auto import tqdm
 
 from ..data.aqa_data import target_columns
 from ..data.masks import Mask, Rates, all_subsets, available_masks, draw_static_masks, subset_name, validate_rates
-from ..prediction.predictor import PATHS, Member, Predictions, predict_masks
+from ..prediction.predictions import PATHS, Predictions
+from ..prediction.predictor import Member, predict_masks
 from .baselines import Baselines, PooledRows, pool_rows, rows_by_mask
 from .metrics.bootstrap import draw_resamples
 from .results import (

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..data.masks import Mask, subset_name
-from ..prediction.predictor import PATHS, Predictions
+from ..prediction.predictions import PATHS, Predictions
 from .metrics.aqa_metrics import CORRELATIONS, METRIC_NAMES, average_metrics, repetition_metrics, score_metrics
 from .metrics.bootstrap import CONFIDENCE, RESAMPLES, add_intervals, average_resampled, resampled_metrics
 

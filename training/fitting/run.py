@@ -18,7 +18,7 @@ from ..evaluation.evaluator import EvaluationResult, evaluate_subsets
 from ..evaluation.figures import save_curve
 from ..evaluation.run import write_evaluation
 from ..evaluation.tables import evaluation_table, result_caveats, title_with_caveats
-from ..hub.model_card import find_template, write_model_card
+from ..hub.model_card import write_model_card
 from ..hub.repository import HUB_NAME, fetch_checkpoint
 from ..utils.files import RECORD_FILE, write_json
 from .collator import LimssrCollator
@@ -64,7 +64,6 @@ def prepare_run(
         OSError, ValueError, ModuleNotFoundError: something is not there or does not fit; the message says what.
     """
     checkpoint = find_checkpoint(args)
-    find_template()
     with args.main_process_first(desc="loading the dataset"):  # which may write a cache
         data = load(data_arguments.dataset, **data_arguments.data_options)
     if args.process_index == 0 or data_arguments.require_complete:
@@ -128,7 +127,7 @@ def push_run(run: PreparedRun) -> None:
     try:
         trainer.push_to_hub("Training finished")
     except OSError as error:
-        again = f"python training/publish.py {args.output_dir} {trainer.hub_model_id}"
+        again = f"limssr publish {args.output_dir} {trainer.hub_model_id}"
         raise OSError(f"{error}. Model and results are complete in {args.output_dir}; push again: {again}") from error
 
 

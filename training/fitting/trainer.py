@@ -25,7 +25,8 @@ from ..data.aqa_data import read_targets
 from ..data.masked_dataset import sequence_lengths
 from ..evaluation.metrics.aqa_metrics import METRIC_NAMES, average_metrics, score_metrics
 from ..hub.trainer_mixin import HubMixin
-from ..prediction.predictor import PATHS, Predictions, predict
+from ..prediction.predictions import PATHS, Predictions
+from ..prediction.predictor import predict
 from ..utils.files import RECORD_FILE, write_json
 from .checkpoints import TrainingStateMixin, check_form, checkpoint_form, final_form, load_trained_weights
 from .collator import EpochRows, EpochSampler, LimssrCollator

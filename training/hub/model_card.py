@@ -1,7 +1,6 @@
 """Render the Hub card from the template `model_card.md` and the records beside a model."""
 
 import json
-import sysconfig
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -13,18 +12,9 @@ from ..evaluation.seeds import TRAINING_SETTINGS
 from ..evaluation.tables import card_table
 from ..utils.files import RECORD_FILE, without_paths
 
-TEMPLATE = "model_card.md"
+TEMPLATE = Path(__file__).parents[2] / "model_card.md"
 HEADLINE_METRICS = {"spearman": ("spearmanr", "Spearman correlation"), "mse": ("mse", "mean squared error")}
 LOSS_WEIGHTS = ("regression_weight", "consistency_weight", "separation_weight")
-
-
-def find_template() -> Path:
-    """Find the template at the top of the repository, or where a wheel installs it."""
-    places = [Path(__file__).parents[2] / TEMPLATE, Path(sysconfig.get_path("data")) / "share" / "limssr" / TEMPLATE]
-    for place in places:
-        if place.is_file():
-            return place
-    raise FileNotFoundError(f"the card template is neither at {places[0]} nor at {places[1]}; install limssr again")
 
 
 def write_model_card(folder: str | Path, repo_id: str) -> None:
@@ -49,7 +39,7 @@ def render_model_card(folder: str | Path, repo_id: str) -> str:
     is_found_by_name = config.checkpoint_form == "full" or not {"repository", "subfolder"}.isdisjoint(source)
     card = ModelCard.from_template(
         _metadata(repo_id, run, result, config),
-        template_path=str(find_template()),
+        template_path=str(TEMPLATE),
         model_name=repo_id.rpartition("/")[2],
         repo_id=repo_id,
         config=config,

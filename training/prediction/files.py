@@ -1,14 +1,17 @@
-"""Samples from files, folders and CSVs; scores to text, CSV and JSON."""
+"""Samples from files, folders and CSVs; scores to text, CSV, TSV, JSON and Parquet."""
 
 import csv
 import json
-from collections.abc import Collection, Iterable, Sequence
+from codecs import getwriter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..data.sources.files import SUFFIXES, TEXT_SUFFIX, FeatureFileError, read_features, read_text
 from ..data.sources.labels import LabelError, read_csv
@@ -116,7 +119,7 @@ def _folder_sample(sample_id: str, files: dict[str, list[Path]]) -> FileSample:
     return FileSample(sample_id, {name: paths[0] for name, paths in files.items()})
 
 
-FORMATS = ("text", "csv", "json")
+Rows = Iterable[tuple[SamplePrediction, list[dict]]]  # each sample with its rows of `ROW_SCHEMA`
 NUMBERS = ("score", "reasoning_score", "cross_modal_score", "path_disagreement")
 # One row per sample and score, in judges' units; a sample with an error has one row without a score.
 ROW_SCHEMA = pa.schema(
@@ -126,30 +129,47 @@ ROW_SCHEMA = pa.schema(
 )
 
 
+def output_format(form: str | None, path: Path | None) -> str:
+    """Return the key of `WRITERS` that is asked for: `form`, or what the suffix of the file says, or `text`.
+
+    Raises:
+        ValueError: the suffix says nothing, or there is no file and the format is no text.
+    """
+    if form is None and path is not None:
+        form = {"txt": "text"}.get(path.suffix[1:].lower(), path.suffix[1:].lower())
+        if form not in WRITERS:
+            suffixes = ", ".join(f".{name}" for name in WRITERS if name != "text")
+            raise ValueError(f"--output {path}: the suffix is none of .txt, {suffixes}; use one, or give --format")
+    if form == "parquet" and path is None:
+        raise ValueError("parquet is no text: name a file, --output FILE.parquet")
+    return form or "text"
+
+
 def write_predictions(
-    predictions: Iterable[SamplePrediction], score_names: Sequence[str], form: str, stream: TextIO
+    predictions: Iterable[SamplePrediction], score_names: Sequence[str], form: str, stream: BinaryIO
 ) -> list[SamplePrediction]:
-    """Write each sample as it comes, in judges' units.
+    """Write each sample as it comes, in judges' units; Parquet at the end.
 
     Args:
         predictions: predictions of `predict_stream`.
         score_names: names of the model's scores.
-        form: one of `FORMATS`. CSV has a line per sample and score, JSON one list with an object per sample.
-        stream: open text file.
+        form: key of `WRITERS`. CSV, TSV and Parquet have a row per sample and score; JSON is one list with an object
+            per sample, JSONL has an object a line.
+        stream: open binary file.
 
     Returns:
         The samples with an error.
     """
     failed: list[SamplePrediction] = []
 
-    def watched() -> Iterable[tuple[SamplePrediction, list[dict]]]:
+    def watched() -> Iterator[tuple[SamplePrediction, list[dict]]]:
         for prediction in predictions:
             if prediction.error is not None:
                 failed.append(prediction)
             yield prediction, prediction_rows(prediction, score_names)
             stream.flush()
 
-    {"text": _write_text, "csv": _write_csv, "json": _write_json}[form](watched(), score_names, stream)
+    WRITERS[form](watched(), score_names, stream)
     return failed
 
 
@@ -166,38 +186,67 @@ def prediction_rows(prediction: SamplePrediction, score_names: Sequence[str]) ->
     return rows
 
 
-def _write_text(predictions, score_names: Sequence[str], stream: TextIO) -> None:
+def _write_text(rows_by_sample: Rows, score_names: Sequence[str], stream: BinaryIO) -> None:
     id_width, name_width = None, max(5, *map(len, score_names))
-    for prediction, rows in predictions:
+    for prediction, rows in rows_by_sample:
         if id_width is None:
             id_width = max(10, len(prediction.sample_id))
-            stream.write(f"{'sample':{id_width}}  {'score':{name_width}}  {'value':>9}  reasoning  cross-modal  ")
-            stream.write("apart  from\n")
+            heading = f"{'sample':{id_width}}  {'score':{name_width}}  {'value':>9}"
+            stream.write(f"{heading}  reasoning  cross-modal  apart  from\n".encode())
         for row in rows:
-            stream.write(f"{row['sample_id']:{id_width}}  ")
+            line = f"{row['sample_id']:{id_width}}  "
             if "error" in row:
-                stream.write(f"ERROR  {row['error']}\n")
-                continue
-            score, main, auxiliary, apart = ("-" if row[name] is None else f"{row[name]:.2f}" for name in NUMBERS)
-            stream.write(f"{row['score_name']:{name_width}}  {score:>9}  {main:>9}  {auxiliary:>11}  {apart:>5}  ")
-            stream.write(f"{row['used']}\n")
+                line += f"ERROR  {row['error']}"
+            else:
+                score, main, other, apart = ("-" if row[name] is None else f"{row[name]:.2f}" for name in NUMBERS)
+                line += f"{row['score_name']:{name_width}}  {score:>9}  {main:>9}  {other:>11}  {apart:>5}  "
+                line += row["used"]
+            stream.write(f"{line}\n".encode())
 
 
-def _write_csv(predictions, score_names: Sequence[str], stream: TextIO) -> None:
-    writer = csv.DictWriter(stream, ROW_SCHEMA.names, restval="", lineterminator="\n")
+def _write_table(rows_by_sample: Rows, score_names: Sequence[str], stream: BinaryIO, delimiter: str = ",") -> None:
+    writer = csv.DictWriter(getwriter("utf-8")(stream), ROW_SCHEMA.names, delimiter=delimiter, lineterminator="\n")
     writer.writeheader()
-    for _, rows in predictions:
+    for _, rows in rows_by_sample:
         writer.writerows(rows)
 
 
-def _write_json(predictions, score_names: Sequence[str], stream: TextIO) -> None:
+def _write_json(rows_by_sample: Rows, score_names: Sequence[str], stream: BinaryIO) -> None:
     separator = "["
     try:
-        for prediction, rows in predictions:
-            entry = {"sample_id": prediction.sample_id, "used": prediction.used, "error": prediction.error}
-            scored = rows if prediction.error is None else []
-            entry["scores"] = {row["score_name"]: {name: row[name] for name in NUMBERS} for row in scored}
-            stream.write(f"{separator}\n  {json.dumps(entry, allow_nan=False, ensure_ascii=False)}")
+        for prediction, rows in rows_by_sample:
+            stream.write(f"{separator}\n  {_json_object(prediction, rows)}".encode())
             separator = ","
     finally:
-        stream.write("[]\n" if separator == "[" else "\n]\n")
+        stream.write(b"[]\n" if separator == "[" else b"\n]\n")
+
+
+def _write_json_lines(rows_by_sample: Rows, score_names: Sequence[str], stream: BinaryIO) -> None:
+    for prediction, rows in rows_by_sample:
+        stream.write(f"{_json_object(prediction, rows)}\n".encode())
+
+
+def _json_object(prediction: SamplePrediction, rows: list[dict]) -> str:
+    scored = rows if prediction.error is None else []
+    scores = {row["score_name"]: {name: row[name] for name in NUMBERS} for row in scored}
+    entry = {"sample_id": prediction.sample_id, "used": prediction.used, "error": prediction.error, "scores": scores}
+    return json.dumps(entry, allow_nan=False, ensure_ascii=False)
+
+
+def _write_parquet(rows_by_sample: Rows, score_names: Sequence[str], stream: BinaryIO) -> None:
+    found: list[dict] = []
+    try:
+        for _, rows in rows_by_sample:
+            found += rows
+    finally:  # what was scored before an error is kept
+        pq.write_table(pa.Table.from_pylist(found, ROW_SCHEMA), stream)
+
+
+WRITERS = {
+    "text": _write_text,
+    "csv": _write_table,
+    "tsv": partial(_write_table, delimiter="\t"),
+    "json": _write_json,
+    "jsonl": _write_json_lines,
+    "parquet": _write_parquet,
+}

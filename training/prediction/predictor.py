@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -20,42 +19,14 @@ from ..data.masks import Mask
 from ..data.sources.files import FeatureFileError
 from ..data.sources.walk import printable
 from .files import FileSample, SamplePrediction
+from .predictions import PATHS, Predictions
 
-PATHS = ("scores", "reasoning_scores", "cross_modal_scores")
 STREAMED_BATCHES = 4  # read ahead by `predict_stream`
 # The projectors of a sharded model exist only inside its forward pass.
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 Member = tuple[LimssrForScoreRegression, LimssrProcessor]
 Inputs = dict[str, torch.Tensor]
 ORIGIN = ("transformers_version", "_name_or_path")  # of settings: where they came from
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Scores of n rows, in judges' units.
-
-    Attributes:
-        sample_ids: n ids.
-        modalities: names of the model's modalities.
-        scores, reasoning_scores, cross_modal_scores: (n, scores) float64; NaN for a path the model does not have.
-        used: (n, modalities) bool, the modalities each row was scored from.
-    """
-
-    sample_ids: list[str]
-    modalities: list[str]
-    scores: np.ndarray
-    reasoning_scores: np.ndarray
-    cross_modal_scores: np.ndarray
-    used: np.ndarray
-
-    @property
-    def path_disagreement(self) -> np.ndarray:
-        """|reasoning_scores - cross_modal_scores|, (n, scores)."""
-        return np.abs(self.reasoning_scores - self.cross_modal_scores)
-
-    def used_names(self, row: int) -> list[str]:
-        """Names of the modalities a row was scored from."""
-        return [name for name, used in zip(self.modalities, self.used[row], strict=True) if used]
 
 
 def load_members(

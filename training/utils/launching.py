@@ -1,11 +1,18 @@
-"""Start and end of a script: as many processes as `accelerate launch` asks for, errors in one line."""
+"""Start and end of a script: its parser, as many processes as `accelerate launch` asks for, errors in one line."""
 
+import argparse
 import os
+import re
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
+
+SCRIPTS = Path(__file__).parents[1]
+COMMAND = re.compile(r"\blimssr ([a-z]+)\b")
 
 # A launcher of several processes sets one of these: torchrun, Open MPI, Intel MPI, MVAPICH.
 WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -34,20 +41,73 @@ def start_all_processes() -> None:
     os.execv(sys.executable, [sys.executable, *torchrun, *sys.argv])  # noqa: S606 (the very same command line)
 
 
+def as_started(text: str) -> str:
+    """Return a text with its commands as the user has them.
+
+    Args:
+        text: names commands as `limssr publish`. They become `python training/publish.py` if this process is such a
+            script, with the same folder; a module (`python -m`) and the command `limssr` leave them.
+    """
+    script = Path(sys.argv[0])
+    if script.resolve().parent != SCRIPTS or sys.modules["__main__"].__spec__ is not None:
+        return text
+
+    def as_script(found: re.Match) -> str:
+        path = script.with_name(f"{found[1]}.py")
+        return f"python {path}" if path.is_file() else found[0]
+
+    return COMMAND.sub(as_script, text)
+
+
+def script_parser(description: str, **options) -> argparse.ArgumentParser:
+    """Return a parser whose help is the docstring of the script, line by line, with the commands as the user has them.
+
+    Args:
+        description: docstring of the script.
+        **options: further arguments of `argparse.ArgumentParser`.
+    """
+    formatter = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=as_started(description), formatter_class=formatter, **options)
+
+
+def program_name() -> str:
+    """Return what begins a message of this script: `train.py` or `limssr train`, as in argparse's own messages."""
+    return Path(sys.argv[0]).name
+
+
+def run_script(main: Callable[[], int | None]) -> None:
+    """Run a script and exit with its status; quietly where the reader of its output has gone, as in `| head`.
+
+    Raises:
+        SystemExit: always.
+    """
+    try:
+        try:
+            status = main()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        status = 128 + signal.SIGPIPE  # as a shell reports a program that the signal ended
+    sys.exit(status)
+
+
 @contextmanager
-def exit_on_error(doing: str) -> Iterator[None]:
+def exit_on_error(doing: str | None = None) -> Iterator[None]:
     """End the script with one line, without a traceback, if something is not there or does not fit.
 
     Args:
-        doing: what failed, such as `cannot load the model runs/demo`; begins the line.
+        doing: what failed, such as `cannot load the model runs/demo`; begins the line. By default the script's name.
 
     Raises:
         SystemExit: in place of an OSError, ValueError or ModuleNotFoundError.
     """
     try:
         yield
+    except BrokenPipeError:  # of the terminal, see `run_script`
+        raise
     except (ModuleNotFoundError, OSError, ValueError) as error:
-        raise SystemExit(f"{doing}: {' '.join(str(error).split())}") from error
+        raise SystemExit(as_started(f"{doing or program_name()}: {' '.join(str(error).split())}")) from error
 
 
 def _asked_of_accelerate(command: list[str]) -> str | None:

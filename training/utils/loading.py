@@ -4,10 +4,6 @@ import argparse
 import logging
 from typing import Literal, get_args
 
-import torch
-from transformers import BitsAndBytesConfig
-from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
-
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Quantization = Literal["8bit", "4bit"]
@@ -36,6 +32,9 @@ def loading_options(dtype: Dtype = "auto", attention: Attention = "sdpa", quanti
     Raises:
         ValueError: a package is not installed, or dtype and attention do not go together.
     """
+    import torch
+    from transformers.utils import is_flash_attn_2_available
+
     options = {"attn_implementation": attention} | ({} if dtype == "auto" else {"dtype": getattr(torch, dtype)})
     if attention == "flash_attention_2":
         if not is_flash_attn_2_available():
@@ -56,11 +55,17 @@ def require_bitsandbytes(wanted_by: str) -> None:
     Raises:
         ValueError: bitsandbytes is not installed; the message begins with `wanted_by`.
     """
+    from transformers.utils import is_bitsandbytes_available
+
     if not is_bitsandbytes_available():
         raise ValueError(f"{wanted_by} needs the package bitsandbytes: pip install bitsandbytes, or leave it out")
 
 
-def _quantization_config(dtype: Dtype, quantization: Quantization) -> BitsAndBytesConfig:
+def _quantization_config(dtype: Dtype, quantization: Quantization):
+    """Return the `BitsAndBytesConfig` of a quantization."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
     if quantization == "8bit":
         # It would report the rounding of its inputs to float16 at every layer of every step.
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
