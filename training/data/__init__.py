@@ -1,10 +1,15 @@
 """Datasets by name. Each is one module with one class, and loads as `AqaData`."""
 
 import inspect
+import os
+from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, get_args
 
 from .aqa_data import AqaData, report_missing
+from .sources.labels import NUMBER
 
 # Name of a dataset and of its module -> its class. The module is imported when the dataset is used.
 REGISTRY = {
@@ -17,21 +22,51 @@ REGISTRY = {
     "rhythmic_gymnastics": "RhythmicGymnastics",
     "synthetic": "Synthetic",
 }
+ENTRY_POINTS = "limssr.datasets"  # group in which other packages register datasets
 
 
 def dataset_class(name: str) -> type:
-    """Class of a dataset; ValueError if the name is not in `REGISTRY`."""
-    if name not in REGISTRY:
-        raise ValueError(f"no dataset is called {name!r}, known: {', '.join(sorted(REGISTRY))}")
-    return getattr(import_module(f".{name}", __package__), REGISTRY[name])
+    """Class of a dataset.
+
+    Args:
+        name: key of `REGISTRY`, name that an installed package registers in the entry points `limssr.datasets`, or
+            `package.module:Class`.
+
+    Raises:
+        ValueError: there is no such dataset, or two packages register the name.
+    """
+    if name in REGISTRY:
+        return getattr(import_module(f".{name}", __package__), REGISTRY[name])
+    if ":" in str(name):
+        return _import_class(name, name)
+    registered = entry_points(group=ENTRY_POINTS)
+    found = registered.select(name=str(name))
+    if not found:
+        known = ", ".join(sorted({*REGISTRY, *registered.names}))
+        raise ValueError(f"no dataset is called {name!r}, known: {known}, or package.module:Class")
+    if len(places := sorted({entry.value for entry in found})) > 1:
+        raise ValueError(f"several packages register a dataset {name!r}; give one of {', '.join(places)}")
+    return _import_class(name, places[0])
+
+
+def _import_class(name: str, place: str) -> type:
+    """Class of another package, given as `package.module:Class`."""
+    module, _, class_name = place.partition(":")
+    try:
+        return getattr(import_module(module), class_name)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two for words that name no module
+        raise ValueError(
+            f"the dataset {name!r} cannot be imported: {error}; expected package.module:Class, installed in this "
+            "environment or on PYTHONPATH"
+        ) from error
 
 
 def build(name: str, **options: Any) -> Any:
     """Create a dataset by name without reading any of its files.
 
     Args:
-        name: key of `REGISTRY`.
-        **options: fields of the dataset's class.
+        name: see `dataset_class`.
+        **options: fields of the dataset's class. `~` in a path is the home folder.
 
     Raises:
         ValueError: the name is unknown, or an option is missing, unknown or has an invalid value.
@@ -40,11 +75,29 @@ def build(name: str, **options: Any) -> Any:
     parameters = inspect.signature(found)
     try:
         parameters.bind(**options)
-        return found(**options)
+        return found(**_as_annotated(options, parameters.parameters))
     except TypeError as error:
         raise ValueError(
             f"options of the dataset {name!r} (`data_options`): {error}; it has {', '.join(parameters.parameters)}."
         ) from error
+
+
+def _as_annotated(options: Mapping[str, Any], parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    """Options as their types say; TypeError if one is of another type.
+
+    YAML reads a folder called 2024-05-01 as a date, 2024 as a number, and 1e-1 as a string.
+    """
+    given = {}
+    for name, value in options.items():
+        kind = parameters[name].annotation if name in parameters else Any
+        if Path in (kind, *get_args(kind)) and value is not None:
+            value = os.path.expanduser(str(value))
+        elif kind is float and NUMBER.fullmatch(str(value)):
+            value = float(value)
+        if kind in (int, float, str, bool) and type(value) is not kind:
+            raise TypeError(f"{name} is {value!r}, expected {kind.__name__}")
+        given[name] = value
+    return given
 
 
 def load(name: str, **options: Any) -> AqaData:

@@ -129,6 +129,11 @@ def _in_memory(read: Reader) -> Reader:
     return read_copy
 
 
+def locate(folder: str | Path, place: str | Path) -> Path:
+    """Path of labels or features: a relative one starts at the folder of the dataset, `~` at the home folder."""
+    return Path(folder) / Path(place).expanduser()
+
+
 def all_sample_ids(splits: Mapping[str, Dataset]) -> list[str]:
     """Ids of all samples in the order of the splits."""
     return [sample_id for split in splits.values() for sample_id in split.select_columns(["sample_id"])["sample_id"]]
@@ -209,7 +214,7 @@ class ModalityFolders:
         return sizes
 
     def _place(self, modality: str) -> Path:
-        return self.folder / self.features.get(modality, modality)
+        return locate(self.folder, self.features.get(modality, modality))
 
     def _subfolders(self) -> list[str]:
         """Sorted names of the subfolders with a feature file at any depth, then those in `features`."""
@@ -295,7 +300,7 @@ class PublishedDataset(FileDataset):
 
     def read_split(self, name: str) -> Labels:
         """Read the labels of a split, given the name of its file."""
-        return self.transform_labels(read_label_table(Path(self.folder) / name, self.label_columns))
+        return self.transform_labels(read_label_table(locate(self.folder, name), self.label_columns))
 
     def transform_labels(self, labels: Labels) -> Labels:
         """Labels of the dataset, given those of a file."""
@@ -333,7 +338,7 @@ class PublishedDataset(FileDataset):
 
     def source(self, modality: str, place: str) -> FeatureSource:
         """Source of a modality at a place: a folder of files or a table."""
-        path, size = Path(self.folder) / place, self.modalities[modality]
+        path, size = locate(self.folder, place), self.modalities[modality]
         is_folder = path.is_dir() or not path.suffix
         if is_folder:
             return FileSource(path, size, self.average_views, self.zeros_are_missing)

