@@ -6,6 +6,24 @@ import torch.nn.functional as F
 LOSS_TERMS = ("regression_loss", "consistency_loss", "separation_loss")  # as the model returns them
 
 
+def is_outside(values: torch.Tensor, lowest, highest) -> torch.Tensor:
+    """
+    Whether values lie outside their bounds, by more than the rounding of their type and of float32. NaN does not.
+
+    Args:
+        values (`(..., scores)`): scores in judges' units.
+        lowest (`(scores,)`, or a number): lower bounds, in judges' units.
+        highest (`(scores,)`, or a number): upper bounds, in judges' units.
+    """
+    lowest, highest = (torch.as_tensor(bound, dtype=torch.float32).to(values.device) for bound in (lowest, highest))
+    precision = torch.finfo(torch.float32).eps  # labels are stored in float32, whatever they were written in
+    if values.is_floating_point():
+        precision = max(precision, torch.finfo(values.dtype).eps)
+    tolerance = 2 * precision * torch.maximum(lowest.abs(), highest.abs())  # value and bound are both rounded
+    values = values.float()
+    return (values < lowest - tolerance) | (values > highest + tolerance)
+
+
 def regression_loss(score: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Mean squared error of `(batch, scores)` over the given targets; NaN targets are left out, 0 if all are NaN."""
     given = ~target.isnan()

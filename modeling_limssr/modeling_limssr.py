@@ -4,6 +4,7 @@ import inspect
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
@@ -13,11 +14,11 @@ from transformers.utils.generic import can_return_tuple
 from ..configuration.configuration_limssr import LimssrConfig
 from .checkpoint_limssr import LimssrCheckpointMixin
 from .language_model_limssr import HUB_ARGUMENTS, lookup_scale, require_floating_point
-from .losses_limssr import consistency_loss, regression_loss, token_separation_loss
+from .losses_limssr import consistency_loss, is_outside, regression_loss, token_separation_loss
 from .prefix_cache_limssr import PrefixCache
 from .projector_limssr import LimssrProjector
 from .scoring_paths_limssr import LimssrCrossModalPath, LimssrReasoningPath
-from .sequence_limssr import SequenceLayout
+from .sequence_limssr import SequenceLayout, refuse
 
 
 @dataclass
@@ -209,8 +210,9 @@ class LimssrModel(LimssrPreTrainedModel):
             if name not in self.projectors:  # text: its words are embedded already
                 continue
             parts = (kwargs.pop(f"{name}_{part}", None) for part in ("features", "clip_mask", "projected"))
-            projected = self.project(name, layout.clips[:, index].sum(-1), *parts).to(inputs_embeds)  # (clips, hidden)
-            inputs_embeds = inputs_embeds.masked_scatter(layout.clips[:, index, :, None], projected)
+            is_clip = layout.clips[:, index]  # (batch, length)
+            projected = self.project(name, is_clip.sum(-1), *parts).to(inputs_embeds)  # (clips, hidden)
+            inputs_embeds = inputs_embeds.masked_scatter(is_clip[..., None], projected)
         if self.config.imputation == "zeros":
             inputs_embeds = inputs_embeds.masked_fill(layout.missing.any(1)[..., None], 0)
         self._refuse_unknown_arguments(kwargs)
@@ -240,42 +242,40 @@ class LimssrModel(LimssrPreTrainedModel):
         """Write the trainable embeddings of boundary, missing and fusion tokens over their positions."""
         row_ids = torch.tensor(self.config.trainable_token_ids, device=input_ids.device)
         is_row = input_ids[..., None] == row_ids  # (batch, length, rows)
-        positions = is_row.any(-1)
-        rows = is_row[positions].int().argmax(-1)  # (positions,)
-        embeddings = self.token_embeddings[rows.to(self.token_embeddings.device)].to(inputs_embeds)
-        return inputs_embeds.masked_scatter(positions[..., None], embeddings)
+        rows = is_row.int().argmax(-1).to(self.token_embeddings.device)  # (batch, length)
+        embeddings = F.embedding(rows, self.token_embeddings).to(inputs_embeds)  # (batch, length, hidden)
+        return torch.where(is_row.any(-1, keepdim=True), embeddings, inputs_embeds)
 
     def project(self, name, placeholders, features, clip_mask, projected) -> torch.FloatTensor:
         """
-        Real clips of a modality as one list `(clips, hidden)`, checked against the placeholders `(batch,)`.
+        Clips of a modality as one list `(clips, hidden)`, the real ones first, checked against the placeholders.
 
         A modality that no sample of the batch has still runs through its projector, as an empty list: training on
         several processes demands that all parameters take part in every step.
         """
+        batch = placeholders.shape[0]  # `len` would fix it in an exported graph
+        kind, size, clips = "features", self.config.modalities[name], features
         if projected is not None:
-            return self.select_clips(name, placeholders, projected, clip_mask, self.config.hidden_size, "projected")
-        size = self.config.modalities[name]
-        return self.projectors[name](self.select_clips(name, placeholders, features, clip_mask, size, "features"))
-
-    def select_clips(self, name, placeholders, features, clip_mask, size, kind) -> torch.FloatTensor:
-        """The real ones of `(batch, clips, size)` as one list `(clips, size)`."""
-        weight = self.projectors[name].linear_1.weight
-        if features is None:
-            features = weight.new_empty(len(placeholders), 0, size)
-        if features.dim() != 3 or features.shape[-1] != size or len(features) != len(placeholders):
-            raise ValueError(
-                f"{name}_{kind} has shape {tuple(features.shape)}, expected ({len(placeholders)}, clips, {size})."
-            )
-        if clip_mask is None:
-            clip_mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
-        given = clip_mask.sum(-1)  # (batch,)
-        if (differing := given != placeholders.to(given.device)).any():
-            sample = int(differing.nonzero()[0])
-            raise ValueError(
+            kind, size, clips = "projected", self.config.hidden_size, projected
+        elif features is None:
+            clips = torch.zeros(batch, 0, size)
+        if clips.dim() != 3 or clips.shape[0] != batch or clips.shape[2] != size:
+            raise ValueError(f"{name}_{kind} has shape {tuple(clips.shape)}, expected ({batch}, clips, {size}).")
+        clips = clips.to(placeholders.device)
+        is_real = torch.ones(clips.shape[:2], dtype=torch.bool) if clip_mask is None else clip_mask.bool()
+        is_real = is_real.to(placeholders.device)  # (batch, clips)
+        given = is_real.sum(-1)  # (batch,)
+        refuse(
+            given != placeholders,
+            lambda sample: (
                 f"sample {sample}, modality {name!r}: input_ids have {placeholders[sample].item()} clip placeholders, "
                 f"but {given[sample].item()} clips of features are given. Both must come from the same processor call."
-            )
-        return features[clip_mask.bool()].to(weight)  # (clips, size)
+            ),
+        )
+        clips, is_real = clips.flatten(0, 1), is_real.flatten()
+        if projected is None:
+            clips = self.projectors[name](clips.masked_fill(~is_real[:, None], 0), is_real)  # (clips, hidden)
+        return clips.index_select(0, is_real.logical_not().byte().argsort(stable=True))
 
 
 class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
@@ -371,7 +371,8 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
             cross_modal = self.cross_modal_path(modality_states.to(dtype), outputs.modality_mask.to(dtype)).float()
         if reasoning is None or cross_modal is None:
             return (cross_modal if reasoning is None else reasoning), reasoning, cross_modal
-        return self.reasoning_weight * reasoning + (1 - self.reasoning_weight) * cross_modal, reasoning, cross_modal
+        weight = self.reasoning_weight.to(reasoning.device)
+        return weight * reasoning + (1 - weight) * cross_modal, reasoning, cross_modal
 
     def losses(self, labels, score, reasoning, cross_modal, fusion_states=None) -> dict[str, torch.Tensor]:
         """
@@ -385,7 +386,7 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
             fusion_states (`(batch, fusion tokens, hidden)`, *optional*): h_k; without them the separation term is 0.
         """
         config = self.config
-        regression = regression_loss(score, self.normalise_labels(labels.to(score)))
+        regression = regression_loss(score, self.normalise_labels(labels.to(score.device)).to(score.dtype))
         consistency = separation = score.new_zeros(())
         if config.aggregation == "dual":
             consistency = consistency_loss(reasoning, cross_modal)
@@ -436,17 +437,17 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
                 f"labels have shape {tuple(labels.shape)}, expected (batch, {self.config.num_scores}): one column for "
                 f"each of {self.config.score_names}."
             )
-        normalised = self.normalise(labels)
-        outside = (normalised < -1e-6) | (normalised > 1 + 1e-6)
-        if outside.any():
-            sample, column = outside.nonzero()[0].tolist()
-            lowest, width = self.config.score_minimums[column], self.config.score_ranges[column]
-            raise ValueError(
+        lowest, width = self._score_bounds(labels)
+
+        def explain(sample: int, column: int) -> str:
+            return (
                 f"label of sample {sample}, score {self.config.score_names[column]!r}, is "
-                f"{labels[sample, column].item():g}; the configuration allows {lowest:g} to {lowest + width:g}: set "
-                "`score_minimums` and `score_ranges` for your data."
+                f"{labels[sample, column].item():g}; the configuration allows {lowest[column].item():g} to "
+                f"{(lowest + width)[column].item():g}: set `score_minimums` and `score_ranges` for your data."
             )
-        return normalised
+
+        refuse(is_outside(labels, lowest, lowest + width), explain)
+        return self.normalise(labels)
 
     def _score_bounds(self, scores: torch.Tensor) -> list[torch.Tensor]:
         """Minimum and range of each score, `(scores,)`, on the device of `scores`."""

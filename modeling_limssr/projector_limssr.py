@@ -8,36 +8,43 @@ from torch import nn
 
 class ClipBatchNorm(nn.BatchNorm1d):
     """
-    Batch norm over a flat list of clips `(clips, hidden)` of any length, zero included.
+    Batch norm over the real ones of a flat list of clips `(clips, hidden)` of any length, zero included.
 
-    The list holds real clips only, so neither padding nor samples without the modality affect the statistics. A single
-    clip, whose variance says nothing, is normalised with the running statistics; an empty list changes nothing. Under
-    several processes the running statistics combine the clips of all, so every process saves the same.
+    Neither padding nor samples without the modality affect the statistics. A single real clip, whose variance says
+    nothing, is normalised with the running statistics, which it leaves as they are. Under several processes the
+    running statistics combine the clips of all, so every process saves the same.
     """
 
-    def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        if self.training:
-            self._update_running_statistics(clips.detach())
-        if self.training and len(clips) > 1:
-            return F.batch_norm(clips, None, None, self.weight, self.bias, training=True, eps=self.eps)
-        return F.batch_norm(clips, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+    def forward(self, clips: torch.Tensor, is_real: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Args:
+            clips (`(clips, hidden)`): list of clips.
+            is_real (`(clips,)` bool, *optional*): which of them count in training; all by default.
+        """
+        if not self.training:
+            return F.batch_norm(clips, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        values = clips.float()
+        weights = values.new_ones(len(values), 1) if is_real is None else is_real[:, None].float()
+        count = weights.sum()
+        mean = (weights * values).sum(0) / count.clamp(min=1)
+        deviation = (weights * (values - mean).square()).sum(0)  # sum of squares
+        self._update_running_statistics(count, mean.detach(), deviation.detach())
+        mean = torch.where(count > 1, mean, self.running_mean)
+        variance = torch.where(count > 1, deviation / count.clamp(min=1), self.running_var)
+        normed = (values - mean) * (variance + self.eps).rsqrt()
+        return (normed * self.weight + self.bias).to(clips.dtype)
 
     @torch.no_grad()
-    def _update_running_statistics(self, clips: torch.Tensor) -> None:
-        count, mean, deviation = self._gather_statistics(clips)
-        if count < 2:
-            return
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_((deviation / (count - 1)).to(self.running_var.dtype), self.momentum)
-        self.num_batches_tracked += 1
+    def _update_running_statistics(self, count, mean, deviation) -> None:
+        count, mean, deviation = self._gather_statistics(count, mean, deviation)
+        is_enough = count > 1
+        for running, value in ((self.running_mean, mean), (self.running_var, deviation / (count - 1).clamp(min=1))):
+            running.copy_(torch.where(is_enough, running.lerp(value.to(running.dtype), self.momentum), running))
+        self.num_batches_tracked += is_enough
 
     @staticmethod
-    def _gather_statistics(clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _gather_statistics(count, mean, deviation) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Count `()`, mean `(hidden,)` and sum of squared deviations `(hidden,)` over the clips of all processes."""
-        clips = clips.float()
-        mean = clips.sum(0) / max(len(clips), 1)
-        deviation = (clips - mean).square().sum(0)
-        count = clips.new_tensor(len(clips))
         if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
             return count, mean, deviation
         local = torch.cat([count[None], mean, deviation])
@@ -61,6 +68,12 @@ class LimssrProjector(nn.Module):
         self.linear_2 = nn.Linear(hidden_size, hidden_size)
         self.norm_2 = ClipBatchNorm(hidden_size)
 
-    def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        clips = self.dropout(F.relu(self.norm_1(self.linear_1(clips))))  # (clips, hidden)
-        return self.norm_2(self.linear_2(clips))
+    def forward(self, clips: torch.Tensor, is_real: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Args:
+            clips (`(clips, feature_size)`): list of clips, cast to the precision of the weights.
+            is_real (`(clips,)` bool, *optional*): which of them count in the batch norms; all by default.
+        """
+        clips = self.linear_1(clips.to(self.linear_1.weight.dtype))  # (clips, hidden)
+        clips = self.dropout(F.relu(self.norm_1(clips, is_real)))
+        return self.norm_2(self.linear_2(clips), is_real)

@@ -1,6 +1,7 @@
 """The two mask-aware scoring paths of LIMSSR, reasoning and cross-modal (paper, section 3.5)."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..configuration.configuration_limssr import CROSS_MODAL_ATTENTION_HEADS
@@ -59,6 +60,24 @@ class LimssrReasoningPath(nn.Module):
         return self.score_head(pooled + gate * self.condition_head(condition)).sigmoid()
 
 
+class CrossModalAttention(nn.MultiheadAttention):
+    """
+    Multi-head attention of `(batch, modalities, hidden)` to itself.
+
+    Its parent reads the weights of its output layer itself; offloaded ones exist only inside that layer's forward.
+    """
+
+    def __init__(self, hidden_size: int):
+        super().__init__(hidden_size, CROSS_MODAL_ATTENTION_HEADS, batch_first=True)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        projected = F.linear(states, self.in_proj_weight, self.in_proj_bias)
+        projected = projected.unflatten(-1, (3, self.num_heads, self.head_dim))
+        query, key, value = projected.permute(2, 0, 3, 1, 4)  # (batch, heads, modalities, head size)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))  # (batch, modalities, hidden)
+
+
 class LimssrCrossModalPath(nn.Module):
     """
     Reads the modality states h_m, each trusted by its availability:
@@ -71,7 +90,7 @@ class LimssrCrossModalPath(nn.Module):
         super().__init__()
         hidden_size, num_modalities = config.hidden_size, len(config.modalities)
         self.norms = nn.ModuleDict({name: nn.LayerNorm(hidden_size) for name in config.modalities})
-        self.attention = nn.MultiheadAttention(hidden_size, CROSS_MODAL_ATTENTION_HEADS, batch_first=True)
+        self.attention = CrossModalAttention(hidden_size)
         self.gate = nn.Sequential(
             nn.Linear(num_modalities * hidden_size, hidden_size), nn.GELU(), nn.Linear(hidden_size, num_modalities)
         )
@@ -93,7 +112,7 @@ class LimssrCrossModalPath(nn.Module):
         """z_aux `(batch, hidden)`."""
         normed = [norm(state) for norm, state in zip(self.norms.values(), modality_states.unbind(1), strict=True)]
         states = torch.stack(normed, dim=1)  # (batch, modalities, hidden)
-        attended, _ = self.attention(states, states, states, need_weights=False)
+        attended = self.attention(states)
         gate = self.gate(states.flatten(1)).softmax(-1)  # (batch, modalities)
         confidence = modality_mask + (1 - modality_mask) * self.missing_confidence.sigmoid()
         return torch.einsum("bm,bmh->bh", confidence * gate, attended)

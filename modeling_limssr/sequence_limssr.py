@@ -1,5 +1,6 @@
 """Layout of a sequence, read off its token ids: which position holds what."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -62,9 +63,29 @@ class SequenceLayout:
 def _check_once(found: torch.Tensor, tokens: list[str]) -> None:
     """Refuse a sample without exactly one of each token; an end counts where it closes a block that is not empty."""
     counts = found.sum(-1)  # (batch, tokens)
-    if (counts != 1).any():
-        sample, token = (counts != 1).nonzero()[0].tolist()
-        raise ValueError(
+    refuse(
+        counts != 1,
+        lambda sample, token: (
             f"input_ids of sample {sample}: {tokens[token]} found {counts[sample, token].item()} times in its place, "
             "expected once. Write the sequences with the LimssrProcessor saved beside this model."
-        )
+        ),
+    )
+
+
+def refuse(wrong: torch.Tensor, explain: Callable[..., str]) -> None:
+    """
+    Refuse inputs that depend on their values, if any of `wrong` is true.
+
+    A compiled or exported graph has no branches. There the check is an assertion of the graph, without numbers.
+
+    Args:
+        wrong (bool, any shape): where something is wrong.
+        explain: takes the indices of the first such place and returns the message.
+
+    Raises:
+        ValueError: something is wrong; RuntimeError in a compiled or exported graph.
+    """
+    if torch.compiler.is_compiling():
+        torch._assert_async(~wrong.any(), "the inputs do not fit; score them with the eager model for the reason")
+    elif wrong.any():
+        raise ValueError(explain(*wrong.nonzero()[0].tolist()))

@@ -150,7 +150,7 @@ class LimssrProcessor(ProcessorMixin):
         Returns:
             `input_ids`, `attention_mask` `(batch, length)` int64, padded on the right; `{modality}_features`
             `(batch, clips, feature size)` float32 and `{modality}_clip_mask` `(batch, clips)` bool; with labels
-            `labels` `(batch, scores)` float32.
+            `labels` `(batch, scores)` float32, or in the half precision they were given in.
 
         Raises:
             TypeError, ValueError: bad input; the message names sample, modality, what was found and what is expected.
@@ -319,6 +319,8 @@ def _stack_clips(name: str, feature_size: int, arrays: list[torch.Tensor | None]
 
 def _stack_labels(labels, sample_names: list[str]) -> torch.Tensor:
     """`[batch]` or `[batch, scores]` -> `(batch, scores)`, NaN where not given."""
+    half = {np.dtype("float16"): torch.float16, torch.float16: torch.float16, torch.bfloat16: torch.bfloat16}
+    dtype = half.get(getattr(labels, "dtype", None), torch.float32)  # the model allows for their rounding
     if isinstance(labels, torch.Tensor):
         labels = labels.tolist()
     rows = [row if isinstance(row, list | tuple | np.ndarray) else [row] for row in labels]
@@ -336,7 +338,7 @@ def _stack_labels(labels, sample_names: list[str]) -> torch.Tensor:
             ) from error
         if any(map(math.isinf, values[-1])):
             raise ValueError(f"{name}: label {row} is infinite; pass None or NaN for a score that is not given.")
-    return torch.tensor(values, dtype=torch.float32)
+    return torch.tensor(values, dtype=dtype)
 
 
 __all__ = ["LimssrProcessor"]

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed.fsdp
 from peft import LoraConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import (
     FalconConfig,
     Gemma3TextConfig,
@@ -253,8 +254,14 @@ def switch_to_another_adapter(model):
     model.set_adapter("second")
 
 
+def switch_to_another_adapter_for_inference(model):
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.set_adapter("second", inference_mode=True)
+
+
 CHANGES = [write_to_a_weight, load_other_weights, cast, write_past_autograd, hook_a_layer]
-CHANGES += [switch_adapters_off, switch_to_another_adapter]
+CHANGES += [switch_adapters_off, switch_to_another_adapter, switch_to_another_adapter_for_inference]
 ADAPTER = LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)
 
 

@@ -138,6 +138,29 @@ def test_labels_outside_the_score_range_or_of_another_width_are_refused(tiny_mod
         tiny_model(**batch | {"labels": torch.ones(3, 2)})
 
 
+@given(
+    st.floats(-1000, 1000),
+    st.floats(0.01, 1000),
+    st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_bounds_count_as_inside_in_the_precision_of_the_labels(tiny_model, lowest, width, dtype):
+    tiny_model.config.score_minimums, tiny_model.config.score_ranges = [lowest], [width]
+    labels = torch.tensor([[lowest], [lowest + width]], dtype=torch.float64).to(dtype)
+    for given_labels in (labels, labels.float() if dtype == torch.float64 else labels):
+        assert tiny_model.normalise_labels(given_labels).isfinite().all()
+    step = 8 * max(abs(lowest), abs(lowest + width)) * max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
+    for outside in (lowest - step, lowest + width + step):
+        with pytest.raises(ValueError, match="the configuration allows"):
+            tiny_model.normalise_labels(torch.tensor([[outside]], dtype=torch.float64).to(dtype))
+
+
+@pytest.mark.parametrize("labels", [[80.5, 83.3, 82], torch.tensor([80.5, 83.3, 82]).half()])
+def test_the_highest_score_of_a_narrow_range_is_inside(tiny_model, tiny_processor, tiny_features, labels):
+    tiny_model.config.score_minimums, tiny_model.config.score_ranges = [80.5], [83.3 - 80.5]
+    assert tiny_model(**tiny_processor(features=tiny_features, labels=labels)).loss.isfinite()
+
+
 def test_the_part_outside_the_language_model_has_the_published_size():
     with torch.device("meta"):
         config = LimssrConfig(

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -256,7 +256,7 @@ class _Scorer:
         places = np.argwhere(wanted.T)  # (mask, row), mask by mask
         sequences = [(row, self._write(rows[row], masks[mask])) for mask, row in places.tolist()]
         used = torch.tensor([[row.get(name) is not None for name in self.modalities] for row in rows])
-        outputs = {"used": used.to(self.bare[0].device)}
+        outputs = {"used": used.to(input_device(self.bare[0]))}
         for path, values in self._score(sequences).items():
             outputs[path] = values.new_full((len(rows), len(masks), *values.shape[1:]), torch.nan)
             outputs[path][places[:, 1], places[:, 0]] = values
@@ -288,10 +288,11 @@ class _Scorer:
         bare, tokenizer = self.bare[member], self.processors[member].tokenizer
         if self.projects_ahead:
             _project(bare, rows, inputs)
-        scores = {path: torch.full((len(rows), self.num_scores), torch.nan, device=bare.device) for path in PATHS}
+        device = input_device(bare)
+        scores = {path: torch.full((len(rows), self.num_scores), torch.nan, device=device) for path in PATHS}
         for places in _split(longest_first([_length(each) for each in inputs]), self.batch_size):
             batch = _stack([inputs[place] for place in places], padding=tokenizer.pad_token_id or 0)
-            output = self.models[member](**{name: values.to(bare.device) for name, values in batch.items()})
+            output = self.models[member](**{name: values.to(device) for name, values in batch.items()})
             for path in PATHS:
                 if output.get(path) is not None:
                     scores[path][places] = output[path].float()
@@ -301,17 +302,23 @@ class _Scorer:
 def _project(model, rows: Sequence[int], inputs: list[Inputs]) -> None:
     """Replace features with what the projectors make of them; the clips of a row are projected once."""
     for name, projector in model.model.projectors.items():
-        weight, clips = projector.linear_1.weight, {}
+        clips = {}
         for row, each in sorted(zip(rows, inputs, strict=True), key=lambda pair: pair[0]):
             features = each.pop(f"{name}_features")[0]  # (clips, feature size)
             if len(features):
                 clips.setdefault(row, features)
-        together = torch.cat([torch.zeros(0, weight.shape[1]), *clips.values()])  # of no clip, too
-        projected = projector(together.to(weight))  # (clips, hidden)
+        together = torch.cat([torch.zeros(0, model.config.modalities[name]), *clips.values()])  # of no clip, too
+        projected = projector(together.to(input_device(model)))  # (clips, hidden)
         of_row = dict(zip(clips, projected.split([len(each) for each in clips.values()]), strict=True))
         for row, each in zip(rows, inputs, strict=True):
             has_clips = each[f"{name}_clip_mask"].any()
             each[f"{name}_projected"] = (of_row[row] if has_clips else projected[:0])[None]  # (1, clips, hidden)
+
+
+def input_device(model) -> torch.device:
+    """Device a model computes on. Offloaded weights are on none, their buffers stay there."""
+    tensors = chain(model.parameters(), model.buffers())
+    return next((tensor.device for tensor in tensors if tensor.device.type != "meta"), torch.device("cpu"))
 
 
 def _stack(inputs: Sequence[Inputs], padding: int) -> Inputs:

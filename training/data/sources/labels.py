@@ -9,6 +9,9 @@ from pathlib import Path
 from unicodedata import normalize
 
 import numpy as np
+import torch
+
+from ....modeling_limssr.losses_limssr import is_outside
 
 from .files import LFS_ADVICE, LFS_POINTER
 
@@ -215,7 +218,7 @@ def _alike(sample_id: str) -> str:
 def check_range(labels: Labels, name: str, lowest: float, highest: float) -> None:
     """Raise LabelError if a number of a column is outside its range; NaN is ignored."""
     values = labels.columns[name]
-    outside = np.flatnonzero((values < lowest) | (values > highest))
+    outside = np.flatnonzero(is_outside(torch.from_numpy(values), lowest, highest))
     if len(outside):
         row = outside[0]
         raise LabelError(f"{labels.where(row)}: {name} is {values[row]:g}, expected {lowest:g} to {highest:g}")
