@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from ....modeling_limssr.losses_limssr import is_outside
-
 from .files import LFS_ADVICE, LFS_POINTER
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
