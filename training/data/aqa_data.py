@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ def _count_lines(features: Sequence[MissingFeature]) -> Iterator[str]:
         yield f"  {modality}: {len(members)} {cause}; the first is {members[0].sample_id}, {members[0].detail}"
 
 
-@dataclass
+@dataclass(repr=False)
 class AqaData:
     """A dataset with everything a model, a processor and a report need to know about it.
 
@@ -110,6 +111,32 @@ class AqaData:
     group_column: str | None = None
     best_attainable: dict[Mask, dict[str, float]] | None = None
     missing: MissingSummary | None = None
+
+    def __repr__(self) -> str:
+        lines = [f"AqaData: {self.description}", *(f"  {title:<11} {text}" for title, text in self._summary())]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """The same as a table, for notebooks."""
+        rows = [f"<tr><th>{escape(title)}</th><td>{escape(text)}</td></tr>" for title, text in self._summary()]
+        return f"<table><caption>{escape(self.description)}</caption>{''.join(rows)}</table>"
+
+    def _summary(self) -> Iterator[tuple[str, str]]:
+        """Title and text of each line about the dataset."""
+        yield "splits", ", ".join(f"{name} {len(rows)}" for name, rows in self.splits.items())
+        yield "modalities", ", ".join(self._describe_modality(*modality) for modality in self.modalities.items())
+        ranges = zip(self.score_names, self.score_minimums, self.score_ranges, strict=True)
+        yield "scores", ", ".join(f"{name} {lowest:g} to {lowest + size:g}" for name, lowest, size in ranges)
+        yield "clips", f"at most {self.max_clips} of a modality are kept"
+        if self.leaky:
+            yield "caveat", "the features reveal the label"
+
+    def _describe_modality(self, name: str, size: int | str) -> str:
+        """Name, feature size and share of the samples that lack it, once features are read."""
+        splits = [rows for rows in self.splits.values() if name in rows.column_names]
+        available = [bit for rows in splits for (bit,) in available_masks(rows, [name])]
+        missing = f", {1 - sum(available) / len(available):.1%} missing" if available else ""
+        return f"{name} ({size}{missing})"
 
 
 def feature_column(clips: np.ndarray, counts: Sequence[int | None]) -> pa.ListArray:
