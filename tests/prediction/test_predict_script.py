@@ -66,6 +66,13 @@ def test_the_script_scores_one_sample_from_npy_and_safetensors(checkpoint, tiny_
     assert values["path_disagreement"] == pytest.approx(abs(values["reasoning_score"] - values["cross_modal_score"]))
 
 
+def test_a_modality_called_like_a_flag_gets_another_flag():
+    parser, flags = script.build_parser({"csv": 4, "video": 8})
+    assert flags == ["--csv_file", "--video"]
+    given = vars(parser.parse_args(["model", "--csv_file", "a.npy", "--csv", "list.csv"]))
+    assert (given["features of csv"], given["csv"]) == (Path("a.npy"), Path("list.csv"))
+
+
 def test_a_bad_file_loses_no_other_sample_of_a_folder(run, checkpoint, folder, tiny_model, tiny_processor, tmp_path):
     (folder / "video" / "s001.npy").write_bytes(b"damaged")
     np.save(folder / "audio" / "s003.npy", np.zeros((2, 99)))  # a width the model does not have

@@ -1,5 +1,6 @@
 """Features and texts in files: one file a sample, in a folder for each modality."""
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 
 from ..aqa_data import feature_column
 from .walk import printable
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".npy", ".safetensors")
 TEXT_SUFFIX = ".txt"
@@ -112,14 +115,15 @@ def read_text(path: str | Path) -> str:
     return text
 
 
-def read_features(path: str | Path, zeros_are_missing: bool = False) -> np.ndarray:
+def read_features(path: str | Path) -> np.ndarray:
     """Clips of a `.npy` file or a `.safetensors` file with one tensor: float32 (clips, dim) in their own memory.
 
     Raises:
-        FeatureFileError: the file is missing or unreadable; the array is empty, not finite or not [clips, dim], or
-            has only zeros with `zeros_are_missing`.
+        FeatureFileError: the file is missing or unreadable; the array is empty, not finite or not [clips, dim].
     """
-    clips, _ = check_clips(read_array(path), str(path), zeros_are_missing=zeros_are_missing)
+    clips, oddities = check_clips(read_array(path), str(path))
+    if "all zeros" in oddities:
+        logger.warning("%s: every number is 0, and is scored so; a modality that is missing has no file", path)
     return np.require(clips, requirements=["OWNDATA"])  # a mapped file would stay open and be read-only
 
 
