@@ -11,7 +11,7 @@ import torch
 import yaml
 from accelerate.utils import parse_flag_from_env
 from transformers import HfArgumentParser, TrainingArguments
-from transformers.utils import is_schedulefree_available
+from transformers.utils import is_schedulefree_available, logging
 
 from ..configuration.configuration_limssr import LimssrConfig, described
 from .utils.loading import Attention, Dtype, Quantization, require_bitsandbytes
@@ -20,6 +20,9 @@ from .utils.settings import check_choices, merge, read_pairs, read_rates, read_y
 # Fields of `LimssrConfig` that follow from the dataset or the language model, or that a checkpoint records.
 DERIVED_FIELDS = {"text_config", "modalities", "score_names", "score_minimums", "score_ranges"}
 DERIVED_FIELDS |= {"added_token_ids", "checkpoint_form", "language_model_source"}
+PUBLISHED_WARMUP_EPOCHS = 5.0
+LONGEST_WARMUP = 0.25  # of the epochs
+logger = logging.get_logger(__name__)
 # What `--help` shows.
 MAIN_FLAGS = {"language_model", "language_model_config", "num_hidden_layers", "language_model_training", "lora_rank"}
 MAIN_FLAGS |= {"quantization", "dataset", "data_options", "missingness", "missing_rates", "modality_dropout"}
@@ -119,7 +122,7 @@ class DataArguments:
     clip_dropout: list[str] | None = described(
         None, "RATE, or MODALITY=RATE ...: leave out clips, or words of a text, in training, anew in every epoch"
     )
-    mask_seed: int = described(0, "seed of the masks")
+    mask_seed: int | None = described(None, "seed of the masks (default: seed)")
     validation_fraction: float = described(0.15, "share of the training split, if the dataset has no validation split")
     validation_masks: Literal["auto", "available", "subsets"] = described(
         "auto",
@@ -172,7 +175,9 @@ class LimssrTrainingArguments(TrainingArguments):
     lr_scheduler_kwargs: dict | str | None = described(
         None, "arguments of the schedule; cosine_with_min_lr falls to a tenth (min_lr_rate 0.1) by default"
     )
-    warmup_epochs: float = described(5.0, "epochs of linear warm-up; warmup_steps takes precedence")
+    warmup_epochs: float | None = described(
+        None, "epochs of linear warm-up (default: 5, or a quarter of a shorter run); warmup_steps takes precedence"
+    )
     head_learning_rate: float | None = described(None, "learning rate outside the language model; the same by default")
     decay_all: bool = described(True, "apply weight decay to norms, biases and token embeddings too, as published")
     save_form: Literal["adapter", "full"] | None = described(None, "final model: adapter (what was trained) or full")
@@ -183,7 +188,12 @@ class LimssrTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = described(True, "end with the checkpoint that validates best")
     metric_for_best_model: str | None = described("spearman", "validation metric: spearman, mse, loss ...")
     resume_from_checkpoint: str | None = described(
-        None, "checkpoint to continue: folder, last (the newest of output_dir), or user/name[@revision] on the Hub"
+        None,
+        "go on with a stopped run, with its settings given again: last (from the newest checkpoint in output_dir), a "
+        "checkpoint folder, or user/name[@revision] on the Hub",
+    )
+    resume_without_optimizer: bool = described(
+        False, "go on from the checkpoint's weights alone: new optimizer, other random numbers, the same schedule"
     )
     train_sampling_strategy: Literal["random", "group_by_length"] = described(
         "random", "order of the training samples; group_by_length puts about equally long ones into a batch"
@@ -217,12 +227,31 @@ class LimssrTrainingArguments(TrainingArguments):
                 "not say so: use training/configs/accelerate/ddp_cpu.yaml."
             )
         self.dataloader_pin_memory &= torch.accelerator.is_available()  # else each epoch warns that it cannot
-        warms_up_by_epochs = self.warmup_steps == 0 and self.max_steps <= 0
-        if warms_up_by_epochs and not 0 <= self.warmup_epochs < self.num_train_epochs:
+        self._fit_warmup()
+        if not self.dataloader_in_order:
             raise ValueError(
-                f"`warmup_epochs` is {self.warmup_epochs} of {self.num_train_epochs} epochs (`num_train_epochs`): the "
-                "warm-up would never end. Give a smaller one, for example a tenth."
+                "`dataloader_in_order` is false: batches would come as workers finish; no run would repeat."
             )
+
+    @classmethod
+    def from_plain(cls, args: TrainingArguments) -> "LimssrTrainingArguments":
+        """Take over the arguments of a stock trainer as they are, its own defaults included."""
+        given = {entry.name: getattr(args, entry.name) for entry in fields(args) if entry.init}
+        return cls(**{"warmup_epochs": 0, "lr_scheduler_kwargs": {}, **given})
+
+    def _fit_warmup(self) -> None:
+        """Keep the warm-up shorter than the training."""
+        if self.warmup_epochs is not None and self.warmup_epochs < 0:
+            raise ValueError(f"`warmup_epochs` is {self.warmup_epochs}; allowed is 0 or more.")
+        longest = LONGEST_WARMUP * self.num_train_epochs
+        if self.warmup_epochs is None:
+            self.warmup_epochs = min(PUBLISHED_WARMUP_EPOCHS, longest)
+        elif self.warmup_epochs >= self.num_train_epochs and self.warmup_steps == 0 and self.max_steps <= 0:
+            logger.warning(
+                f"`warmup_epochs` is {self.warmup_epochs:g} of {self.num_train_epochs:g} epochs: the warm-up would "
+                f"never end, and is shortened to a quarter of the training, {longest:g} epochs."
+            )
+            self.warmup_epochs = longest
 
     def _check_schedule_free(self) -> None:
         optimizer, shape = self.optim.value, self.lr_scheduler_type.value
@@ -259,6 +288,9 @@ def parse_training_arguments(words: Sequence[str]) -> Arguments:
         if words and not words[0].startswith("-"):
             settings = read_yaml(words.pop(0), parser)
         parser.set_defaults(**settings)
+        for action in parser._actions:  # which converts and checks text alone, in a file as in flags
+            if action.nargs != "+" and isinstance(action.default, int | float) and action.dest in settings:
+                action.default = str(action.default)
         parsed = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     except (OSError, ValueError, yaml.YAMLError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")

@@ -1,6 +1,7 @@
 """The YAML file comes first, flags win over it, and what nobody knows or nobody can do is refused by name."""
 
 import json
+import logging
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -76,7 +77,9 @@ def test_an_unknown_key_is_named(quick_config, capsys):
         ({"language_model_training": "lora"}, "which only 'full' trains"),
         ({"dataset": None}, "`dataset` is not given"),
         ({"output_dir": None}, "`output_dir` is not given"),
-        ({"warmup_epochs": 2}, "the warm-up would never end"),
+        ({"warmup_epochs": -1}, "`warmup_epochs` is -1.0"),
+        ({"dataloader_in_order": False}, "`dataloader_in_order` is false"),
+        ({"seed": 1.5}, "invalid int value: '1.5'"),
         ({"hub_strategy": "checkpoint"}, "allowed are end, every_save"),
         ({"select_on": "train"}, "`select_on` is 'train'"),
         ({"max_clips": "many"}, "invalid int value: 'many'"),
@@ -131,6 +134,26 @@ def test_the_rate_warms_up_in_epochs_and_falls_to_a_tenth(tmp_path):
     assert rates[125] == pytest.approx(0.55)
     assert rates[200] == pytest.approx(0.1)
     assert LimssrTrainingArguments(output_dir=str(tmp_path), warmup_steps=3).get_warmup_steps(200) == 3
+
+
+def test_the_warm_up_is_shorter_than_the_training(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    for given, epochs, expected in ((None, 100, 5), (None, 3, 0.75), (1, 3, 1), (5, 3, 0.75)):
+        args = LimssrTrainingArguments(output_dir=str(tmp_path), num_train_epochs=epochs, warmup_epochs=given)
+        assert args.warmup_epochs == expected
+        assert ("is shortened to a quarter" in caplog.text) == (given == 5)
+
+
+def test_numbers_and_dates_of_a_file_are_read_as_they_are_meant(quick_config, tmp_path):
+    path = quick_config(output_dir=None)
+    text = path.read_text() + 'output_dir: 2024-05-01\nclip_dropout: {video: 1e-1}\nhub_model_id: "me/a #1"\n'
+    path.write_text(text)
+    flags = ["--data_options", "folder=runs/a #1", "noise=1e-1", "since=2024-05-01"]
+    _, data, training = parse_training_arguments([str(path), *flags])
+    assert (training.output_dir, training.hub_model_id) == ("2024-05-01", "me/a #1")
+    assert data.clip_dropout == {"video": 0.1}
+    given = {"folder": "runs/a #1", "noise": 0.1, "since": "2024-05-01"}
+    assert data.data_options == {"samples_train": 48, "samples_test": 21, **given}
 
 
 def help_text(capsys, flag: str) -> str:

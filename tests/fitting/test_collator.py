@@ -1,5 +1,7 @@
 """What is random in a batch follows from seed, epoch and samples, whoever makes the batch."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,27 @@ def test_batches_are_the_same_for_any_number_of_workers(tiny_processor):
     torch.manual_seed(2)
     torch.rand(5)
     assert equal(alone, batches(collator, workers=2))
+
+
+def test_batches_of_every_epoch_are_the_same_for_every_kind_of_worker(tiny_processor):
+    masks = DynamicMask(list(SIZES), 0.3)
+    collator = make_collator(tiny_processor, dynamic_mask=masks, modality_dropout=masks, clip_dropout={"video": 0.5})
+    collator_elsewhere, rows_elsewhere = pickle.loads(pickle.dumps((collator, EpochRows(make_rows()))))  # by spawn
+    runs = []
+    for workers, persist in ((0, False), (2, False), (2, True)):
+        sampler = EpochSampler(10, seed=0)
+        loading = {"num_workers": workers, "persistent_workers": persist}
+        loader = DataLoader(rows_elsewhere, batch_size=4, sampler=sampler, collate_fn=collator_elsewhere, **loading)
+        torch.manual_seed(0)
+        batches_of_run = []
+        for epoch in range(3):
+            sampler.set_epoch(epoch)
+            batches_of_run += list(loader)
+        runs.append(batches_of_run)
+    assert len(runs[0]) == 9
+    assert equal(runs[0], runs[1])
+    assert equal(runs[0], runs[2])
+    assert equal(runs[0][:3], batches(collator))
 
 
 def test_every_epoch_and_every_seed_crops_and_shuffles_anew(tiny_processor):

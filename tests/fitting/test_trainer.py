@@ -400,9 +400,42 @@ def test_a_model_that_cannot_be_saved_as_asked_is_refused_wherever_it_comes_from
             make_trainer(hooks=hooks, **full)
 
 
-def test_arguments_of_another_kind_are_refused(tmp_path):
-    with pytest.raises(TypeError, match="`args` is TrainingArguments, expected LimssrTrainingArguments"):
-        LimssrTrainer(args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True))
+def test_arguments_of_a_stock_trainer_are_kept_as_they_are(make_trainer, data, tmp_path):
+    made = make_trainer()
+    plain = TrainingArguments(output_dir=str(tmp_path / "plain"), max_steps=2, use_cpu=True, report_to=[])
+    rows = data.splits["train"]
+    trainer = LimssrTrainer(made.model, plain, train_dataset=rows, processing_class=made.processing_class)
+    trainer.train()
+    assert trainer.args.learning_rate == plain.learning_rate
+    assert trainer.args.lr_scheduler_type == plain.lr_scheduler_type
+    assert trainer.args.get_warmup_steps(100) == plain.get_warmup_steps(100) == 0
+    assert trainer.state.global_step == 2
+    with pytest.raises(TypeError, match=r"expected LimssrTrainingArguments\(output_dir=...\)"):
+        LimssrTrainer(made.model)
+
+
+def test_what_the_trainer_lacks_is_named(make_trainer, data, tmp_path):
+    made = make_trainer()
+    args = LimssrTrainingArguments(output_dir=str(tmp_path / "new"), num_train_epochs=3, use_cpu=True, report_to=[])
+    assert args.warmup_epochs == 0.75
+    with pytest.raises(ValueError, match="needs the model's LimssrProcessor"):
+        LimssrTrainer(made.model, args)
+    with pytest.raises(TypeError, match="`model` is Linear, expected LimssrForScoreRegression"):
+        LimssrTrainer(torch.nn.Linear(1, 1), args, processing_class=made.processing_class)
+    trainer = LimssrTrainer(made.model, args, processing_class=made.processing_class)
+    assert not trainer.args.load_best_model_at_end
+    with pytest.raises(TypeError, match="`eval_dataset` is NoneType, expected"):
+        trainer.evaluate()
+    rows = data.splits["test"]
+    for wrong, message in (
+        (rows.select([]), "has no rows"),
+        (rows.remove_columns("sample_id"), "has no column `sample_id`"),
+        (rows.remove_columns("score"), "no column for the scores"),
+        (rows.remove_columns(list(data.modalities)), "none of the modalities"),
+    ):
+        trainer.train_dataset = wrong
+        with pytest.raises(ValueError, match=message):
+            trainer.train()
 
 
 def test_an_undefined_metric_is_nan_and_never_the_best(make_trainer, data):

@@ -48,6 +48,20 @@ def test_pairs_are_read_as_yaml():
         "c": None,
         "d": "e=f",
     }
+    assert read_pairs(
+        ["a=1e-1", "b=2024-05-01", "c=x #1", "d=k: v", "e={k: 1e-1}", "f='1'", "g=on", "h=007"], "o"
+    ) == {
+        "a": 0.1,
+        "b": "2024-05-01",
+        "c": "x #1",
+        "d": "k: v",
+        "e": {"k": 0.1},
+        "f": "1",
+        "g": "on",
+        "h": "007",
+    }
+    with pytest.raises(ValueError, match=r"`options` has a=\[draft\] b, which is no YAML"):
+        read_pairs(["a=[draft] b"], "options")
     assert read_pairs({"a": "1"}, "options") == {"a": "1"}
     assert read_pairs(None, "options") is None
     with pytest.raises(ValueError, match="`options` has 'a', expected KEY=VALUE"):

@@ -2,53 +2,97 @@
 
 import json
 import random
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from ...modeling_limssr.language_model_limssr import strip_peft_names
 from ..utils.files import OPTIMIZER_FILE, RANDOM_FILES, SCALER_FILE, SCHEDULE_FILE
 
 
 class TrainingStateMixin:
-    """Part of a `Trainer`: saves the state of the training as tensors and text.
+    """Part of a `Trainer`: saves the state of the training as tensors and text, and goes on only from all of it.
 
     The trainer has no public hook for these six methods. The stock ones write pickles, which must neither be published
-    nor loaded. FSDP and DeepSpeed keep their own formats.
+    nor loaded, and go on without what is missing. FSDP and DeepSpeed keep their own formats.
     """
 
+    def check_training_state(self, checkpoint: str | Path) -> None:
+        """
+        Raises:
+            FileNotFoundError: the folder is no checkpoint of a training.
+            ValueError: part of the training state is missing, damaged, or of another step, optimizer, model or number
+                of processes; `resume_without_optimizer` goes on without it.
+        """
+        folder = Path(checkpoint)
+        if not (folder / TRAINER_STATE_NAME).is_file():
+            raise FileNotFoundError(f"{folder} has no {TRAINER_STATE_NAME}: it is no checkpoint of a training.")
+        if self.args.resume_without_optimizer:
+            return
+        step = _read(folder / TRAINER_STATE_NAME)["global_step"]
+        if problems := [problem for problem in self._state_problems(folder, step) if problem]:
+            raise ValueError(
+                f"the run cannot go on from {folder} as if it had never stopped: {'; '.join(problems)}. Name a whole "
+                "checkpoint, or give `--resume_without_optimizer` to go on from the weights with a new optimizer."
+            )
+
+    def _state_problems(self, folder: Path, step: int) -> Iterator[str | None]:
+        """Yield what is wrong with each part of the training state, None for a part that fits."""
+        if not self._is_sharded:
+            optimizer_class = self.get_optimizer_cls_and_kwargs(self.args, self.model)[0]
+            about = {"optimizer": _name(optimizer_class), "parameters": _extent(self.parameter_groups(self.model))}
+            yield _problem(folder / OPTIMIZER_FILE, step=step)
+            yield _problem(folder / SCHEDULE_FILE, step=step, **about)
+        elif self.is_fsdp_enabled and not (folder / SCHEDULER_NAME).is_file():
+            yield f"{SCHEDULER_NAME} is missing"
+        yield _problem(folder / self._random_file, step=step, processes=self.args.world_size)
+        if getattr(self.accelerator, "scaler", None) is not None:
+            yield _problem(folder / SCALER_FILE, step=step)
+
+    @property
+    def _is_sharded(self) -> bool:
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if self._is_sharded:
             super()._save_optimizer_and_scheduler(output_dir)
         elif self.args.should_save:
-            save_optimizer(output_dir, self.optimizer, self.lr_scheduler)
+            save_optimizer(output_dir, self.optimizer, self.lr_scheduler, self.state.global_step)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None and (Path(checkpoint) / OPTIMIZER_FILE).is_file():
-            load_optimizer(checkpoint, self.optimizer, self.lr_scheduler)
-        else:
+        if checkpoint is not None and self.args.resume_without_optimizer:
+            forward_schedule(self.lr_scheduler, self.state.global_step)
+        elif self._is_sharded:
             super()._load_optimizer_and_scheduler(checkpoint)
+        elif checkpoint is not None:
+            load_optimizer(checkpoint, self.optimizer, self.lr_scheduler)
 
     def _save_scaler(self, output_dir: str) -> None:
         scaler = getattr(self.accelerator, "scaler", None)
         if scaler is not None and self.args.should_save:
-            _write(Path(output_dir) / SCALER_FILE, scaler.state_dict())
+            _write(Path(output_dir) / SCALER_FILE, {"step": self.state.global_step, **scaler.state_dict()})
 
     def _load_scaler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None and (Path(checkpoint) / SCALER_FILE).is_file():
-            self.accelerator.scaler.load_state_dict(_read(Path(checkpoint) / SCALER_FILE))
+        scaler = getattr(self.accelerator, "scaler", None)
+        if checkpoint is not None and scaler is not None and not self.args.resume_without_optimizer:
+            scaler.load_state_dict(_read(Path(checkpoint) / SCALER_FILE))
 
     def _save_rng_state(self, output_dir: str) -> None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)  # the first process may not have written there yet
-        _write(Path(output_dir) / self._random_file, random_state())
+        about = {"step": self.state.global_step, "processes": self.args.world_size}
+        _write(Path(output_dir) / self._random_file, about | random_state())
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint is not None and (Path(checkpoint) / self._random_file).is_file():
+        if checkpoint is not None and not self.args.resume_without_optimizer:
             set_random_state(_read(Path(checkpoint) / self._random_file))
 
     @property
@@ -56,21 +100,63 @@ class TrainingStateMixin:
         return RANDOM_FILES.replace("*", f"_{self.args.process_index}" if self.args.world_size > 1 else "")
 
 
-def save_optimizer(folder: str | Path, optimizer, scheduler) -> None:
+def _problem(path: Path, **expected) -> str | None:
+    """Say what is wrong with a file of the training state; None if it is there and about what is expected."""
+    if not path.is_file():
+        others = [other.name for other in sorted(path.parent.glob(RANDOM_FILES))] if "processes" in expected else []
+        return f"{path.name} is missing" + (f", there is {others[0]} of other processes" if others else "")
+    try:
+        about = _metadata(path) if path.suffix == ".safetensors" else _read(path)
+    except (SafetensorError, ValueError) as error:
+        return f"{path.name} is damaged ({error})"
+    wrong = [
+        f"{name} {about.get(name)}, expected {value}" for name, value in expected.items() if about.get(name) != value
+    ]
+    return f"{path.name} is of {wrong[0]}" if wrong else None
+
+
+def _metadata(path: Path) -> dict[str, int]:
+    with safe_open(path, framework="pt") as file:
+        return {name: int(value) for name, value in (file.metadata() or {}).items() if name == "step"}
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _extent(groups: list[dict]) -> str:
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    return f"{len(parameters)} tensors with {sum(parameter.numel() for parameter in parameters)} numbers"
+
+
+def forward_schedule(scheduler, steps: int) -> None:
+    """Move a new schedule to where it would be after so many steps; one that follows a metric stays at its start."""
+    if isinstance(scheduler, ReduceLROnPlateau):
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+        for _ in range(steps):
+            scheduler.step()
+
+
+def save_optimizer(folder: str | Path, optimizer, scheduler, step: int) -> None:
     """Save tensors as `{parameter index}.{name}`, or `{parameter index}.{group}.{name}` if nested (8-bit optimizers).
 
-    What is no tensor goes into a second file, with the learning rate schedule.
+    What is no tensor goes into a second file, with the learning rate schedule. Both say at which step they were made.
     """
     state, tensors, numbers = optimizer.state_dict(), {}, {}
     for name, value in _flatten(state["state"]):
         (tensors if isinstance(value, torch.Tensor) else numbers)[name] = value
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(folder) / OPTIMIZER_FILE)
-    rest = {"param_groups": state["param_groups"], "state": numbers, "scheduler": scheduler.state_dict()}
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, Path(folder) / OPTIMIZER_FILE, metadata={"step": str(step)})
+    kind = type(getattr(optimizer, "optimizer", optimizer))  # accelerate wraps it
+    rest = {"step": step, "optimizer": _name(kind), "parameters": _extent(optimizer.param_groups)}
+    rest |= {"param_groups": state["param_groups"], "state": numbers, "scheduler": scheduler.state_dict()}
     _write(Path(folder) / SCHEDULE_FILE, rest)
 
 
 def load_optimizer(folder: str | Path, optimizer, scheduler) -> None:
-    """Load what `save_optimizer` saved. An optimizer with other parameters raises a ValueError."""
+    """Load what `save_optimizer` saved of an optimizer of the same kind and parameters."""
     rest, state = _read(Path(folder) / SCHEDULE_FILE), {}
     for key, value in {**rest["state"], **load_file(Path(folder) / OPTIMIZER_FILE)}.items():
         index, *groups, name = key.split(".")

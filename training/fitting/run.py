@@ -1,5 +1,6 @@
 """One training run from arguments to results: what `train.py` and the demo call."""
 
+import logging
 import platform
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -8,7 +9,7 @@ from math import isfinite
 from pathlib import Path
 
 from transformers import set_seed
-from transformers.trainer_utils import IntervalStrategy, get_last_checkpoint
+from transformers.trainer_utils import get_last_checkpoint
 
 from ..arguments import Arguments, DataArguments, LimssrTrainingArguments, ModelArguments
 from ..data import AqaData, load, report_missing
@@ -23,9 +24,11 @@ from ..hub.repository import HUB_NAME, fetch_checkpoint
 from ..utils.files import RECORD_FILE, write_json
 from .collator import LimssrCollator
 from .model import build_model, start_at_mean
+from .overview import KEPT_BY_OPTIMIZER, changed_settings, overview, warn_of_few
 from .splits import TrainingData, prepare_training_data
-from .trainer import LimssrTrainer
+from .trainer import LimssrTrainer, do_not_validate
 
+logger = logging.getLogger(__name__)
 PACKAGES = ("limssr", "torch", "transformers", "peft", "accelerate", "datasets")
 
 
@@ -85,11 +88,29 @@ def prepare_run(
         seed=args.seed,
     )
     if not rows.validation:
-        args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+        do_not_validate(args)
     trainer = LimssrTrainer(model, args, collator, rows.train, rows.validation or None, processor)
     run = PreparedRun((model_arguments, data_arguments, args), data, rows, trainer, checkpoint)
     trainer.describe = partial(describe_run, run)
+    if checkpoint is not None:
+        trainer.check_training_state(checkpoint)
+    if trainer.is_world_process_zero():
+        announce(run)
     return run
+
+
+def announce(run: PreparedRun) -> None:
+    """Print what is about to be trained; warn of few validation samples and of settings that a resumed run changes."""
+    record, args = describe_run(run), run.trainer.args
+    print(f"\n{overview(record, run.trainer.model.config, args.output_dir)}\n", flush=True)
+    if warning := warn_of_few(record["dataset"]["validation"]["samples"]):
+        logger.warning(warning)
+    if run.checkpoint is None:
+        return
+    if changed := changed_settings(run.checkpoint, record):
+        kept = [name for name in KEPT_BY_OPTIMIZER if any(entry.startswith(f"{name} ") for entry in changed)]
+        of_optimizer = f" The optimizer keeps its own {', '.join(kept)}." if kept else ""
+        logger.warning("%s was trained with other settings: %s.%s", run.checkpoint, "; ".join(changed), of_optimizer)
 
 
 def finish_run(run: PreparedRun) -> EvaluationResult:
@@ -176,7 +197,7 @@ def describe_run(run: PreparedRun) -> dict:
             "dropout": data_arguments.modality_dropout,
             "all_masks": data_arguments.all_masks,
             "clip_dropout": data_arguments.clip_dropout,
-            "seed": data_arguments.mask_seed,
+            "seed": rows.mask_seed,
         },
         "selection": {
             "on": data_arguments.select_on,
@@ -186,7 +207,7 @@ def describe_run(run: PreparedRun) -> dict:
             "step": state.best_global_step,
             "steps": state.global_step,
         },
-        "seeds": {"training": args.seed, "data": args.data_seed, "masks": data_arguments.mask_seed},
+        "seeds": {"training": args.seed, "data": args.data_seed, "masks": rows.mask_seed},
         "parameters": parameter_counts(trainer.model),
         "processes": args.world_size,
         "device": str(args.device),

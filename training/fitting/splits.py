@@ -27,6 +27,7 @@ class TrainingData:
         baseline: rows to fit the baselines on: the training split, the rows held back for validation included.
         dynamic_mask: draws a mask for each training batch, if missingness is `dynamic`.
         modality_dropout: draws a further mask for each training sample, if asked for.
+        mask_seed: seed of all masks.
         summary: counts for the record of the run.
     """
 
@@ -35,6 +36,7 @@ class TrainingData:
     baseline: MaskedDataset
     dynamic_mask: DynamicMask | None
     modality_dropout: DynamicMask | None
+    mask_seed: int
     summary: dict
 
 
@@ -44,11 +46,12 @@ def prepare_training_data(data: AqaData, arguments: DataArguments, seed: int) ->
     Raises:
         ValueError: nothing is left to train on, a rate is impossible, or a split is missing.
     """
+    mask_seed = seed if arguments.mask_seed is None else arguments.mask_seed
     modalities = list(data.modalities)
     usable = _usable(data, "train", arguments)
     train, validation = _hold_back(usable, data, arguments, seed)
     masked = {
-        name: MaskedDataset(rows, modalities, _allowed_masks(rows, modalities, arguments))
+        name: MaskedDataset(rows, modalities, _allowed_masks(rows, modalities, arguments, mask_seed))
         for name, rows in (("train", train), ("validation", validation), ("baseline", usable))
     }
     mask_sets = {"available": masked["validation"]} if len(validation) else {}
@@ -56,11 +59,12 @@ def prepare_training_data(data: AqaData, arguments: DataArguments, seed: int) ->
         mask_sets = _subset_mask_sets(validation, masked["validation"])
     dynamic_mask = modality_dropout = None
     if arguments.missingness == "dynamic":
-        dynamic_mask = DynamicMask(modalities, arguments.missing_rates, arguments.mask_seed)
+        dynamic_mask = DynamicMask(modalities, arguments.missing_rates, mask_seed)
     if arguments.modality_dropout is not None:
-        modality_dropout = DynamicMask(modalities, arguments.modality_dropout, arguments.mask_seed)
+        modality_dropout = DynamicMask(modalities, arguments.modality_dropout, mask_seed)
     summary = {name: _summary(masked[name]) for name in ("train", "validation")}
-    return TrainingData(masked["train"], mask_sets, masked["baseline"], dynamic_mask, modality_dropout, summary)
+    draws = (dynamic_mask, modality_dropout, mask_seed)
+    return TrainingData(masked["train"], mask_sets, masked["baseline"], *draws, summary)
 
 
 def _usable(data: AqaData, split: str, arguments: DataArguments) -> Dataset:
@@ -93,12 +97,12 @@ def _hold_back(rows: Dataset, data: AqaData, arguments: DataArguments, seed: int
     return rows.select(train), rows.select(validation)
 
 
-def _allowed_masks(rows: Dataset, modalities: list[str], arguments: DataArguments) -> list[Mask]:
+def _allowed_masks(rows: Dataset, modalities: list[str], arguments: DataArguments, mask_seed: int) -> list[Mask]:
     available = available_masks(rows, modalities)
     if arguments.missingness != "static":
         return available
     ids = rows.select_columns(["sample_id"])["sample_id"][:]
-    return draw_static_masks(ids, modalities, arguments.missing_rates, arguments.mask_seed, available)
+    return draw_static_masks(ids, modalities, arguments.missing_rates, mask_seed, available)
 
 
 def _subset_mask_sets(rows: Dataset, masked: MaskedDataset) -> dict[str, MaskedDataset]:

@@ -12,16 +12,17 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import EvalPrediction, Trainer, TrainerCallback
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer_utils import speed_metrics
+from transformers.trainer_utils import IntervalStrategy, speed_metrics
 from transformers.utils import logging
 
+from ...configuration.configuration_limssr import LimssrConfig
 from ...modeling_limssr.checkpoint_limssr import LANGUAGE_MODEL_PREFIX
 from ...modeling_limssr.losses_limssr import LOSS_TERMS
 from ...modeling_limssr.modeling_limssr import LimssrScoreOutput
 from ..arguments import LimssrTrainingArguments
-from ..data.aqa_data import read_targets
+from ..data.aqa_data import read_targets, target_columns
 from ..data.masked_dataset import sequence_lengths
 from ..evaluation.metrics.aqa_metrics import METRIC_NAMES, average_metrics, score_metrics
 from ..hub.trainer_mixin import HubMixin
@@ -31,8 +32,8 @@ from ..utils.files import RECORD_FILE, write_json
 from .checkpoints import TrainingStateMixin, check_form, checkpoint_form, final_form, load_trained_weights
 from .collator import EpochRows, EpochSampler, LimssrCollator
 
-LOADER_ARGUMENTS = ("num_workers", "persistent_workers", "prefetch_factor", "multiprocessing_context")
-LOADER_ARGUMENTS += ("pin_memory", "in_order")
+logger = logging.get_logger(__name__)
+LOADER_ARGUMENTS = ("num_workers", "persistent_workers", "prefetch_factor", "multiprocessing_context", "pin_memory")
 
 
 class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
@@ -47,10 +48,13 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
     - a schedule-free optimizer is validated, saved and kept with the weights it ends with, not those of its steps.
 
     Args:
+        args: `LimssrTrainingArguments`; those of a stock trainer keep their own defaults.
         data_collator: by default a `LimssrCollator` with random crops.
         train_dataset: rows, `datasets.Dataset` or `MaskedDataset`.
-        eval_dataset: the same, or several by name, over which metrics without a name are the mean.
-        *arguments, **kwargs: as for `transformers.Trainer`; `processing_class` is the model's `LimssrProcessor`.
+        eval_dataset: the same, or several by name, over which metrics without a name are the mean; without one,
+            nothing is validated and the last checkpoint is kept.
+        processing_class: the model's `LimssrProcessor`.
+        *arguments, **kwargs: as for `transformers.Trainer`.
             `compute_metrics` gets scores and labels of one evaluation set at a time, `(samples, scores)` in judges'
             units, and so does `compute_loss_func` in validation, without hidden states.
 
@@ -58,14 +62,29 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
         describe: returns the record of the run so far, for `run.json` in its checkpoints; None for no record.
     """
 
-    def __init__(self, model=None, args=None, data_collator=None, *arguments, **kwargs):
-        if not isinstance(args, LimssrTrainingArguments):
-            raise TypeError(f"`args` is {type(args).__name__}, expected LimssrTrainingArguments.")
+    def __init__(
+        self,
+        model=None,
+        args=None,
+        data_collator=None,
+        train_dataset=None,
+        eval_dataset=None,
+        processing_class=None,
+        *arguments,
+        **kwargs,
+    ):
+        args = as_limssr_arguments(args)
+        if processing_class is None:
+            raise ValueError("`processing_class` is not given: LimssrTrainer needs the model's LimssrProcessor.")
         if model is not None:
-            check_form(args, model)
+            check_model(args, model)
+        if eval_dataset is None and args.eval_strategy != IntervalStrategy.NO:
+            logger.warning("There is no `eval_dataset`: nothing is validated, and the last checkpoint is kept.")
+            do_not_validate(args)
         self.describe: Callable[[], dict] | None = None
         self._loss_terms: dict[str, list[torch.Tensor]] = defaultdict(list)
-        super().__init__(model, args, data_collator, *arguments, **kwargs)
+        data = (data_collator, train_dataset, eval_dataset, processing_class)
+        super().__init__(model, args, *data, *arguments, **kwargs)
         if data_collator is None:
             self.data_collator = self._collator("random")
         self.add_callback(EndSettled())
@@ -76,7 +95,7 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
     def call_model_init(self, trial=None) -> nn.Module:
         """Check a model of `model_init` as one that is given."""
         model = super().call_model_init(trial)
-        check_form(self.args, model)
+        check_model(self.args, model)
         return model
 
     # Rows.
@@ -84,6 +103,7 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Return batches in the order of an `EpochSampler`, to which accelerate hands on the epoch."""
         args, rows, size = self.args, self.train_dataset, self._train_batch_size
+        check_rows(rows, self.model.config, "train_dataset")
         lengths = None
         if args.train_sampling_strategy == "group_by_length":
             lengths = sequence_lengths(rows, self.processing_class)
@@ -160,6 +180,8 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
         """
         rows_by_name = self.eval_dataset if eval_dataset is None else eval_dataset
         rows_by_name = rows_by_name if isinstance(rows_by_name, Mapping) else {"": rows_by_name}
+        for rows in rows_by_name.values():
+            check_rows(rows, self.model.config, "eval_dataset")
         start, count = time.time(), sum(map(len, rows_by_name.values()))
         settle_weights(self.optimizer)
         metrics, all_scores, all_others = {}, [], []
@@ -229,11 +251,62 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load either form. No public hook: the stock one knows no adapters, and only warns of misfitting weights."""
+        self.check_training_state(resume_from_checkpoint)
         load_trained_weights(self.model if model is None else model, resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
         """Load either form; no public hook, as for `_load_from_checkpoint`."""
         load_trained_weights(self.model, self.state.best_model_checkpoint)
+
+
+def as_limssr_arguments(args: TrainingArguments | None) -> LimssrTrainingArguments:
+    """
+    Raises:
+        TypeError: no training arguments.
+    """
+    if isinstance(args, LimssrTrainingArguments):
+        return args
+    if isinstance(args, TrainingArguments):
+        return LimssrTrainingArguments.from_plain(args)
+    raise TypeError(f"`args` is {type(args).__name__}, expected LimssrTrainingArguments(output_dir=...).")
+
+
+def do_not_validate(args: LimssrTrainingArguments) -> None:
+    args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+
+
+def check_model(args: LimssrTrainingArguments, model: nn.Module) -> None:
+    """
+    Raises:
+        TypeError: no model of this package.
+        ValueError: see `check_form`.
+    """
+    if not isinstance(getattr(model, "config", None), LimssrConfig):
+        raise TypeError(f"`model` is {type(model).__name__}, expected LimssrForScoreRegression.")
+    check_form(args, model)
+
+
+def check_rows(rows: Sequence[dict] | None, config: LimssrConfig, name: str) -> None:
+    """
+    Args:
+        rows: a dataset.
+        config: configuration of the model that reads it.
+        name: what the dataset is; begins the message.
+
+    Raises:
+        TypeError: rows that cannot be read by their number.
+        ValueError: no row, or no column for the ids, the scores or any modality.
+    """
+    if not hasattr(rows, "__getitem__"):
+        raise TypeError(f"`{name}` is {type(rows).__name__}, expected a `datasets.Dataset`, `MaskedDataset` or list.")
+    if not len(rows):
+        raise ValueError(f"`{name}` has no rows.")
+    columns = rows.column_names if hasattr(rows, "column_names") else list(rows[0])
+    if "sample_id" not in columns:
+        raise ValueError(f"`{name}` has no column `sample_id`, by which batches are drawn; its columns: {columns}")
+    target_columns(columns, config.score_names)
+    if not set(columns) & set(config.modalities):
+        raise ValueError(f"`{name}` has none of the modalities {list(config.modalities)}; its columns: {columns}")
 
 
 class EndSettled(TrainerCallback):

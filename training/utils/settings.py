@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType
@@ -9,15 +10,64 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
+_YAML = "tag:yaml.org,2002:"
+_FLOAT = r"(0|[1-9][0-9]*)(\.[0-9]*)?([eE][-+]?[0-9]+)?|\.[0-9]+([eE][-+]?[0-9]+)?|\.inf"
+SCALARS = {
+    f"{_YAML}bool": r"true|True|TRUE|false|False|FALSE",
+    f"{_YAML}int": r"[-+]?(0|[1-9][0-9]*)",
+    f"{_YAML}float": rf"[-+]?({_FLOAT})|\.nan",
+    f"{_YAML}null": r"~|null|Null|NULL|",
+}
+
+
+class SettingsLoader(yaml.SafeLoader):
+    """Read scalars as YAML 1.2 does: `1e-1` is a number; `2024-05-01`, `1:30`, `007`, `no` and `on` are text."""
+
+    yaml_implicit_resolvers = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}  # noqa: RUF012 (as in the parent)
+
+
+for _tag, _pattern in SCALARS.items():
+    SettingsLoader.add_implicit_resolver(_tag, re.compile(f"^({_pattern})$"), None)
+
+
+def read_value(text: str) -> Any:
+    """Read the VALUE of a flag by the rules of a YAML file, but take `#`, `: ` and the like in it for text.
+
+    Raises:
+        ValueError: a list or dictionary in brackets, or a quoted text, that is no YAML.
+    """
+    text = text.strip()
+    if text.startswith(("[", "{", '"', "'")):
+        return _load_yaml(text)
+    tag = next((tag for tag, pattern in SCALARS.items() if re.fullmatch(pattern, text)), f"{_YAML}str")
+    return SettingsLoader("").construct_object(yaml.ScalarNode(tag, text))
+
+
+def _load_yaml(text: str) -> Any:
+    """
+    Raises:
+        ValueError: the text is no YAML, in one line.
+    """
+    try:
+        return yaml.load(text, SettingsLoader)  # noqa: S506 (a safe loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"no YAML: {' '.join(str(error).split())}") from None
+
 
 def read_pairs(words: Sequence[str] | dict | None, name: str) -> dict[str, Any] | None:
-    """Turn `KEY=VALUE` words into a dictionary, each value read as YAML; a dictionary (from a file) stays as it is."""
+    """Turn `KEY=VALUE` words into a dictionary, see `read_value`; a dictionary (from a file) stays as it is."""
     if words is None or isinstance(words, dict):
         return words
     words = words if isinstance(words, list | tuple) else [words]
     if wrong := [word for word in words if not isinstance(word, str) or "=" not in word]:
         raise ValueError(f"`{name}` has {wrong[0]!r}, expected KEY=VALUE.")
-    return {key: yaml.safe_load(value) for key, value in (word.split("=", 1) for word in words)}
+    pairs = {}
+    for key, value in (word.split("=", 1) for word in words):
+        try:
+            pairs[key] = read_value(value)
+        except ValueError as error:
+            raise ValueError(f"`{name}` has {key}={value}, which is {error}.") from None
+    return pairs
 
 
 def read_rates(words: Sequence[str] | dict | float | None, name: str) -> float | dict[str, float] | None:
@@ -49,9 +99,13 @@ def read_yaml(path: str | Path, parser: argparse.ArgumentParser) -> dict[str, An
         parser: parser with a flag for every key that may occur.
 
     Raises:
-        ValueError: an unknown key, a value that is not among a flag's choices, or no dictionary.
+        OSError: there is no such file.
+        ValueError: no YAML, no dictionary, an unknown key, or a value that is not among a flag's choices.
     """
-    settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    try:
+        settings = _load_yaml(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is {error}") from None
     if not isinstance(settings, dict):
         raise ValueError(f"{path} holds {type(settings).__name__}, expected keys with values.")
     check_settings(settings, parser, str(path))

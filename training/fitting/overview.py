@@ -1,0 +1,112 @@
+"""What a run says before it trains: an overview, and what differs from the checkpoint it goes on from."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from ...configuration.configuration_limssr import LimssrConfig
+from ..evaluation.seeds import TRAINING_SETTINGS
+from ..utils.files import RECORD_FILE, without_paths
+
+FEWEST_FOR_SELECTION = 30  # with fewer, a correlation's standard error is about 0.2 or more
+KEPT_BY_OPTIMIZER = ("learning_rate", "head_learning_rate", "weight_decay")
+ALSO_COMPARED = ("seed", "data_seed", "bf16", "fp16", "train_sampling_strategy")
+WITHOUT_EFFECT = ("list_missing", "require_complete")  # on the model
+
+
+def overview(record: dict, config: LimssrConfig, output_dir: str) -> str:
+    """Describe a run that is about to train, a line for each subject.
+
+    Args:
+        record: record of the run, from `describe_run`.
+        config: configuration of its model.
+        output_dir: folder of its checkpoints and results.
+    """
+    dataset, seeds, parameters = record["dataset"], record["seeds"], record["parameters"]
+    processes = f"{record['processes']} process" + ("es" if record["processes"] > 1 else "")
+    lines = {
+        "data": f"{dataset['name']}: {dataset['description']}",
+        "samples": _samples(dataset, record["selection"]["on"]),
+        "hidden": _hidden(record["missingness"], dataset["train"], list(config.modalities)),
+        "language model": _language_model(record["arguments"]["model"], config),
+        "parameters": f"{parameters['trained']:,} of {parameters['all']:,} trained",
+        "device": f"{record['device']}, {processes}",
+        "seed": f"{seeds['training']}, masks {seeds['masks']}",
+        "output": output_dir,
+    }
+    width = max(map(len, lines))
+    return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
+
+
+def _samples(dataset: dict, selected_on: str) -> str:
+    train, validation, test = (dataset[split]["samples"] for split in ("train", "validation", "test"))
+    selecting = {"validation": f"{validation} to validate", "test": "selected on the test split (not a fair measure)"}
+    return ", ".join([f"{train} to train", selecting.get(selected_on, "none to validate"), f"{test} to test"])
+
+
+def _hidden(missingness: dict, train: dict, modalities: list[str]) -> str:
+    """Describe how training hides modalities, and the share of its samples that lacks each, from whatever cause."""
+    rates = "" if missingness["rates"] is None else f" at {_rates(missingness['rates'])}"
+    kinds = {"none": "nothing", "available": "nothing", "static": f"for good{rates}", "dynamic": f"by batch{rates}"}
+    kept = Counter()
+    for mask, count in train["masks"].items():
+        kept.update(dict.fromkeys(mask.split("+"), count))
+    lacking = ", ".join(f"{name} {1 - kept[name] / train['samples']:.0%}" for name in modalities)
+    before = " before" if missingness["kind"] == "dynamic" else ""
+    return f"{kinds[missingness['kind']]} (missing in training{before}: {lacking})"
+
+
+def _rates(rates: float | dict) -> str:
+    return ", ".join(f"{name} {rate:g}" for name, rate in rates.items()) if isinstance(rates, dict) else f"{rates:g}"
+
+
+def _language_model(arguments: dict, config: LimssrConfig) -> str:
+    source, text_config = config.language_model_source or {}, config.language_model_config
+    revision = f" at {source['revision'][:12]}" if source.get("revision") else ""
+    name = f"{arguments['language_model']}{revision}" if arguments["language_model"] else "random weights"
+    layers = f"{text_config.num_hidden_layers} layer" + ("s" if text_config.num_hidden_layers > 1 else "")
+    trained = {"lora": f"LoRA of rank {config.lora_rank}", "full": "trained as a whole", "frozen": "frozen"}
+    return f"{name}, {text_config.model_type}, {layers}, {trained[config.language_model_training]}"
+
+
+def warn_of_few(validation: int) -> str | None:
+    """Return a warning if so few samples select the checkpoint that chance decides."""
+    if not 0 < validation < FEWEST_FOR_SELECTION:
+        return None
+    error = 1 / max(validation - 3, 1) ** 0.5
+    return (
+        f"{validation} samples select the best checkpoint: the standard error of their correlation is about "
+        f"{error:.1f} (in Fisher's z), so that chance may decide. Raise `validation_fraction` to have "
+        f"{FEWEST_FOR_SELECTION} or more, or set `select_on` to nothing and keep the last checkpoint."
+    )
+
+
+def changed_settings(checkpoint: str | Path, record: dict) -> list[str]:
+    """List what differs from the run that wrote a checkpoint and changes the result: `name before -> now`.
+
+    Args:
+        checkpoint: folder of the checkpoint; one without a record has nothing to compare.
+        record: record of the run that goes on from it.
+    """
+    path = Path(checkpoint) / RECORD_FILE
+    if not path.is_file():
+        return []
+    before, now = (_comparable(entry) for entry in (json.loads(path.read_text(encoding="utf-8")), record))
+    return [f"{name} {before[name]} -> {now[name]}" for name in now if name in before and before[name] != now[name]]
+
+
+def _comparable(record: dict) -> dict:
+    """Everything in a record that decides the result, as it is after a trip through JSON."""
+    record = json.loads(json.dumps(without_paths(record)))
+    arguments, dataset = record["arguments"], record["dataset"]
+    settings = {name: arguments["training"].get(name) for name in (*TRAINING_SETTINGS, *ALSO_COMPARED)}
+    settings |= arguments["model"] | arguments["data"]
+    settings |= {f"{split} data": _extent(dataset[split]) for split in ("train", "validation", "test")}
+    settings |= {name: record[name] for name in ("processes", "device")}
+    return {name: value for name, value in settings.items() if name not in WITHOUT_EFFECT}
+
+
+def _extent(split: dict) -> str:
+    """Count the samples of a split and the modalities they have in all."""
+    present = sum(len(mask.split("+")) * count for mask, count in split.get("masks", {}).items())
+    return f"{split['samples']} samples" + (f" with {present} modalities" if present else "")
