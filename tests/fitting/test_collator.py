@@ -53,7 +53,7 @@ def test_batches_are_the_same_for_any_number_of_workers(tiny_processor):
 def test_batches_of_every_epoch_are_the_same_for_every_kind_of_worker(tiny_processor):
     masks = DynamicMask(list(SIZES), 0.3)
     collator = make_collator(tiny_processor, dynamic_mask=masks, modality_dropout=masks, clip_dropout={"video": 0.5})
-    collator_elsewhere, rows_elsewhere = pickle.loads(pickle.dumps((collator, EpochRows(make_rows()))))  # by spawn
+    collator_elsewhere, rows_elsewhere = pickle.loads(pickle.dumps((collator, EpochRows(make_rows()))))  # noqa: S301 (as spawn does)
     runs = []
     for workers, persist in ((0, False), (2, False), (2, True)):
         sampler = EpochSampler(10, seed=0)
