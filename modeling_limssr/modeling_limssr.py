@@ -13,7 +13,13 @@ from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_limssr import LimssrConfig
 from .checkpoint_limssr import LimssrCheckpointMixin
-from .language_model_limssr import HUB_ARGUMENTS, lookup_scale, require_floating_point
+from .language_model_limssr import (
+    HUB_ARGUMENTS,
+    check_length,
+    lookup_scale,
+    refuse_added_tokens,
+    require_floating_point,
+)
 from .losses_limssr import consistency_loss, is_outside, regression_loss, token_separation_loss
 from .prefix_cache_limssr import PrefixCache
 from .projector_limssr import LimssrProjector
@@ -131,6 +137,7 @@ class LimssrModel(LimssrPreTrainedModel):
         )
         self.post_init()
         self.freeze_language_model()
+        self.guard_vocabulary()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
@@ -151,6 +158,10 @@ class LimssrModel(LimssrPreTrainedModel):
     def freeze_vocabulary(self) -> None:
         self.get_input_embeddings().requires_grad_(False)
 
+    def guard_vocabulary(self) -> None:
+        """Refuse the added tokens in the vocabulary, by name."""
+        self.get_input_embeddings().register_forward_pre_hook(refuse_added_tokens)
+
     def freeze_language_model(self) -> None:
         """Freeze the language model; only its vocabulary with `language_model_training="full"`."""
         self.freeze_vocabulary()
@@ -163,6 +174,7 @@ class LimssrModel(LimssrPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_input_embeddings(value)
         self.freeze_vocabulary()
+        self.guard_vocabulary()
 
     @torch.no_grad()
     def draw_token_embeddings(self) -> None:
@@ -192,12 +204,14 @@ class LimssrModel(LimssrPreTrainedModel):
             **kwargs: arguments of the language model (`output_hidden_states`, `output_attentions`, ...).
 
         Raises:
-            ValueError: sequences and features do not fit; the message names sample, modality and both numbers.
+            ValueError: sequences and features do not fit (the message names sample, modality and both numbers), or
+                sequences are longer than the language model's table of positions.
         """
         if input_ids is None:
             raise ValueError(
                 "input_ids is needed beside inputs_embeds too: it says where clips and added tokens stand."
             )
+        check_length(self.language_model, input_ids.shape[1])
         layout = SequenceLayout.from_input_ids(input_ids, self.config)
         added_ids = torch.tensor(list(self.config.added_token_ids.values()), device=input_ids.device)
         is_added = torch.isin(input_ids, added_ids)  # (batch, length)
@@ -218,6 +232,11 @@ class LimssrModel(LimssrPreTrainedModel):
         self._refuse_unknown_arguments(kwargs)
         outputs = self.prefix_cache(self.language_model, inputs_embeds, attention_mask, word_ids, **kwargs)
         hidden = outputs.last_hidden_state  # (batch, length, hidden)
+        if hidden.shape[1] != input_ids.shape[1]:
+            raise ValueError(
+                f"the language model returned {hidden.shape[1]} states for {input_ids.shape[1]} tokens; one that "
+                "prepends tokens of its own, as PEFT's prompt tuning does, is not supported: use LoRA."
+            )
         return LimssrModelOutput(
             last_hidden_state=hidden,
             fusion_hidden_state=_gather_positions(hidden, layout.fusion_positions),
