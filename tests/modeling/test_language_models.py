@@ -115,7 +115,7 @@ def test_prompt_tuning_is_refused_by_name(tiny_model, tiny_processor, tiny_featu
     with pytest.raises(ValueError, match=r"returned \d+ states for \d+ tokens; .* prompt tuning .* use LoRA"):
         tiny_model(**batch)
     tiny_model.model.language_model = tiny_model.model.language_model.get_base_model()
-    with pytest.raises(ValueError, match="id 264 has no row in the vocabulary of 264: .* prompt tuning .* use LoRA"):
+    with pytest.raises(ValueError, match=r"id 264 has no row in the vocabulary of 264: .* prompt tuning, .* use LoRA"):
         get_peft_model(tiny_model, settings)(**batch)
 
 
