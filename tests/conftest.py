@@ -24,8 +24,11 @@ from tests.helpers.layouts import (
     write_finediving,
     write_fisv,
     write_fs1000,
+    write_mast_melody,
     write_own_folder,
+    write_percepiano,
     write_rhythmic_gymnastics,
+    write_speechocean762,
 )
 from tests.helpers.models import make_tokenizer
 
@@ -309,6 +312,9 @@ def write_layout(shared):
         "rhythmic_gymnastics": write_rhythmic_gymnastics,
         "finediving": write_finediving,
         "folder": write_own_folder,
+        "mast_melody": write_mast_melody,
+        "percepiano": write_percepiano,
+        "speechocean762": write_speechocean762,
     }
     return lambda name, folder, widths=None: writers[name](Path(folder), widths or {}, shared / "data")
 

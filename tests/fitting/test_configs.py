@@ -114,7 +114,9 @@ def test_a_published_task_has_the_published_values(name):
 def test_it_trains_on_files_of_its_layout(name, layouts, tiny_language_model, tmp_path):
     arguments = parse_training_arguments([str(CONFIGS / f"{name}.yaml")])
     folder = layouts(arguments[1].dataset)
-    flags = f"--language_model {tiny_language_model} --data_options folder={folder} --output_dir {tmp_path / 'run'}"
+    flags = f"--data_options folder={folder} --output_dir {tmp_path / 'run'}"
+    if arguments[0].language_model is not None:
+        flags += f" --language_model {tiny_language_model}"
     arguments = parse_training_arguments([str(CONFIGS / f"{name}.yaml"), *flags.split(), *QUICK.split()])
     run = prepare_run(*arguments)
     run.trainer.train()

@@ -118,3 +118,77 @@ def write_own_folder(folder: Path, widths: dict, _: Path) -> dict:
     for name, arrays in written.items():
         write_files(folder / name, arrays)
     return written
+
+
+def write_archive(path: Path, arrays: dict[str, dict[str, np.ndarray]], **more: np.ndarray) -> None:
+    """Arrays by name and sample, each sample's with as many clips under every name."""
+    counts = [len(array) for array in next(iter(arrays.values())).values()]
+    joined = {name: np.concatenate(list(of_sample.values())) for name, of_sample in arrays.items()}
+    np.savez_compressed(path, n=np.array(counts, dtype=np.int32), **joined, **more)
+
+
+def write_speechocean762(folder: Path, widths: dict, _: Path) -> dict:
+    """16 training and 6 test sentences of 8 and 3 speakers, four or five experts, with both archives."""
+    generator = np.random.default_rng(0)
+    scores = ["total", "accuracy", "fluency", "prosodic", "completeness"]
+    lines = [",".join(["sample_id,split,speaker,age,gender,text,seconds", *scores, *(f"{s}_experts" for s in scores)])]
+    ids = [f"{1 + number // 2:05}{number:04}" for number in range(22)]
+    for number, sample_id in enumerate(ids):
+        experts = generator.integers(4, 11, size=(5, 4 + number % 2))
+        means = [f"{mean:.3f}" for mean in experts.mean(axis=1)]
+        given = [" ".join(map(str, each)) for each in experts]
+        speaker, split = f"{1 + number // 2:04}", "train" if number < 16 else "test"
+        text = f"Sentence {['one', 'two', 'three'][number % 3]}"
+        lines.append(
+            ",".join(
+                [sample_id, split, speaker, str(6 + number // 2), "mf"[number // 2 % 2], text, "2.5", *means, *given]
+            )
+        )
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    sizes = {"audio": widths.get("audio", 384), "voice": widths.get("voice", 25)}
+    written = {name: {id_: random_features(name, id_, size) for id_ in ids} for name, size in sizes.items()}
+    for name, archive in (("audio", "features_whisper.npz"), ("voice", "features_egemaps.npz")):
+        write_archive(folder / archive, {"x": written[name]})
+    return written
+
+
+def write_percepiano(folder: Path, _: dict, real: Path) -> dict:
+    """20 performances of 10 performers, two of each, and 5 segments; the scores have their real names."""
+    header = (real / "percepiano" / "labels.csv").read_text().splitlines()[0]
+    generator, lines, ids = np.random.default_rng(0), [header], []
+    for number in range(20):
+        performer, segment = ["Score", *range(9)][number // 2], number % 5
+        ids.append(f"piece_{segment}_{performer}_{number}")
+        values = [*generator.uniform(1, 7, 19).round(2), *generator.uniform(0, 2, 19).round(2)]
+        folds = [number // 2 % 5, segment]
+        lines.append(",".join(map(str, [ids[-1], performer, f"piece_{segment}", *folds, *values])))
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    sizes = {"timing": 6, "dynamics": 5, "pedal": 4, "pitch": 5}
+    counts = {id_: len(random_features("timing", id_, 1)) for id_ in ids}
+    written = {
+        name: {id_: generator.normal(size=(counts[id_], size)).astype(np.float32) for id_ in ids}
+        for name, size in sizes.items()
+    }
+    write_archive(folder / "features.npz", written)
+    return written
+
+
+def write_mast_melody(folder: Path, _: dict, __: Path) -> dict:
+    """Two performances and three references of each of ten melodies; the first performance is in another key."""
+    generator, contours = np.random.default_rng(0), {}
+    lines = [
+        "sample_id,melody,kind,melody_fold,expert_a_first,expert_a_second,expert_b,expert_c_first,expert_c_second,score"
+    ]
+    for melody in range(10):
+        pitch = 20 + np.repeat(generator.integers(0, 12, 6), 5).astype(np.float32)  # (30,)
+        for kind, count in (("performance", 2), ("reference", 3)):
+            for number in range(count):
+                sung = np.stack([pitch + 5 * (kind == "performance" and number == 0), np.ones(30)], axis=1)
+                sung[:3] = np.nan, 0.25
+                contours[f"mel{melody}_{kind}{number}"] = sung[: 30 - number].astype(np.float32)
+                grades = [4] * 5 if kind == "reference" else generator.integers(1, 5, 5).tolist()
+                cells = [f"mel{melody}_{kind}{number}", f"mel{melody}", kind, melody % 5, *grades, np.mean(grades)]
+                lines.append(",".join(map(str, cells)))
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    write_archive(folder / "contours.npz", {"contour": contours})
+    return contours

@@ -17,9 +17,12 @@ REGISTRY = {
     "fisv": "FisV",
     "folder": "Folder",
     "fs1000": "Fs1000",
+    "mast_melody": "MastMelody",
     "mtl_aqa": "MtlAqa",
+    "percepiano": "PercePiano",
     "prepared": "Prepared",
     "rhythmic_gymnastics": "RhythmicGymnastics",
+    "speechocean762": "SpeechOcean762",
     "synthetic": "Synthetic",
 }
 ENTRY_POINTS = "limssr.datasets"  # group in which other packages register datasets

@@ -28,7 +28,7 @@ from .sources.files import (
     feature_path,
     read_array,
 )
-from .sources.labels import Labels, check_apart, check_range, read_label_table
+from .sources.labels import LabelError, Labels, check_apart, check_range, read_label_table
 from .sources.tables import TableSource
 from .sources.walk import is_hidden, walk_files
 
@@ -149,6 +149,22 @@ def build_label_splits(labels: Mapping[str, Labels], score_names: Sequence[str])
         extra |= {name: pa.array(values, pa.string()) for name, values in table.texts.items()}
         splits[split] = build_split(table.sample_ids, scores, {}, extra)
     return DatasetDict(splits)
+
+
+def hold_out_fold(labels: Labels, column: str, fold: int) -> dict[str, Labels]:
+    """Divide samples into `train` and `test`, which has those with this fold in a column of whole numbers.
+
+    Raises:
+        LabelError: no sample is in the fold, or every one is.
+    """
+    folds = labels.texts[column]
+    rows = {"train": [], "test": []}
+    for row, found in enumerate(folds):
+        rows["test" if found == str(fold) else "train"].append(row)
+    if not rows["train"] or not rows["test"]:
+        known = ", ".join(sorted({str(found) for found in folds}))
+        raise LabelError(f"{labels.path}: fold is {fold!r}, the folds of {column} are {known}; give one of several")
+    return {split: labels.select(chosen) for split, chosen in rows.items()}
 
 
 def choose_scores(dataset: str, scores: str | Sequence[str] | None, allowed: Iterable[str]) -> list[str]:
