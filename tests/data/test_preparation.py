@@ -69,6 +69,16 @@ def test_prepared_data_is_the_dataset(write_layout, tmp_path, dataset):
     assert_same(load("prepared", folder=tmp_path / "out"), load(dataset, folder=tmp_path / "raw", **options))
 
 
+@pytest.mark.parametrize(("dataset", "processes"), [("mast_melody", 1), ("percepiano", 2), ("speechocean762", 1)])
+def test_data_of_archives_can_be_prepared_too(write_layout, tmp_path, dataset, processes):
+    (tmp_path / "raw").mkdir()
+    write_layout(dataset, tmp_path / "raw")
+    prepare_data(dataset, str(tmp_path / "raw"), tmp_path / "out", num_proc=processes)
+    prepared, expected = load("prepared", folder=tmp_path / "out"), load(dataset, folder=tmp_path / "raw")
+    assert_same(prepared, expected)
+    assert prepared.group_column == expected.group_column is not None
+
+
 def test_generated_data_can_be_prepared_too(tmp_path):
     options = {"samples_train": 30, "samples_test": 7}
     prepare_data("synthetic", "-", tmp_path / "out", options, max_shard_size=SMALL)

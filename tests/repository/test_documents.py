@@ -139,7 +139,8 @@ def desk(read, write_layout, shared, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("desk")
     for name in ("training", "tests", "docs"):
         (folder / name).symlink_to(REPOSITORY / name)
-    for name, place in (("fs1000", "FS1000"), ("fisv", "Fis-V"), ("rhythmic_gymnastics", "RG")):
+    places = {"fs1000": "FS1000", "fisv": "Fis-V", "rhythmic_gymnastics": "RG", "percepiano": "percepiano"}
+    for name, place in places.items():
         (folder / place).mkdir()
         write_layout(name, folder / place)
     (folder / "MTL-AQA").symlink_to(shared / "data" / "mtl_aqa")
