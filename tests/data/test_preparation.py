@@ -183,7 +183,7 @@ def test_a_second_call_does_nothing_and_another_preparation_is_refused(own_folde
     (tmp_path / "full" / "thesis.txt").touch()
     with pytest.raises(FileExistsError, match="is not empty"):
         prepare_data("folder", str(own_folder), tmp_path / "full")
-    with pytest.raises(FileNotFoundError, match=r"no .*aqa_data\.json; write it with prepare_data\.py"):
+    with pytest.raises(FileNotFoundError, match=r"no .*aqa_data\.json; write it with `limssr prepare`"):
         load("prepared", folder=tmp_path / "full")
 
 

@@ -1,4 +1,5 @@
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -183,6 +184,20 @@ def test_the_table_shows_both_the_difference_and_the_caveats(tmp_path):
     assert line.count(" A |") == 2
     assert "(A: checkpoint selected on the test split)" in text
     assert "Not compared: score from flow (only in B)." in text
+
+
+def test_the_script_needs_no_torch(tmp_path):
+    one, other = write_run(tmp_path / "one", 4), write_run(tmp_path / "other", 8, seed=1)
+    program = (
+        "import sys\nfrom limssr.training import compare, summarize\n"
+        f"sys.argv = ['limssr compare', {str(one)!r}, {str(other)!r}]\n"
+        "compare.main()\n"
+        f"sys.argv = ['limssr summarize', {str(tmp_path)!r}]\n"
+        "try:\n    summarize.main()\nexcept SystemExit as end:\n    print(end)\n"
+        "print({'torch', 'transformers', 'sklearn'} & sys.modules.keys())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.stdout.endswith("give folders of finished `limssr train` runs\nset()\n"), done.stdout + done.stderr
 
 
 def test_the_script_prints_the_table_and_writes_json(tmp_path, monkeypatch, capsys):

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from transformers import AutoTokenizer
 
 from limssr.configuration.configuration_limssr import LimssrConfig
 from limssr.modeling_limssr.modeling_limssr import LimssrForScoreRegression
@@ -92,6 +93,20 @@ def ridge_of_training(options: dict, rates: float, seed: int) -> np.ndarray:
     modalities = list(data.modalities)
     test = pool_rows(data.splits["test"], modalities, ["score"])
     return Baselines(rows, modalities, ["score"]).ridge_predictions(test, test.available)[:, 0]
+
+
+def test_it_finds_the_language_model_of_an_adapter_through_the_yaml(tiny_language_model, evaluate, tmp_path):
+    modalities = {"video": 16, "audio": 12, "flow": 16}
+    model = LimssrForScoreRegression.from_language_model(tiny_language_model, modalities=modalities)
+    model.save_pretrained(tmp_path / "adapter", form="adapter")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_language_model)
+    LimssrProcessor.from_config(model.config, tokenizer).save_pretrained(tmp_path / "adapter")
+    settings = {"dataset": "synthetic", "data_options": {"samples_train": 30, "samples_test": 8}}
+    (tmp_path / "without.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(SystemExit, match="adapter of a language model that is not on the Hub"):
+        evaluate(tmp_path / "adapter", "without.yaml")
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(settings | {"language_model": "language_model"}))
+    assert "8 samples" in evaluate(tmp_path / "adapter", "task.yaml", "--protocol", "available")
 
 
 def test_it_draws_masks_and_flags_a_checkpoint_selected_on_the_test_split(checkpoint, evaluate, tmp_path):

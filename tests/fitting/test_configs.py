@@ -13,6 +13,7 @@ from limssr.training.data import build
 from limssr.training.evaluation.evaluator import evaluate_subsets
 from limssr.training.fitting.run import prepare_run
 from limssr.training.reproduction import tables
+from limssr.training.utils.settings import find_config
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
@@ -132,3 +133,13 @@ def test_it_trains_on_files_of_its_layout(name, layouts, tiny_language_model, tm
     elif name in TASKS:
         assert len(result.score_names) == 1
         assert result.modalities == ["video", "audio", "flow"]
+
+
+def test_a_configuration_is_found_by_its_name_and_a_file_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    packaged = CONFIGS / "mtl_aqa.yaml"
+    assert find_config("mtl_aqa") == find_config("mtl_aqa.yaml") == find_config(packaged) == packaged
+    (tmp_path / "mtl_aqa.yaml").write_text("dataset: synthetic\n")
+    assert find_config("mtl_aqa.yaml") == Path("mtl_aqa.yaml")
+    with pytest.raises(FileNotFoundError, match=r"there is no file mtl_apa, and none of the configurations .*mtl_aqa"):
+        find_config("mtl_apa")

@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import AutoTokenizer
 
-from limssr import LimssrForScoreRegression
+from limssr import LimssrForScoreRegression, LimssrProcessor
 from limssr.training import predict as script
 from limssr.training.utils.launching import exit_on_error
 from tests.helpers.feature_rows import write_folder
@@ -56,7 +58,7 @@ def test_the_script_scores_one_sample_from_npy_and_safetensors(checkpoint, tiny_
     done = subprocess.run(
         [*command, "--format", "json"], capture_output=True, text=True, env=environment, cwd=tmp_path
     )
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")  # no bar where there is no terminal, no word of a library
     (entry,) = json.loads(done.stdout)
     assert entry["used"] == ["video", "audio"]
     values = entry["scores"]["score"]
@@ -116,6 +118,38 @@ def test_text_csv_and_json_say_the_same(run, checkpoint, folder):
         assert text.split()[2] == f"{entry['scores']['score']['score']:.2f}"
 
 
+def test_the_suffix_of_the_file_decides_what_is_written(run, checkpoint, folder, tmp_path):
+    entries = json.loads(run(checkpoint, "--folder", folder, "--format", "json")[1])
+    expected = [(entry["sample_id"], entry["scores"]["score"]["score"]) for entry in entries]
+
+    def written(name: str) -> Path:
+        status, out, _ = run(checkpoint, "--folder", folder, "--output", tmp_path / name)
+        assert (status, out) == (0, "")
+        return tmp_path / name
+
+    def read_rows(rows) -> list[tuple[str, float]]:
+        return [(row["sample_id"], float(row["score"])) for row in rows]
+
+    assert read_rows(csv.DictReader(written("scores.csv").open())) == expected
+    assert read_rows(csv.DictReader(written("scores.TSV").open(), delimiter="\t")) == expected
+    assert read_rows(pq.read_table(written("scores.parquet")).to_pylist()) == expected
+    assert json.loads(written("scores.json").read_text()) == entries
+    assert [json.loads(line) for line in written("scores.jsonl").read_text().splitlines()] == entries
+    assert written("scores.txt").read_text().startswith("sample ")
+    assert "\ts000" not in written("scores.csv").read_text()
+
+
+def test_a_yaml_file_names_the_language_model_of_an_adapter(run, tiny_language_model, folder, tmp_path):
+    model = LimssrForScoreRegression.from_language_model(tiny_language_model, modalities={"video": 16, "audio": 12})
+    model.save_pretrained(tmp_path / "adapter", form="adapter")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_language_model)
+    LimssrProcessor.from_config(model.config, tokenizer).save_pretrained(tmp_path / "adapter")
+    words = (tmp_path / "adapter", "--folder", folder, "--format", "json", "--language_model")
+    (tmp_path / "task.yaml").write_text(f"dataset: folder\nlanguage_model: {tiny_language_model}\n")
+    assert run(*words, tmp_path / "task.yaml")[1] == run(*words, tiny_language_model)[1]
+    assert "there is no file nowhere.yaml" in run(*words, "nowhere.yaml")[0]
+
+
 def test_a_path_that_the_model_does_not_have_is_no_number(run, tiny_config, tiny_processor, folder, tmp_path):
     config = type(tiny_config)(**{**tiny_config.to_dict(), "aggregation": "reasoning"})
     LimssrForScoreRegression(config).save_pretrained(tmp_path / "one_path")
@@ -154,6 +188,8 @@ def test_several_models_give_their_mean(run, checkpoint, tiny_config, tiny_proce
         (["--csv", "{checkpoint}/config.json"], "expected sample_id and one or more of ['video', 'audio', 'flow']"),
         (["--folder", "{checkpoint}"], "expected a folder with at least one subfolder of"),
         (["--csv", "list.csv", "--output", "a", "--output_dir", "b"], "not allowed with argument --output"),
+        (["--video", "a.npy", "--output", "a.xlsx"], "--output a.xlsx: the suffix is none of .txt, .csv, .tsv, .json"),
+        (["--video", "a.npy", "--format", "parquet"], "parquet is no text: name a file, --output FILE.parquet"),
     ],
 )
 def test_a_mistake_is_named_before_a_model_is_loaded(run, checkpoint, words, message):

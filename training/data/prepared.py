@@ -70,7 +70,9 @@ class Prepared:
                 snapshot_download(str(self.folder), repo_type="dataset", revision=self.revision, allow_patterns=files)
             )
         if not (folder / DESCRIPTION_FILE).is_file():
-            raise FileNotFoundError(f"prepared: there is no {folder / DESCRIPTION_FILE}; write it with prepare.py")
+            raise FileNotFoundError(
+                f"prepared: there is no {folder / DESCRIPTION_FILE}; write it with `limssr prepare`"
+            )
         return folder
 
 
@@ -100,7 +102,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: {error}; copy or prepare the data again") from error
     if lacking:
         raise ValueError(
-            f"{path} says nothing of {', '.join(lacking)}: another version of prepare.py wrote it; "
+            f"{path} says nothing of {', '.join(lacking)}: another version of `limssr prepare` wrote it; "
             "prepare the data again"
         )
     return description

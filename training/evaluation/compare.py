@@ -98,7 +98,7 @@ def read_run_scores(folder: str | Path, ridge: bool = False) -> RunScores:
     path = Path(folder) / PREDICTIONS if Path(folder).is_dir() else Path(folder)
     table = pq.read_table(path)
     if lacking := [name for name in COLUMNS if name not in table.column_names]:
-        raise ValueError(f"{path} has no column {', '.join(lacking)}; evaluate the model again with eval.py")
+        raise ValueError(f"{path} has no column {', '.join(lacking)}; evaluate the model again with `limssr eval`")
     frame = table.select(COLUMNS).to_pandas()
     drawn = "missing rates " + frame["rates"] + ", mask seed " + frame["seed"].astype("Int64").astype(str)
     frame["row"] = frame["mask"].where(frame["rates"].isna(), drawn)

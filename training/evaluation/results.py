@@ -221,7 +221,7 @@ def read_results(folder: str | Path) -> EvaluationResult:
         content["averages"] = {name: ScoredRow(**parts) for name, parts in content["averages"].items()}
         return EvaluationResult(**_select(EvaluationResult, content))
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is of another version ({error}); evaluate the model again with eval.py") from error
+        raise ValueError(f"{path} is of another version ({error}); run `limssr eval` again") from error
 
 
 def _read_mask(entry: dict) -> MaskResult:

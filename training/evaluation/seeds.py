@@ -89,7 +89,7 @@ def read_task_runs(folder: str | Path) -> list[TaskRun]:
         record = json.loads((Path(folder) / RECORD_FILE).read_text(encoding="utf-8"))
         result = read_results(folder)
     except FileNotFoundError as error:
-        raise ValueError(f"{error.filename} is not there: give folders of finished train.py runs") from None
+        raise ValueError(f"{error.filename} is not there: give folders of finished `limssr train` runs") from None
     if result.protocol != "subsets":
         raise ValueError(f"{folder} was evaluated under {result.protocol!r}; summaries are of the subsets")
     arguments, dataset = record["arguments"], record["dataset"]

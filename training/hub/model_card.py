@@ -11,6 +11,7 @@ from ..evaluation.results import METRICS, EvaluationResult, read_results
 from ..evaluation.seeds import TRAINING_SETTINGS
 from ..evaluation.tables import card_table
 from ..utils.files import RECORD_FILE, without_paths
+from ..utils.loading import lacks_language_model
 
 TEMPLATE = Path(__file__).parents[2] / "model_card.md"
 HEADLINE_METRICS = {"spearman": ("spearmanr", "Spearman correlation"), "mse": ("mse", "mean squared error")}
@@ -36,7 +37,6 @@ def render_model_card(folder: str | Path, repo_id: str) -> str:
     run, state = (_read(folder / name) for name in (RECORD_FILE, TRAINER_STATE_NAME))
     result = read_results(folder) if (folder / METRICS).is_file() else None
     source = config.language_model_source or {}
-    is_found_by_name = config.checkpoint_form == "full" or not {"repository", "subfolder"}.isdisjoint(source)
     card = ModelCard.from_template(
         _metadata(repo_id, run, result, config),
         template_path=str(TEMPLATE),
@@ -44,7 +44,7 @@ def render_model_card(folder: str | Path, repo_id: str) -> str:
         repo_id=repo_id,
         config=config,
         source=source,
-        language_model_argument="" if is_found_by_name else ', language_model="FOLDER_OR_FILE"',
+        language_model_argument=', language_model="FOLDER_OR_FILE"' if lacks_language_model(config) else "",
         run=run,
         settings=_settings(run, config),
         result=result,

