@@ -9,9 +9,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 import numpy as np
-import torch
 
-from ....modeling_limssr.losses_limssr import is_outside
 from .files import LFS_ADVICE, LFS_POINTER
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -217,6 +215,10 @@ def _alike(sample_id: str) -> str:
 def check_range(labels: Labels, name: str, lowest: float, highest: float) -> None:
     """Raise LabelError if a number of a column is outside its range; NaN is ignored."""
     values = labels.columns[name]
+    import torch  # a comparison of runs reads tables, but needs no torch
+
+    from ....modeling_limssr.losses_limssr import is_outside
+
     outside = np.flatnonzero(is_outside(torch.from_numpy(values), lowest, highest))
     if len(outside):
         row = outside[0]
