@@ -51,6 +51,8 @@ def test_a_sample_without_clips_is_missing_and_so_is_one_that_is_not_there(archi
         ({"x": CLIPS, "n": np.array([1.0, 3, 2])}, "n has type float64"),
         ({"x": CLIPS, "n": np.array([7, -1, 0])}, "expected the number of clips of each of 3 samples"),
         ({"x": CLIPS, "n": np.array([1, 3, 1])}, r"x has shape \[6, 2\], but n counts 5 clips"),
+        ({**GOOD, "sample_id": np.array([1, 2, 3])}, "sample_id has type int64, expected strings, each once"),
+        ({**GOOD, "sample_id": np.array(["a", "b", "a"])}, "sample_id has type <U1, expected strings, each once"),
         ({"x": np.array([{}] * 6), "n": GOOD["n"]}, "not an .npz archive of numbers and strings"),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 from datasets import Audio, Dataset, DatasetDict, Features, Value
 
 from limssr.training.data import load
+from limssr.training.data.sources.files import LFS_POINTER
 from limssr.training.data.speechocean762 import SCORES
 
 
@@ -162,6 +163,23 @@ def test_a_hub_copy_without_its_columns_is_refused(rows, tmp_path, form):
         load("speechocean762", folder=place, modalities=["text"])
 
 
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"PAR1", "not a whole parquet file"), (LFS_POINTER.encode(), "Git LFS pointer")]
+)
+def test_a_damaged_hub_copy_is_refused(rows, tmp_path, content, said):
+    for split, part in hub_splits(rows).items():
+        part.to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
+    (tmp_path / "test-00000-of-00001.parquet").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"test-00000-of-00001\.parquet: .*{said}"):
+        load("speechocean762", folder=tmp_path, modalities=["text"])
+
+
+def test_a_repeated_utterance_is_refused(rows, tmp_path):
+    hub_splits([*rows, rows[0]]).save_to_disk(tmp_path)
+    with pytest.raises(ValueError, match="sample '000010000' is already there"):
+        load("speechocean762", folder=tmp_path, modalities=["text"])
+
+
 def test_sentences_can_be_embedded(folder, tiny_encoder, tmp_path):
     options = {"folder": folder, "modalities": ["text", "voice"]}
     data = load("speechocean762", **options, text_encoder=str(tiny_encoder), encoder_layers=[0, 1], cache_dir=tmp_path)
@@ -249,7 +267,9 @@ def test_scores_that_cannot_be_used_are_refused(kaldi, change, said):
     [
         ("train/spk2age", None, "spk2age: no such file; expected a table of Kaldi"),
         ("train/spk2age", "0001 six", r"spk2age: age of 0001 is 'six', expected a number"),
-        ("train/text", "000010000", "text: '000010000' stands alone on its line"),
+        ("train/text", "000010000", "text, line 1: '000010000' stands alone"),
+        ("train/wav.scp", "a b\n\na c", r"wav\.scp, line 3: 'a' is already on a line before"),
+        ("resource/scores-detail.json", "{}", r"scores-detail\.json: there is no '000010000'"),
         ("train/spk2utt", "0001 000010000", "spk2utt: there is no '000010001'"),
         ("resource/scores.json", "[]", r"scores\.json: holds list, expected utterance -> scores"),
         ("resource/scores.json", "{", r"scores\.json: not JSON"),

@@ -17,8 +17,8 @@ from ...configuration.configuration_limssr import TEXT
 from .aqa_data import AqaData, feature_column
 from .file_dataset import FileDataset, build_label_splits, choose_modalities, choose_scores
 from .sources.archives import ArchiveSource
-from .sources.files import SUFFIXES, FeatureSource, FileSource
-from .sources.labels import LabelError, Labels, check_range, parse_number, read_label_csv
+from .sources.files import SUFFIXES, FeatureSource, FileSource, read_start
+from .sources.labels import LabelError, Labels, check_range, check_repeated, parse_number, read_label_csv
 from .sources.text import embed_texts
 from .sources.walk import walk_files
 
@@ -191,8 +191,9 @@ class SpeechOcean762(FileDataset):
 
 
 def _check(labels: Mapping[str, Labels]) -> None:
-    """Raise LabelError for a score out of range or a speaker in both splits; warn of another number of samples."""
+    """Raise LabelError for a repeated id, a score out of range or a speaker in both splits; warn of another size."""
     for split, table in labels.items():
+        check_repeated(table.path, table.sample_ids, table.lines)
         for name in SCORES:
             check_range(table, name, 0, HIGHEST)
         if len(table.sample_ids) != OFFICIAL_COUNT:
@@ -267,6 +268,9 @@ def _read_scores(path: Path, sample_ids: list[str]) -> dict[str, np.ndarray]:
         experts = _read_json(detail)
         for name in SCORES:
             given = [_find(_find(experts, sample_id, detail), name, detail) for sample_id in sample_ids]
+            for sample_id, each in zip(sample_ids, given, strict=True):
+                if not isinstance(each, list) or not all(type(score) in (int, float) for score in each):
+                    raise LabelError(f"{detail}, sample {sample_id!r}: {name} is {each!r}, expected a list of numbers")
             columns[f"{name}_deviation"] = _deviations(given)
     return columns
 
@@ -285,11 +289,20 @@ def _read_pairs(path: Path) -> dict[str, str]:
     """Table of Kaldi: a key, then the rest of the line."""
     if not path.is_file():
         raise LabelError(f"{path}: no such file; expected a table of Kaldi, a key and its value on each line")
-    pairs = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    for pair in pairs:
-        if len(pair) < 2:
-            raise LabelError(f"{path}: {pair[0]!r} stands alone on its line, expected a value behind it")
-    return {key: value.strip() for key, value in pairs}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise LabelError(f"{path}: not text in UTF-8: {error}") from error
+    pairs = {}
+    for number, line in enumerate(lines, 1):
+        key, _, value = line.strip().replace("\t", " ").partition(" ")
+        if key and not value.strip():
+            raise LabelError(f"{path}, line {number}: {key!r} stands alone, expected a value behind it")
+        if key in pairs:
+            raise LabelError(f"{path}, line {number}: {key!r} is already on a line before")
+        if key:
+            pairs[key] = value.strip()
+    return pairs
 
 
 def _find(table: Mapping[str, Any], key: str, path: Path) -> Any:
@@ -307,7 +320,15 @@ def _read_hub_table(folder: Path, split: str) -> pa.Table | None:
     files = sorted([*folder.glob(f"{split}-*.parquet"), *folder.glob(f"data/{split}-*.parquet")])
     if not files:
         return None
-    return pa.concat_tables([pq.ParquetFile(path).read(columns=[*HUB_COLUMNS, "audio.path"]) for path in files])
+    return pa.concat_tables(map(_read_parquet, files))
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    read_start(path, "a parquet file")
+    try:
+        return pq.ParquetFile(path).read(columns=[*HUB_COLUMNS, "audio.path"])
+    except (pa.ArrowInvalid, OSError) as error:
+        raise LabelError(f"{path}: not a whole parquet file: {error}") from error
 
 
 def _read_hub(table: pa.Table, path: Path) -> Labels:

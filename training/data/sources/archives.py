@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..aqa_data import feature_column
-from .files import FeatureFileError, Reader, check_clips
+from .files import FeatureFileError, Reader, check_clips, read_start
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ def read_archive(path: Path, name: str, sample_ids: Sequence[str] | None = None)
     Raises:
         FeatureFileError: the file is missing or unreadable, lacks an array, or its arrays do not fit each other.
     """
-    if not path.is_file():
-        raise FeatureFileError(f"{path}: no such file; expected an .npz archive", "missing file")
+    read_start(path, "an .npz archive")
     try:
         with np.load(path, allow_pickle=False) as archive:
             found = {key: archive[key] for key in (name, "n", "sample_id") if key in archive}
@@ -70,7 +69,7 @@ def read_archive(path: Path, name: str, sample_ids: Sequence[str] | None = None)
         raise FeatureFileError(f"{path}: the archive has no array {lacking[0]!r}")
     if "sample_id" not in found and sample_ids is None:
         raise FeatureFileError(f"{path}: the archive has no array 'sample_id', which names its samples")
-    sample_ids = found["sample_id"].tolist() if "sample_id" in found else list(sample_ids)
+    sample_ids = _own_ids(found["sample_id"], path) if "sample_id" in found else list(sample_ids)
     clips, counts = found[name], found["n"]
     if counts.dtype.kind not in "iu" or counts.shape != (len(sample_ids),) or (counts < 0).any():
         raise FeatureFileError(
@@ -80,3 +79,10 @@ def read_archive(path: Path, name: str, sample_ids: Sequence[str] | None = None)
     if clips.ndim == 0 or len(clips) != counts.sum():
         raise FeatureFileError(f"{path}: {name} has shape {list(clips.shape)}, but n counts {counts.sum()} clips")
     return dict(zip(sample_ids, np.split(clips, np.cumsum(counts)[:-1]), strict=True))
+
+
+def _own_ids(sample_ids: np.ndarray, path: Path) -> list[str]:
+    """Ids that an archive names; FeatureFileError if they are no strings, or one is repeated."""
+    if sample_ids.dtype.kind != "U" or len(np.unique(sample_ids)) < sample_ids.size:
+        raise FeatureFileError(f"{path}: sample_id has type {sample_ids.dtype}, expected strings, each once")
+    return sample_ids.reshape(-1).tolist()

@@ -105,7 +105,7 @@ def feature_path(folder: Path, sample_id: str) -> Path:
 def read_text(path: str | Path) -> str:
     """Text of a `.txt` file, stripped; FeatureFileError if the file is missing, empty or not UTF-8."""
     path = Path(path)
-    _read_start(path, f"a {TEXT_SUFFIX} file in UTF-8")
+    read_start(path, f"a {TEXT_SUFFIX} file in UTF-8")
     try:
         text = path.read_text(encoding="utf-8-sig").strip()
     except (UnicodeDecodeError, OSError) as error:
@@ -130,7 +130,7 @@ def read_features(path: str | Path) -> np.ndarray:
 def read_array(path: str | Path) -> np.ndarray:
     """Array of a `.npy` file, mapped into memory, or of a `.safetensors` file; see `read_features`."""
     path = Path(path)
-    start = _read_start(path, "a .npy or .safetensors file with clips [clips, dim]")
+    start = read_start(path, "a .npy or .safetensors file with clips [clips, dim]")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix != ".npy":
@@ -148,7 +148,7 @@ def read_array(path: str | Path) -> np.ndarray:
         ) from error
 
 
-def _read_start(path: Path, expected: str) -> bytes:
+def read_start(path: Path, expected: str) -> bytes:
     """The first bytes of a file; FeatureFileError if it is missing, cannot be opened or is a Git LFS pointer."""
     try:
         if not S_ISREG(path.stat().st_mode):
