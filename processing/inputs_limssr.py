@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -61,6 +62,12 @@ def crop_clips(clips: torch.Tensor, max_clips: int, position: float) -> torch.Te
     return clips[start : start + max_clips]
 
 
+def split_clips(clips: torch.Tensor, windows: int) -> list[torch.Tensor]:
+    """Consecutive parts of about the same length; with fewer clips than windows, neighbours share a clip."""
+    bounds = [len(clips) * number // windows for number in range(windows + 1)]
+    return [clips[start : max(end, start + 1)] for start, end in pairwise(bounds)]
+
+
 def pad_clips(clips: torch.Tensor, length: int) -> torch.Tensor:
     """Add zero clips at the end, up to `length`."""
     return torch.nn.functional.pad(clips, (0, 0, 0, max(length - len(clips), 0)))
@@ -83,6 +90,30 @@ def _describe(array) -> str:
 
 
 logger = logging.get_logger(__name__)
+
+
+class CutCounter:
+    """
+    Counts what is longer than a limit, and warns at the first time and each time the number has doubled.
+
+    Args:
+        message (`str`): warning, with `{cut}` of `{total}` contents, `{limit}`, and `{excess}`, all that was cut off.
+    """
+
+    def __init__(self, message: str):
+        self.message = message
+        self.total = self.cut = self.excess = 0
+
+    def count(self, length: int, limit: int, only_once: bool = False) -> None:
+        """Count a content; `only_once` warns at the first cut alone."""
+        self.total += 1
+        if length <= limit:
+            return
+        self.cut += 1
+        self.excess += length - limit
+        if self.cut == 1 or (self.cut & (self.cut - 1) == 0 and not only_once):
+            counts = {"cut": self.cut, "total": self.total, "limit": limit, "excess": self.excess}
+            logger.warning(self.message.format(**counts))
 
 
 class PlainTextTokenizer:
@@ -109,7 +140,10 @@ class PlainTextTokenizer:
         without_added = json.loads(backend.to_str()) | {"added_tokens": [], "truncation": None, "padding": None}
         self.encoder = type(backend).from_str(json.dumps(without_added))
         self.max_tokens = max_tokens
-        self.texts = self.cut_texts = self.cut_tokens = 0
+        self.counter = CutCounter(
+            "{cut} of {total} texts so far had more than max_text_tokens={limit} tokens and were cut, by {excess} "
+            "tokens in all."
+        )
 
     def encode(self, text: str, where: str) -> list[int]:
         """
@@ -128,28 +162,12 @@ class PlainTextTokenizer:
         if not text.strip():
             raise ValueError(f"{where}: the text is empty. Pass None for a modality that is missing.")
         ids = self.tokenize(text)
-        self._count(len(ids))
+        self.counter.count(len(ids), self.max_tokens)
         return ids[: self.max_tokens]
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a text, neither checked nor cut."""
         return self.encoder.encode(text, add_special_tokens=False).ids
-
-    def _count(self, length: int) -> None:
-        """Warn at the first text that is cut, then each time their number has doubled."""
-        self.texts += 1
-        if length <= self.max_tokens:
-            return
-        self.cut_texts += 1
-        self.cut_tokens += length - self.max_tokens
-        if self.cut_texts & (self.cut_texts - 1) == 0:
-            logger.warning(
-                "%d of %d texts so far had more than max_text_tokens=%d tokens and were cut, by %d tokens in all.",
-                self.cut_texts,
-                self.texts,
-                self.max_tokens,
-                self.cut_tokens,
-            )
 
 
 @dataclass

@@ -23,7 +23,16 @@ from ..configuration.configuration_limssr import (
     missing_token,
     start_token,
 )
-from .inputs_limssr import PlainTextTokenizer, Prompt, as_clips, crop_clips, crop_position, pad_clips
+from .inputs_limssr import (
+    CutCounter,
+    PlainTextTokenizer,
+    Prompt,
+    as_clips,
+    crop_clips,
+    crop_position,
+    pad_clips,
+    split_clips,
+)
 
 
 class LimssrProcessor(ProcessorMixin):
@@ -37,7 +46,8 @@ class LimssrProcessor(ProcessorMixin):
         tokenizer (`PreTrainedTokenizerBase`): tokenizer of the language model, with the added tokens.
         modalities (`dict[str, int | str]` or list of pairs): ordered name -> feature size, or `"text"`.
         num_fusion_tokens (`int`): K, number of fusion tokens at the end; 0 for a model with `fusion="mean"`.
-        max_clips (`int`, defaults to 95): number of clips that longer modalities are cropped to.
+        max_clips (`int`, defaults to 95): number of clips that longer modalities are cropped to; a warning counts
+            them. [`LimssrProcessor.split_windows`] is the alternative.
         pad_to_max_clips (`bool`, defaults to `False`): pad shorter ones with zero clips that count as real, as
             published. Texts are never padded.
         max_text_tokens (`int`, defaults to 256): number of tokens that longer texts are cut to; a warning counts them.
@@ -81,6 +91,10 @@ class LimssrProcessor(ProcessorMixin):
         self.use_prompt = use_prompt
         self.prompt = asdict(Prompt(**(prompt or {})))
         self._prompt_ids = {}
+        self._crops = CutCounter(
+            "{cut} of {total} feature arrays so far had more than max_clips={limit} clips and were cropped, by "
+            "{excess} clips in all. To score all clips: LimssrProcessor.split_windows, or predict --windows."
+        )
         self._texts = PlainTextTokenizer(tokenizer, max_text_tokens) if TEXT in dict(modalities).values() else None
         vocabulary = tokenizer.get_vocab()
         self._ids = {name: vocabulary.get(name) for name in added_tokens(dict(modalities), num_fusion_tokens)}
@@ -160,7 +174,7 @@ class LimssrProcessor(ProcessorMixin):
                 f"return_tensors is {return_tensors!r}; LimssrProcessor makes PyTorch tensors: pass 'pt'."
             )
         samples = self._split_samples(features, sample_ids)
-        prepared = [self._prepare(sample, name, crop_position(crop, generator)) for name, sample in samples]
+        prepared = [self._prepare(sample, name, crop, crop_position(crop, generator)) for name, sample in samples]
         batch = self._pad_sequences([self._write_sequence(contents) for contents in prepared])
         for name, feature_size in self.feature_sizes.items():
             batch |= _stack_clips(name, feature_size, [contents.get(name) for contents in prepared])
@@ -216,7 +230,50 @@ class LimssrProcessor(ProcessorMixin):
             for name, sample in zip(names, samples, strict=True)
         ]
 
-    def _prepare(self, sample: dict, sample_name: str, position: float) -> dict[str, torch.Tensor | list[int]]:
+    def split_windows(
+        self, features: dict[str, list], sample_ids: list[str] | None = None
+    ) -> tuple[dict[str, list], list[int]]:
+        """
+        Cut samples into consecutive windows of at most `max_clips` clips, in place of the crop of a call.
+
+        All modalities of a sample are cut into as many windows as the longest one needs, of about the same length, so
+        that a window holds the same share of the performance in each. Texts are not cut: every window has the whole.
+
+        Example:
+
+        ```python
+        >>> windows, samples = processor.split_windows(features)
+        >>> scores = model(**processor(features=windows)).scores  # (windows, scores)
+        >>> scores[torch.tensor(samples) == 0].mean(0)  # of the first sample
+        ```
+
+        Args:
+            features (`dict[str, list]`): as for a call.
+            sample_ids (`list[str]`, *optional*): names of the samples in error messages; their index by default.
+
+        Returns:
+            Features of all windows, and for each window the number of its sample. Whatever fits is one window.
+
+        Raises:
+            TypeError, ValueError: bad input, as for a call.
+        """
+        windows, numbers = [], []
+        for number, (sample_name, sample) in enumerate(self._split_samples(features, sample_ids)):
+            clips = {
+                name: as_clips(content, self.feature_sizes[name], f"{sample_name}, modality {name!r}")
+                for name, content in sample.items()
+                if name in self.feature_sizes
+            }
+            count = -(-max(map(len, clips.values()), default=1) // self.max_clips)
+            parts = {name: split_clips(array, count) for name, array in clips.items()}
+            parts |= {name: [content] * count for name, content in sample.items() if name not in clips}
+            windows += [{name: part[window] for name, part in parts.items()} for window in range(count)]
+            numbers += [number] * count
+        return {name: [window.get(name) for window in windows] for name in features}, numbers
+
+    def _prepare(
+        self, sample: dict, sample_name: str, crop: str, position: float
+    ) -> dict[str, torch.Tensor | list[int]]:
         """Check and crop a sample: modality -> clips `(clips, feature size)`, or the token ids of a text."""
         if not sample:
             raise ValueError(
@@ -228,7 +285,11 @@ class LimssrProcessor(ProcessorMixin):
             if self.modality_sizes[modality] == TEXT:
                 prepared[modality] = self._texts.encode(content, where)
                 continue
-            clips = crop_clips(as_clips(content, self.feature_sizes[modality], where), self.max_clips, position)
+            clips = as_clips(content, self.feature_sizes[modality], where)
+            self._crops.count(
+                len(clips), self.max_clips, only_once=crop == "random"
+            )  # training sees the rest in other epochs
+            clips = crop_clips(clips, self.max_clips, position)
             prepared[modality] = pad_clips(clips, self.max_clips) if self.pad_to_max_clips else clips
         return prepared
 

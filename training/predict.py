@@ -42,8 +42,9 @@ def main() -> int:
         loading = loading_options(arguments.dtype, arguments.attention, arguments.quantization)
         loading["language_model"] = arguments.language_model
         if arguments.output_dir:
-            settings = (arguments.output_dir, arguments.workers, arguments.samples_per_shard, arguments.batch_size)
-            failed = predict_into_folder(models, samples, *settings, **loading)
+            names = ("workers", "samples_per_shard", "batch_size", "windows")
+            settings = {name: getattr(arguments, name) for name in names}
+            failed = predict_into_folder(models, samples, arguments.output_dir, **settings, **loading)
             failed = [FileSample(row["sample_id"], error=row["error"]) for row in failed.to_pylist()]
             print(f"The scores are in {arguments.output_dir / RESULT_FILE}", flush=True)
     if not arguments.output_dir:
@@ -51,7 +52,7 @@ def main() -> int:
             members = load_members(models, **loading)
         # The bar would run through scores in the same terminal; None: no bar either where there is no terminal.
         silent = len(samples) == 1 or (output is None and sys.stdout.isatty()) or None
-        predictions = predict_stream(members, samples, arguments.batch_size)
+        predictions = predict_stream(members, samples, arguments.batch_size, arguments.windows)
         bar = tqdm(predictions, total=len(samples), unit="sample", disable=silent, file=sys.stderr)
         with exit_on_error(f"cannot write {output}"), open_output(output) as stream:
             failed = write_predictions(bar, members[0][0].config.score_names, arguments.format, stream)
@@ -124,6 +125,7 @@ def build_parser(modalities: dict[str, int | str]) -> tuple[argparse.ArgumentPar
     add("--workers", type=int, help="processes for --output_dir (default: one per GPU, else per core)")
     add("--samples_per_shard", type=int, default=256, help="samples that --output_dir writes at a time (256)")
     add("--batch_size", type=int, default=16, help="samples scored at a time (16)")
+    add("--windows", action="store_true", help="score all clips of a long sample, as the mean over its windows")
     add_language_model_flag(parser)
     add_ensemble_flag(parser)
     add_loading_flags(parser)

@@ -229,3 +229,13 @@ def test_scoring_into_a_folder_says_what_to_install(run, checkpoint, folder, tmp
 def test_a_mistake_ends_a_script_with_one_line(tmp_path):
     with pytest.raises(SystemExit, match=r"^cannot load it: .*nowhere'$"), exit_on_error("cannot load it"):
         (tmp_path / "nowhere").read_text()
+
+
+def test_windows_score_all_clips_of_a_long_file(checkpoint, tiny_model, tiny_processor, tmp_path, run):
+    video = np.random.default_rng(0).normal(size=(24, 16)).astype("float32")
+    np.save(tmp_path / "a.npy", video)
+    halves = [score_of(tiny_model, tiny_processor, video=part) for part in (video[:12], video[12:])]
+    for flags, expected in (((), score_of(tiny_model, tiny_processor, video=video)), (["--windows"], np.mean(halves))):
+        status, out, _ = run(checkpoint, "--video", tmp_path / "a.npy", "--format", "json", *flags)
+        assert status == 0
+        assert json.loads(out)[0]["scores"]["score"]["score"] == pytest.approx(expected, abs=1e-3)

@@ -221,3 +221,37 @@ def test_models_with_other_modalities_have_no_mean(tiny_model, tiny_processor, t
             part.save_pretrained(tmp_path / name)
     with pytest.raises(ValueError, match=r"`modalities` is {'video': 16} in .*two and {.*} in .*one"):
         load_members([tmp_path / "one", tmp_path / "two"])
+
+
+def test_windows_score_all_clips_as_the_mean(tiny_model, tiny_processor):
+    torch.manual_seed(2)
+    rows = [
+        {"sample_id": "long", "video": torch.randn(30, 16).numpy(), "audio": torch.randn(20, 12).numpy()},
+        {"sample_id": "short", "video": torch.randn(12, 16).numpy()},
+    ]
+    found = predict(tiny_model, tiny_processor, rows, windows=True)
+    windows, samples = tiny_processor.split_windows(
+        {"video": [row["video"] for row in rows], "audio": [rows[0]["audio"], None]}
+    )
+    with torch.no_grad():
+        outputs = tiny_model(**tiny_processor(features=windows))
+    assert samples == [0, 0, 0, 1]
+    for path in PATHS:
+        expected = torch.stack([outputs[path][:3].mean(0), outputs[path][3]])
+        np.testing.assert_allclose(getattr(found, path), expected, atol=1e-4)
+    cropped = predict(tiny_model, tiny_processor, rows).scores
+    assert cropped[1] == found.scores[1]
+    assert abs(cropped[0] - found.scores[0]) > 1e-3
+
+
+def test_members_with_other_limits_make_windows_of_their_own(tiny_model, other_model, tiny_tokenizer, tmp_path):
+    (tmp_path / "video").mkdir()
+    np.save(tmp_path / "video" / "s.npy", np.random.default_rng(0).normal(size=(30, 16)).astype("float32"))
+    samples = samples_from_folder(tmp_path, NAMES)
+    members = [
+        (model, LimssrProcessor.from_config(model.config, tiny_tokenizer, max_clips=limit))
+        for model, limit in ((tiny_model, 12), (other_model, 7))
+    ]
+    (mean,) = predict_stream(members, samples, windows=True)
+    alone = [next(predict_stream([member], samples, windows=True)).scores for member in members]
+    np.testing.assert_allclose(mean.scores, np.mean(alone, axis=0), atol=1e-4)

@@ -46,6 +46,7 @@ def predict_into_folder(
     workers: int | None = None,
     samples_per_shard: int = 256,
     batch_size: int = 16,
+    windows: bool = False,
     **loading,
 ) -> pa.Table:
     """Score samples into `OUT/predictions.parquet`, in their order.
@@ -57,6 +58,7 @@ def predict_into_folder(
         workers: number of processes that score; by default one per GPU, or per core where there is no GPU.
         samples_per_shard: samples scored and written together; a stopped worker repeats no more.
         batch_size: samples per batch.
+        windows: score all clips of a sample, as for `predict_stream`.
         **loading: further arguments of `load_members`.
 
     Returns:
@@ -83,9 +85,10 @@ def predict_into_folder(
         # Workers reserve no CPU: their number is given, and Ray's own tasks would wait for ever for a free one.
         needs = {"num_cpus": 0, "num_gpus": 1 / -(-workers // gpus) if gpus else 0}
         digest = ray.get(ray.remote(**needs)(_digest_of_models).remote(loading))
-        if not is_finished(out, table, digest):
+        if not is_finished(out, table, f"{digest} in windows" if windows else digest):
             shard = min(samples_per_shard, -(-len(table) // workers))  # at least one for each worker
-            worker = {"loading": loading, "digest": digest, "batch_size": batch_size, "tries": progress / "tries"}
+            worker = {"loading": loading, "digest": digest, "tries": progress / "tries"}
+            worker |= {"batch_size": batch_size, "windows": windows}
             with _progress_bar(progress / "done", -(-len(table) // shard)):
                 _score(ray, progress, shard, worker, compute=ray.data.ActorPoolStrategy(size=workers), **needs)
             merge(out)
@@ -127,7 +130,7 @@ def is_finished(out: Path, table: pa.Table, model: str) -> bool:
     Args:
         out: folder of the scores.
         table: samples, see `sample_table`.
-        model: digest of the models.
+        model: digest of the models, and whether they score in windows.
 
     Raises:
         FileExistsError: the folder holds scores of another model or of other samples.
@@ -177,13 +180,14 @@ class Worker:
         digest: digest of the models that the scoring was begun with.
         batch_size: samples per batch.
         tries: folder that counts how often a shard was begun.
+        windows: score all clips of a sample, as for `predict_stream`.
 
     Raises:
         ValueError: the models on this machine are others.
     """
 
-    def __init__(self, loading: dict, digest: str, batch_size: int, tries: Path) -> None:
-        self.members, self.batch_size, self.tries = load_members(**loading), batch_size, tries
+    def __init__(self, loading: dict, digest: str, batch_size: int, tries: Path, windows: bool = False) -> None:
+        self.members, self.batch_size, self.tries, self.windows = load_members(**loading), batch_size, tries, windows
         self.score_names = list(self.members[0][0].config.score_names)
         if digest_of(self.members) != digest:
             raise ValueError(f"{platform.node()} loads another model than the first machine; copy the same to both")
@@ -202,7 +206,7 @@ class Worker:
                 f"{MAX_TRIES} workers ended while they scored {ids[0]} to {ids[-1]}; move the files away that end "
                 "them, and give the same command again"
             )
-        predictions = predict_stream(self.members, read_samples(shard), self.batch_size)
+        predictions = predict_stream(self.members, read_samples(shard), self.batch_size, self.windows)
         numbered = zip(shard["row"].to_pylist(), predictions, strict=True)
         rows = [{"row": row, **fields} for row, one in numbered for fields in prediction_rows(one, self.score_names)]
         tries.unlink()

@@ -66,7 +66,13 @@ def load_members(
 
 
 def predict(
-    model, processor, rows: Sequence[dict], batch_size: int = 16, accelerator=None, progress=None
+    model,
+    processor,
+    rows: Sequence[dict],
+    batch_size: int = 16,
+    accelerator=None,
+    progress=None,
+    windows: bool = False,
 ) -> Predictions:
     """Score every row once, from the modalities it has.
 
@@ -77,6 +83,8 @@ def predict(
         batch_size: rows per batch and process; a batch may mix masks.
         accelerator: shares the rows over its processes; each process returns all predictions.
         progress: tqdm bar, advanced by the number of rows scored.
+        windows: score all clips of a row, as the mean over windows of `LimssrProcessor.split_windows`, instead of the
+            middle `max_clips`.
 
     Returns:
         `Predictions` in the order of `rows`.
@@ -86,7 +94,7 @@ def predict(
     """
     if hasattr(rows, "with_format"):
         rows = rows.with_format("numpy")  # ten times faster than nested Python lists
-    scorer = _Scorer([(model, processor)], batch_size, accelerator)
+    scorer = _Scorer([(model, processor)], batch_size, accelerator, windows)
     scores, used = scorer.score_dataset(rows, [scorer.modalities], np.ones((len(rows), 1), dtype=bool), progress)
     if hasattr(rows, "select_columns"):  # without reading a single feature
         sample_ids = rows.select_columns(["sample_id"])["sample_id"]
@@ -133,7 +141,7 @@ def predict_masks(
 
 
 def predict_stream(
-    members: Sequence[Member], samples: Iterable[FileSample], batch_size: int = 16
+    members: Sequence[Member], samples: Iterable[FileSample], batch_size: int = 16, windows: bool = False
 ) -> Iterator[SamplePrediction]:
     """Score samples in the order they come, with a few batches in memory to sort them by length.
 
@@ -143,10 +151,11 @@ def predict_stream(
         members: models with their processors, see `load_members`; their mean is the score.
         samples: samples whose features are on disk.
         batch_size: samples per batch.
+        windows: score all clips of a sample, as for `predict`.
     """
-    scorer, samples = _Scorer(members, batch_size), iter(samples)
-    while window := list(islice(samples, batch_size * STREAMED_BATCHES)):
-        yield from scorer.score_files(window)
+    scorer, samples = _Scorer(members, batch_size, windows=windows), iter(samples)
+    while some := list(islice(samples, batch_size * STREAMED_BATCHES)):
+        yield from scorer.score_files(some)
 
 
 @contextmanager
@@ -169,9 +178,11 @@ class _Scorer:
         members: models with their processors.
         batch_size: sequences per batch.
         accelerator: shares datasets over its processes.
+        windows: score all clips of a row, as the mean over windows.
     """
 
-    def __init__(self, members: Sequence[Member], batch_size: int, accelerator=None) -> None:
+    def __init__(self, members: Sequence[Member], batch_size: int, accelerator=None, windows: bool = False) -> None:
+        self.windows = windows
         self.models, self.batch_size, self.accelerator = [model for model, _ in members], batch_size, accelerator
         self.bare = [accelerator.unwrap_model(model) if accelerator else model for model in self.models]
         self.modalities, self.num_scores = list(self.bare[0].config.modalities), self.bare[0].config.num_scores
@@ -219,10 +230,10 @@ class _Scorer:
                     progress.update(int(wanted[index].sum()))
         return {path: values.mean(axis=2) for path, values in results.items()}, used
 
-    def score_files(self, window: Sequence[FileSample]) -> list[SamplePrediction]:
+    def score_files(self, samples: Sequence[FileSample]) -> list[SamplePrediction]:
         """Score a few samples from files, or say what is wrong with them."""
         sequences, found = [], {}
-        for number, sample in enumerate(window):
+        for number, sample in enumerate(samples):
             try:
                 row = {"sample_id": sample.sample_id, **sample.read()}
                 sequences.append((number, self._write(row, self.modalities)))
@@ -231,15 +242,15 @@ class _Scorer:
             except (TypeError, ValueError) as error:  # the processor names sample and modality, not the file
                 message = printable(f"{error} Read from {', '.join(map(str, sample.paths.values()))}")
                 found[number] = SamplePrediction(sample.sample_id, [], error=message)
-        sequences.sort(key=lambda sequence: -_length(sequence[1][0]))
+        sequences.sort(key=lambda sequence: -_length(sequence[1][0][0]))
         with self._ready():
             for batch in _split(sequences, self.batch_size):
                 scores = {path: values.double().cpu().numpy() for path, values in self._score(batch).items()}
                 for place, (number, _) in enumerate(batch):
-                    sample_id, paths = window[number].sample_id, window[number].paths
+                    sample_id, paths = samples[number].sample_id, samples[number].paths
                     means = {path: values[place].mean(axis=0) for path, values in scores.items()}
                     found[number] = SamplePrediction(sample_id, [n for n in self.modalities if n in paths], **means)
-        return [found[number] for number in range(len(window))]
+        return [found[number] for number in range(len(samples))]
 
     @contextmanager
     def _ready(self) -> Iterator[None]:
@@ -262,57 +273,71 @@ class _Scorer:
             outputs[path][places[:, 1], places[:, 0]] = values
         return outputs
 
-    def _write(self, row: dict, names: Sequence[str]) -> list[Inputs]:
-        """Inputs for each member, a batch of one sample; processors that agree run once."""
+    def _write(self, row: dict, names: Sequence[str]) -> list[list[Inputs]]:
+        """For each member the windows of a row, each a batch of one sample; processors that agree run once."""
         features = {name: [row.get(name) if name in names else None] for name in self.modalities}
         different = {id(processor): processor for processor in self.processors}
-        sample_ids = [str(row["sample_id"])]
-        written = {key: dict(write(features=features, sample_ids=sample_ids)) for key, write in different.items()}
+        written = {key: self._write_windows(each, features, str(row["sample_id"])) for key, each in different.items()}
         return [written[id(processor)] for processor in self.processors]
 
-    def _score(self, sequences: list[tuple[int, list[Inputs]]]) -> dict[str, torch.Tensor]:
-        """Score sequences of a few rows, each given by its row's number and by the inputs for each member.
+    def _write_windows(self, processor: LimssrProcessor, features: dict[str, list], sample_id: str) -> list[Inputs]:
+        if not self.windows:
+            return [dict(processor(features=features, sample_ids=[sample_id]))]
+        parts, numbers = processor.split_windows(features, sample_ids=[sample_id])
+        windows = [{name: [entries[number]] for name, entries in parts.items()} for number in range(len(numbers))]
+        return [dict(processor(features=window, sample_ids=[sample_id])) for window in windows]
+
+    def _score(self, sequences: list[tuple[int, list[list[Inputs]]]]) -> dict[str, torch.Tensor]:
+        """Score sequences of a few rows, each given by its row's number and by its windows for each member.
 
         Returns:
             Path -> (sequences, members, scores).
         """
-        rows = [row for row, _ in sequences]
         of_members = [
-            self._score_member(member, rows, [dict(inputs[member]) for _, inputs in sequences])
+            self._score_member(member, [(row, windows[member]) for row, windows in sequences])
             for member in range(len(self.models))
         ]
         return {path: torch.stack([scores[path] for scores in of_members], dim=1) for path in PATHS}
 
-    def _score_member(self, member: int, rows: list[int], inputs: list[Inputs]) -> dict[str, torch.Tensor]:
-        """Path -> (sequences, scores); NaN for a path the model leaves out."""
+    def _score_member(self, member: int, sequences: list[tuple[int, list[Inputs]]]) -> dict[str, torch.Tensor]:
+        """Path -> (sequences, scores), the mean over windows; NaN for a path the model leaves out."""
         bare, tokenizer = self.bare[member], self.processors[member].tokenizer
+        inputs = [dict(window) for _, windows in sequences for window in windows]
         if self.projects_ahead:
-            _project(bare, rows, inputs)
+            numbered = ((row, len(windows), number) for row, windows in sequences for number in range(len(windows)))
+            _project(bare, list(numbered), inputs)
         device = input_device(bare)
-        scores = {path: torch.full((len(rows), self.num_scores), torch.nan, device=device) for path in PATHS}
+        scores = {path: torch.full((len(inputs), self.num_scores), torch.nan, device=device) for path in PATHS}
         for places in _split(longest_first([_length(each) for each in inputs]), self.batch_size):
             batch = _stack([inputs[place] for place in places], padding=tokenizer.pad_token_id or 0)
             output = self.models[member](**{name: values.to(device) for name, values in batch.items()})
             for path in PATHS:
                 if output.get(path) is not None:
                     scores[path][places] = output[path].float()
-        return scores
+        counts = [len(windows) for _, windows in sequences]
+        return {path: torch.stack([each.mean(0) for each in values.split(counts)]) for path, values in scores.items()}
 
 
-def _project(model, rows: Sequence[int], inputs: list[Inputs]) -> None:
-    """Replace features with what the projectors make of them; the clips of a row are projected once."""
+def _project(model, windows: Sequence[tuple[int, ...]], inputs: list[Inputs]) -> None:
+    """Replace features with what the projectors make of them; the clips of a window are projected once.
+
+    Args:
+        model: the scoring model.
+        windows: number of the row, of its windows and of the window: the same for sequences of the same clips.
+        inputs: sequences, changed in place.
+    """
     for name, projector in model.model.projectors.items():
         clips = {}
-        for row, each in sorted(zip(rows, inputs, strict=True), key=lambda pair: pair[0]):
+        for window, each in sorted(zip(windows, inputs, strict=True), key=lambda pair: pair[0]):
             features = each.pop(f"{name}_features")[0]  # (clips, feature size)
             if len(features):
-                clips.setdefault(row, features)
+                clips.setdefault(window, features)
         together = torch.cat([torch.zeros(0, model.config.modalities[name]), *clips.values()])  # of no clip, too
         projected = projector(together.to(input_device(model)))  # (clips, hidden)
-        of_row = dict(zip(clips, projected.split([len(each) for each in clips.values()]), strict=True))
-        for row, each in zip(rows, inputs, strict=True):
+        of_window = dict(zip(clips, projected.split([len(each) for each in clips.values()]), strict=True))
+        for window, each in zip(windows, inputs, strict=True):
             has_clips = each[f"{name}_clip_mask"].any()
-            each[f"{name}_projected"] = (of_row[row] if has_clips else projected[:0])[None]  # (1, clips, hidden)
+            each[f"{name}_projected"] = (of_window[window] if has_clips else projected[:0])[None]  # (1, clips, hidden)
 
 
 def input_device(model) -> torch.device:
