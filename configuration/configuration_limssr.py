@@ -184,6 +184,38 @@ class LimssrConfig(PreTrainedConfig):
         names = added_tokens(self.modalities, self.num_fusion_tokens)
         self.added_token_ids = {name: first_id + index for index, name in enumerate(names)}
 
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict, dict]:
+        """
+        Raises:
+            OSError: there is no configuration, from which transformers would make a default one.
+        """
+        found, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if not found:
+            raise OSError(
+                f"{pretrained_model_name_or_path} holds no config.json: give the folder of a checkpoint. (A folder of "
+                "PEFT is loaded by the model classes, with peft installed.)"
+            )
+        return found, unused
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        """
+        Make a configuration of a dictionary, with changes: together they are checked as a new one is.
+
+        Raises:
+            ValueError: the dictionary is of another kind of model.
+        """
+        if config_dict.get("model_type", cls.model_type) != cls.model_type:
+            raise ValueError(
+                f"This is a model of type {config_dict['model_type']!r}, no LIMSSR checkpoint; "
+                "LimssrForScoreRegression.from_language_model makes a new model around a language model."
+            )
+        own = {field.name for field in fields(cls)} - {field.name for field in fields(PreTrainedConfig)}
+        changes = {name: value for name, value in kwargs.items() if name in own and not isinstance(value, dict)}
+        rest = {name: value for name, value in kwargs.items() if name not in changes}
+        return super().from_dict({**config_dict, **changes}, **rest)
+
     def to_dict(self) -> dict:
         # `config.json` is written with sorted keys; pairs keep the order of the modalities, which the model needs.
         return {**super().to_dict(), "modalities": [list(pair) for pair in self.modalities.items()]}

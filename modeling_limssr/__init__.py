@@ -17,4 +17,4 @@ __all__ = [
     "LimssrScoreOutput",
 ]
 
-AutoModel.register(LimssrConfig, LimssrForScoreRegression)
+AutoModel.register(LimssrConfig, (LimssrForScoreRegression, LimssrModel))  # whichever was saved

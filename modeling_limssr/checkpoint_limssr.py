@@ -1,38 +1,196 @@
-"""Makes, saves and loads checkpoints: *full* (everything, LoRA merged) or *adapter* (only what was trained)."""
+"""Makes, saves and loads checkpoints: *full* (everything) or *adapter* (only what was trained)."""
 
+import copy
+import json
+import re
 from dataclasses import fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import torch
 from huggingface_hub import create_branch, create_repo, upload_folder
 from safetensors.torch import load_file
 from torch import nn
-from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
-
-from ..configuration.bundle_limssr import write_code_bundle
-from .language_model_limssr import (
-    HUB_ARGUMENTS,
-    LORA_FACTORS,
-    add_lora,
-    confine_quantization,
-    find_language_model,
-    is_lora_factor,
-    load_language_model,
-    merge_lora,
-    quiet_loading,
-    require_floating_point,
-    strip_peft_names,
+from transformers import PreTrainedConfig
+from transformers.integrations.peft import maybe_load_adapters
+from transformers.utils import (
+    ADAPTER_CONFIG_NAME,
+    ADAPTER_SAFE_WEIGHTS_NAME,
+    CONFIG_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
 )
 
-AUTO_MAP = {"AutoConfig": "configuration_limssr.LimssrConfig", "AutoModel": "modeling_limssr.LimssrForScoreRegression"}
-LANGUAGE_MODEL_PREFIX = "model.language_model."
-WRITTEN_FILES = ("config.json", "model*.safetensors", "model.safetensors.index.json")
+from ..configuration.bundle_limssr import write_code_bundle
+from .adapters_limssr import (
+    LANGUAGE_MODEL_PREFIX,
+    LORA_FACTORS,
+    adapted_modules,
+    add_lora,
+    is_lora_factor,
+    live_state_dict,
+    merge_lora,
+    own_lora_layers,
+    plain_name,
+    plain_state_dict,
+)
+from .language_model_limssr import (
+    CHECKPOINT_SUBFOLDER,
+    HUB_ARGUMENTS,
+    confine_quantization,
+    find_language_model,
+    find_weight_files,
+    load_language_model,
+    quiet_loading,
+    read_weight_names,
+    require_floating_point,
+)
+
+CODE_FILES = {"AutoConfig": "configuration_limssr", "AutoModel": "modeling_limssr"}
+WEIGHT_FILES = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
+PEFT_FILES = (ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME)
+WRITTEN_FILES = (CONFIG_NAME, "model*.safetensors", SAFE_WEIGHTS_INDEX_NAME)
 UPLOAD_ARGUMENTS = ("repo_id", "private", "token", "commit_message", "revision")
 
 
+class LimssrSavingMixin:
+    """`save_pretrained` of [`LimssrForScoreRegression`] and [`LimssrModel`]."""
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        is_main_process: bool = True,
+        state_dict: dict[str, torch.Tensor] | None = None,
+        push_to_hub: bool = False,
+        form: Literal["full", "adapter"] = "full",
+        **kwargs,
+    ) -> None:
+        """
+        Write weights (safetensors), configuration and the model's part of the code bundle.
+
+        The folder then holds this checkpoint alone: weights of an earlier one are removed, other files stay. LoRA that
+        the configuration describes is saved apart from the weights, so that training can go on; loading merges it. Any
+        other adapter of PEFT is merged as it is now.
+
+        Args:
+            save_directory (`str` or `Path`): checkpoint folder, created where needed.
+            is_main_process (`bool`): whether this process writes; one of them does.
+            state_dict (`dict`, *optional*): weights to save instead of the model's own.
+            push_to_hub (`bool`): also upload these files, and no other of the folder, to `repo_id`; takes `private`,
+                `token`, `revision` (a branch) and `commit_message` as well.
+            form (`"full"` or `"adapter"`): all weights, or only what was trained (LoRA factors, added tokens,
+                projectors, heads, statistics), which loads onto the same language model.
+            **kwargs: arguments of `PreTrainedModel.save_pretrained`, for example `max_shard_size`.
+
+        Raises:
+            ValueError: an adapter is asked for, but the language model was trained as a whole, its LoRA is merged
+                already, or it has adapters that the configuration does not describe; or the full form, but the
+                language model is quantised, or has adapters that cannot be merged or weights that would not load.
+        """
+        if form not in ("full", "adapter"):
+            raise ValueError(f"form is {form!r}; allowed are 'full' and 'adapter'.")
+        if not is_main_process:  # takes part in what transformers gathers from all processes, and writes nothing
+            super().save_pretrained(save_directory, is_main_process=False, state_dict=state_dict, **kwargs)
+            return
+        if form == "full":
+            require_floating_point(self.base_model.language_model)
+        is_base_model = self.base_model is self
+        state_dict = plain_state_dict(self, state_dict, frozenset() if is_base_model else own_lora_layers(self))
+        if form == "adapter":
+            state_dict = self.adapter_state_dict(state_dict)
+            kwargs["max_shard_size"] = "100GB"  # always one file, which is how it is read
+        self._require_loadable(state_dict, form)
+        upload_arguments = {name: kwargs.pop(name) for name in UPLOAD_ARGUMENTS if name in kwargs}
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        own = self.config, getattr(self, "_hf_peft_config_loaded", False)
+        self.config, self._hf_peft_config_loaded = self._config_to_save(form, folder), False
+        try:
+            outdated = _outdated_files(folder, self.config.language_model_source)
+            with TemporaryDirectory(dir=folder, prefix=".saving-") as staged:
+                super().save_pretrained(staged, state_dict=state_dict, **kwargs)
+                code = write_code_bundle(staged, self.code_module)
+                for file in outdated:
+                    file.unlink()
+                for file in Path(staged).iterdir():
+                    file.replace(folder / file.name)
+        finally:
+            self.config, self._hf_peft_config_loaded = own
+        if push_to_hub:
+            _upload(folder, [*WRITTEN_FILES, *code], **upload_arguments)
+
+    def _config_to_save(self, form: str, folder: Path):
+        """A copy of the configuration with what only a checkpoint has."""
+        config = copy.deepcopy(self.config)
+        config.checkpoint_form = form
+        names = {"AutoConfig": type(config).__name__, "AutoModel": type(self).__name__}
+        config.auto_map = {auto: f"{CODE_FILES[auto]}.{name}" for auto, name in names.items()}
+        source = config.language_model_source or {}
+        if "subfolder" in source and not (folder / source["subfolder"]).is_dir():
+            config.language_model_source = {name: value for name, value in source.items() if name != "subfolder"}
+        return config
+
+    @classmethod
+    def is_remote_code(cls) -> bool:
+        """False, although `register_for_auto_class` was called: transformers would copy code that is copied anyway."""
+        return False
+
+    def _require_loadable(self, state_dict: dict[str, torch.Tensor], form: str) -> None:
+        """
+        Raises:
+            ValueError: the weights, with those of LoRA left out, are not those of a model of this configuration.
+        """
+        with torch.device("meta"):
+            expected = type(self)(copy.deepcopy(self.config)).state_dict()
+        if form == "adapter":
+            expected = {name: value for name, value in expected.items() if not name.startswith(LANGUAGE_MODEL_PREFIX)}
+        found = {name: value for name, value in state_dict.items() if not is_lora_factor(name)}
+        problems = {
+            "missing": expected.keys() - found.keys(),
+            "unexpected": found.keys() - expected.keys(),
+            "mismatched": {
+                name for name in expected.keys() & found.keys() if expected[name].shape != found[name].shape
+            },
+        }
+        _refuse(problems, "The weights of this model do not fit its configuration, with which they would be loaded")
+
+    def adapter_state_dict(self, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Part of a state dict (by the names of [`plain_state_dict`]) that an adapter holds."""
+        if self.base_model is self:
+            raise ValueError("form='adapter' is for LimssrForScoreRegression; save LimssrModel with form='full'.")
+        if self.config.language_model_training == "full":
+            raise ValueError(
+                "form='adapter' leaves the language model out, but it was trained as a whole: save form='full'."
+            )
+        if not self.config.language_model_source:
+            raise ValueError(
+                "form='adapter' leaves the language model out, but nothing says where to find it again (the model was "
+                "not made by from_language_model): save form='full'."
+            )
+        foreign = sorted(
+            name
+            for name in adapted_modules(self)
+            if name.startswith(LANGUAGE_MODEL_PREFIX) and f"{name}{LORA_FACTORS[0]}" not in state_dict
+        )
+        if foreign:
+            raise ValueError(
+                "form='adapter' holds the LoRA that the configuration describes (rank, alpha, targets, active), and "
+                f"{foreign[0]} has another adapter: save form='full', which merges it."
+            )
+        if self.config.language_model_training == "lora" and not any(map(is_lora_factor, state_dict)):
+            raise ValueError(
+                "form='adapter' needs the LoRA factors, and this model has none (they are merged, or were never "
+                "added): save form='full', or load the adapter with trainable=True."
+            )
+        return {
+            name: tensor
+            for name, tensor in state_dict.items()
+            if is_lora_factor(name) or not name.startswith(LANGUAGE_MODEL_PREFIX)
+        }
+
+
 class LimssrCheckpointMixin:
-    """`from_language_model`, `from_pretrained` and `save_pretrained` of [`LimssrForScoreRegression`]."""
+    """`from_language_model`, `from_pretrained` and `load_state_dict` of [`LimssrForScoreRegression`]."""
 
     @classmethod
     def from_language_model(
@@ -105,146 +263,109 @@ class LimssrCheckpointMixin:
         language_model: str | Path | None = None,
         trainable: bool = False,
         quantization_config=None,
+        ignore_mismatched_sizes: bool = False,
         output_loading_info: bool = False,
         **kwargs,
     ):
         """
         Load either form of checkpoint, from safetensors only. A missing or unexpected weight is an error.
 
+        A folder of PEFT is loaded as `AutoModel` does: the checkpoint it names, and its adapter on top, apart. What
+        [`LimssrModel`] saved is loaded too, with new scoring heads, named in a warning.
+
         Args:
             pretrained_model_name_or_path (`str` or `Path`): checkpoint folder or Hub repository.
             *model_args: passed on to `PreTrainedModel.from_pretrained`.
-            config (`LimssrConfig`, *optional*): configuration; the checkpoint's own by default.
-            language_model (`str` or `Path`, *optional*): folder, GGUF file or Hub repository of the language model of
-                an adapter; needed unless it is on the Hub.
+            config (`LimssrConfig`, `str` or `Path`, *optional*): configuration, or the folder or repository that has
+                it; the checkpoint's own by default.
+            language_model (`str` or `Path`, *optional*): folder, GGUF file, installed package or Hub repository of the
+                language model of an adapter; needed where the checkpoint does not say it.
             trainable (`bool`): keep LoRA apart, ready for training (needs peft), instead of merging it.
             quantization_config (`BitsAndBytesConfig`, *optional*): quantises the linear layers of the language model
                 (needs bitsandbytes). LoRA stays apart then (needs peft): rounded with them it would be lost in part.
+            ignore_mismatched_sizes (`bool`): make layers anew that have another shape in `config`, for example with
+                other scores or another feature size; a warning names them.
             output_loading_info (`bool`): also return what transformers reports about the loading.
-            **kwargs: arguments of `PreTrainedModel.from_pretrained`: `dtype`, `device_map`, `attn_implementation`,
-                `revision`, ...
+            **kwargs: fields of the configuration to change, and arguments of `PreTrainedModel.from_pretrained`:
+                `dtype`, `device_map`, `attn_implementation`, `revision`, ...
 
         Raises:
+            OSError: no such checkpoint, or a weight file that is cut off; the message names it.
             ValueError: a missing, unexpected or misshapen weight, or another language model than the adapter's.
         """
-        location = pretrained_model_name_or_path
+        if kwargs.pop("use_safetensors", None) is False:
+            raise ValueError("use_safetensors=False asks for pickled weights, which are never loaded: leave it out.")
+        dtypes = [kwargs.pop(name, None) for name in ("dtype", "torch_dtype")]
+        dtype = next((found for found in dtypes if found is not None), "auto")
         hub_arguments = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
-        if config is None:
+        adapter_name = kwargs.pop("adapter_name", "default")
+        peft_folder, location, peft_arguments = maybe_load_adapters(
+            pretrained_model_name_or_path, hub_arguments, **(kwargs.pop("adapter_kwargs", None) or {})
+        )
+        if not isinstance(config, PreTrainedConfig):
             config, kwargs = cls.config_class.from_pretrained(
-                location, return_unused_kwargs=True, **hub_arguments, **kwargs
+                location if config is None else config, return_unused_kwargs=True, **hub_arguments, **kwargs
             )
+        config.validate()  # whatever was changed since it was made
+        files = [] if location is None else find_weight_files(location, kwargs.get("variant"), **hub_arguments)
+        names = read_weight_names(files)
+        is_adapter = files and not any("language_model." in name and not is_lora_factor(name) for name in names)
+        is_apart = is_adapter or any(map(is_lora_factor, names))
         has_lora = config.language_model_training == "lora"
-        if trainable and has_lora and config.checkpoint_form == "full":
+        keeps_lora = has_lora and is_apart and (trainable or quantization_config is not None)
+        if trainable and has_lora and not is_apart:
             raise ValueError(
-                "trainable=True needs the LoRA factors, and this full checkpoint has them merged: load one that was "
-                "saved with form='adapter'."
+                "trainable=True needs the LoRA factors, and this checkpoint has them merged: load one that was saved "
+                "before they were merged."
             )
-        keeps_lora = trainable or quantization_config is not None
-        adapter = {}
-        if location is not None and config.checkpoint_form == "adapter":
-            adapter = load_file(cached_file(location, SAFE_WEIGHTS_NAME, **hub_arguments))
-            found = find_language_model(
-                location,
-                config.language_model_source,
-                language_model,
-                config.language_model_config.num_hidden_layers,
-                dtype=config.dtype,  # LoRA was trained on it, and is merged into it, in this precision
-                **hub_arguments,
-            )
-            kwargs["state_dict"] = _join_adapter(_with_prefix(found), adapter, config, merge=not keeps_lora)
+        if is_apart:
+            weights = {name: tensor for file in files for name, tensor in load_file(file).items()}
+            if is_adapter:
+                found = find_language_model(
+                    location,
+                    config.language_model_source,
+                    language_model,
+                    config.language_model_config.num_hidden_layers,
+                    dtype=config.dtype if dtype == "auto" else dtype,  # in which LoRA is merged into it
+                    **hub_arguments,
+                )
+                weights |= _with_prefix(found)
+            kwargs["state_dict"] = _join_lora(weights, config, merge=not keeps_lora)
             location, hub_arguments = None, {}
-        kwargs["ignore_mismatched_sizes"] = True  # refused below, by name
         model, info = super().from_pretrained(
             location,
             *model_args,
             config=config,
+            dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
             quantization_config=quantization_config,
+            ignore_mismatched_sizes=True,  # refused below, by name
             **hub_arguments,
             **kwargs,
         )
-        _require_all_weights(info, pretrained_model_name_or_path)
+        _require_all_weights(info, pretrained_model_name_or_path, config, ignore_mismatched_sizes)
         model.model.freeze_language_model()  # loading makes every weight trainable
         confine_quantization(model, model.model.language_model)
-        if adapter and keeps_lora and has_lora:
+        if keeps_lora:
             add_lora(model)
-            model.load_lora({name: tensor for name, tensor in adapter.items() if is_lora_factor(name)})
+            model.load_lora({name: tensor for name, tensor in weights.items() if is_lora_factor(name)})
+        if peft_folder is not None:
+            model.load_adapter(peft_folder, adapter_name=adapter_name, adapter_kwargs=peft_arguments)
         return (model, info) if output_loading_info else model
 
-    def save_pretrained(
-        self,
-        save_directory: str | Path,
-        form: Literal["full", "adapter"] = "full",
-        state_dict: dict[str, torch.Tensor] | None = None,
-        push_to_hub: bool = False,
-        is_main_process: bool = True,
-        **kwargs,
-    ) -> None:
+    def load_state_dict(self, state_dict: dict[str, torch.Tensor], *args, **kwargs):
         """
-        Write weights (safetensors), configuration and the model's part of the code bundle.
-
-        Args:
-            save_directory (`str` or `Path`): checkpoint folder, created where needed.
-            form (`"full"` or `"adapter"`): all weights with LoRA merged, or only what was trained (LoRA factors, added
-                tokens, projectors, heads, statistics), which loads onto the same language model.
-            state_dict (`dict`, *optional*): weights to save instead of the model's own.
-            push_to_hub (`bool`): also upload these files, and no other of the folder, to `repo_id`; takes `private`,
-                `token`, `revision` (a branch) and `commit_message` as well.
-            is_main_process (`bool`): whether this process writes; one of them does.
-            **kwargs: arguments of `PreTrainedModel.save_pretrained`, for example `max_shard_size`.
+        Load weights by the names they have in this model or in a checkpoint, which `Trainer` reads.
 
         Raises:
-            ValueError: an adapter is asked for, but the language model was trained as a whole or its LoRA is merged
-                already; or the full form, but the language model is quantised.
+            ValueError: they have LoRA merged, and the model has it apart.
         """
-        state_dict = strip_peft_names(self.state_dict() if state_dict is None else state_dict)
-        if form == "adapter":
-            state_dict = self.adapter_state_dict(state_dict)
-            kwargs["max_shard_size"] = "100GB"  # always one file, which is how it is read
-        elif form == "full":
-            require_floating_point(self.model.language_model)
-            state_dict = merge_lora(state_dict, self.config.lora_alpha / self.config.lora_rank)
-        else:
-            raise ValueError(f"form is {form!r}; allowed are 'full' and 'adapter'.")
-        upload_arguments = {name: kwargs.pop(name) for name in UPLOAD_ARGUMENTS if name in kwargs}
-        saved = {name: getattr(self.config, name, None) for name in ("checkpoint_form", "auto_map")}
-        self.config.checkpoint_form, self.config.auto_map = form, dict(AUTO_MAP)
-        try:
-            super().save_pretrained(save_directory, state_dict=state_dict, is_main_process=is_main_process, **kwargs)
-        finally:
-            self.config.checkpoint_form, self.config.auto_map = saved.values()
-        if not is_main_process:
-            return
-        code = write_code_bundle(save_directory, self.code_module)
-        if push_to_hub:
-            _upload(save_directory, [*WRITTEN_FILES, *code], **upload_arguments)
-
-    def adapter_state_dict(self, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Part of a state dict (by the names of [`strip_peft_names`]) that an adapter holds."""
-        if self.config.language_model_training == "full":
-            raise ValueError(
-                "form='adapter' leaves the language model out, but it was trained as a whole: save form='full'."
-            )
-        if not self.config.language_model_source:
-            raise ValueError(
-                "form='adapter' leaves the language model out, but nothing says where to find it again (the model was "
-                "not made by from_language_model): save form='full'."
-            )
-        if self.config.language_model_training == "lora" and not any(map(is_lora_factor, state_dict)):
-            raise ValueError(
-                "form='adapter' needs the LoRA factors, and this model has none (they are merged, or were never "
-                "added): save form='full', or load the adapter with trainable=True."
-            )
-        return {
-            name: tensor
-            for name, tensor in state_dict.items()
-            if is_lora_factor(name) or not name.startswith(LANGUAGE_MODEL_PREFIX)
-        }
+        return super().load_state_dict(live_state_dict(self, state_dict), *args, **kwargs)
 
     def load_lora(self, factors: dict[str, torch.Tensor]) -> None:
         """Load LoRA factors `{layer}.lora_A.weight`, `{layer}.lora_B.weight`; none may be missing or left over."""
-        own = {strip_peft_names({name: None}).popitem()[0]: value for name, value in self.named_parameters()}
+        own = {plain_name(name): value for name, value in self.named_parameters()}
         own = {name: value for name, value in own.items() if is_lora_factor(name)}
         if differing := sorted(set(own) ^ set(factors)):
             raise ValueError(f"LoRA factors do not fit the model: {differing[:4]} are in only one of the two.")
@@ -258,19 +379,19 @@ def _with_prefix(language_model) -> dict[str, torch.Tensor]:
     return {LANGUAGE_MODEL_PREFIX + name: tensor for name, tensor in language_model.state_dict().items()}
 
 
-def _join_adapter(state_dict, adapter, config, merge: bool) -> dict[str, torch.Tensor]:
-    """Weights of the language model and of its adapter in one, with LoRA merged or left out."""
+def _join_lora(weights: dict[str, torch.Tensor], config, merge: bool) -> dict[str, torch.Tensor]:
+    """Weights of a whole model, with the LoRA factors among them merged or left out."""
     targets = config.lora_target_modules if config.language_model_training == "lora" else []
-    layers = [name.removesuffix(".weight") for name in state_dict if name.endswith(".weight")]
+    layers = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
     expected = {layer + factor for layer in layers if layer.split(".")[-1] in targets for factor in LORA_FACTORS}
-    if differing := sorted(expected ^ set(filter(is_lora_factor, adapter))):
+    if differing := sorted(expected ^ set(filter(is_lora_factor, weights))):
         raise ValueError(
             f"The LoRA factors of the adapter do not fit its configuration: {len(differing)} are missing or "
             f"unexpected, first {differing[0]}."
         )
     if merge:
-        return merge_lora(state_dict | adapter, config.lora_alpha / config.lora_rank)
-    return state_dict | {name: tensor for name, tensor in adapter.items() if not is_lora_factor(name)}
+        return merge_lora(weights, config.lora_alpha / config.lora_rank)
+    return {name: tensor for name, tensor in weights.items() if not is_lora_factor(name)}
 
 
 def _upload(folder, patterns, repo_id=None, private=None, token=None, revision=None, commit_message=None) -> None:
@@ -288,8 +409,27 @@ def _upload(folder, patterns, repo_id=None, private=None, token=None, revision=N
     )
 
 
-def _require_all_weights(info: dict, name_or_path) -> None:
-    problems = {kind: sorted(map(str, info[f"{kind}_keys"])) for kind in ("missing", "unexpected", "mismatched")}
+def _require_all_weights(info: dict, name_or_path, config, ignore_mismatched_sizes: bool) -> None:
+    problems = {kind: set(map(str, info[f"{kind}_keys"])) for kind in ("missing", "unexpected", "mismatched")}
+    if config.architectures == ["LimssrModel"]:  # saved without heads
+        problems["missing"] = {name for name in problems["missing"] if name.startswith("model.")}
+    if ignore_mismatched_sizes:
+        del problems["mismatched"]
+    _refuse(problems, f"The weights of {name_or_path} do not fit its configuration")
+
+
+def _refuse(problems: dict[str, set[str]], message: str) -> None:
     if any(problems.values()):
-        found = "; ".join(f"{len(names)} {kind}, first {names[0]}" for kind, names in problems.items() if names)
-        raise ValueError(f"The weights of {name_or_path} do not fit its configuration: {found}.")
+        found = "; ".join(f"{len(names)} {kind}, first {min(names)}" for kind, names in problems.items() if names)
+        raise ValueError(f"{message}: {found}.")
+
+
+def _outdated_files(folder: Path, language_model_source: dict | None) -> list[Path]:
+    """Weights of an earlier checkpoint, but not the language model that the new one is an adapter of."""
+    outdated = [file for file in folder.iterdir() if WEIGHT_FILES.fullmatch(file.name) or file.name in PEFT_FILES]
+    carried, config = folder / CHECKPOINT_SUBFOLDER, folder / CONFIG_NAME
+    if carried.is_dir() and config.is_file() and "subfolder" not in (language_model_source or {}):
+        earlier = json.loads(config.read_text(encoding="utf-8")).get("language_model_source") or {}
+        if earlier.get("subfolder") == CHECKPOINT_SUBFOLDER:
+            outdated += [file for file in carried.iterdir() if WEIGHT_FILES.fullmatch(file.name)]
+    return outdated

@@ -15,17 +15,9 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, HfArgumentParser,
 
 from ..configuration.configuration_limssr import LimssrConfig
 from ..processing.processing_limssr import LimssrProcessor
+from .adapters_limssr import LORA_FACTORS, add_lora, is_lora_factor, merge_lora, strip_peft_names
 from .checkpoint_limssr import LANGUAGE_MODEL_PREFIX
-from .language_model_limssr import (
-    CHECKPOINT_SUBFOLDER,
-    LORA_FACTORS,
-    add_lora,
-    describe_source,
-    is_lora_factor,
-    lookup_scale,
-    merge_lora,
-    strip_peft_names,
-)
+from .language_model_limssr import CHECKPOINT_SUBFOLDER, describe_source, lookup_scale
 from .modeling_limssr import LimssrForScoreRegression
 
 MODALITY_NAMES = {"v": "video", "a": "audio", "f": "flow"}

@@ -1,4 +1,4 @@
-"""Loads language models, records where they came from, and gives them LoRA."""
+"""Finds and loads language models, and records where they came from."""
 
 import hashlib
 from contextlib import contextmanager
@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 from huggingface_hub.utils import HFValidationError, validate_repo_id
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
-from transformers.utils import cached_file, is_peft_available, logging
-from transformers.utils.hub import extract_commit_hash
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
+from transformers.utils.hub import extract_commit_hash, get_checkpoint_shard_files
 
 from .sequence_limssr import refuse
 
@@ -115,9 +116,13 @@ def load_language_model(
     if revision is not None:
         kwargs["revision"] = revision
     with quiet_loading():
-        language_model, info = AutoModel.from_pretrained(
-            location, use_safetensors=True, output_loading_info=True, **kwargs
-        )
+        try:
+            language_model, info = AutoModel.from_pretrained(
+                location, use_safetensors=True, output_loading_info=True, **kwargs
+            )
+        except SafetensorError:  # which does not say in which file
+            read_weight_names(find_weight_files(location, **{k: v for k, v in kwargs.items() if k in HUB_ARGUMENTS}))
+            raise
     if gguf_file is None and getattr(language_model, "is_quantized", False):  # a GGUF file is dequantised by now
         raise ValueError(
             f"language model {name_or_folder} is stored quantised; give the one in floating point, which "
@@ -133,6 +138,38 @@ def load_language_model(
     if num_hidden_layers is not None:
         _keep_first_layers(language_model, num_hidden_layers)
     return language_model, source
+
+
+def find_weight_files(location: str | Path, variant: str | None = None, **hub_arguments) -> list[str]:
+    """Paths of a checkpoint's safetensors files, downloaded where needed; none if it has no such files."""
+    for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME):
+        stem, _, suffix = name.rpartition(".")
+        name = name if variant is None else f"{stem}.{variant}.{suffix}"
+        file = cached_file(location, name, _raise_exceptions_for_missing_entries=False, **hub_arguments)
+        if file is not None:
+            return (
+                [file] if suffix == "safetensors" else get_checkpoint_shard_files(location, file, **hub_arguments)[0]
+            )
+    return []
+
+
+def read_weight_names(files: list[str]) -> set[str]:
+    """
+    Names of the weights in safetensors files.
+
+    Raises:
+        OSError: a file is cut off, or no safetensors file.
+    """
+    names = set()
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as weights:
+                names.update(weights.keys())
+        except SafetensorError as error:
+            raise OSError(
+                f"{file} cannot be read ({error}): it is cut off, or no safetensors file. Copy or download it again."
+            ) from error
+    return names
 
 
 @contextmanager
@@ -346,79 +383,3 @@ def _keep_first_layers(language_model: PreTrainedModel, count: int) -> None:
     config.num_hidden_layers = count
     if getattr(config, "layer_types", None) is not None:
         config.layer_types = config.layer_types[:count]
-
-
-LORA_FACTORS = (".lora_A.weight", ".lora_B.weight")
-
-
-def add_lora(model: nn.Module) -> None:
-    """
-    Add trainable LoRA factors to the language model of a LIMSSR model, and freeze its own weights.
-
-    Raises:
-        ImportError: peft is not installed.
-        ValueError: a target is no linear layer of the language model.
-    """
-    if not is_peft_available():
-        raise ImportError(
-            "LoRA factors beside the language model, to train or on a quantised one, need peft: pip install peft. "
-            "Scoring with them merged does not."
-        )
-    if is_peft_available():  # in this form the loader of remote code does not demand peft
-        from peft import LoraConfig, inject_adapter_in_model
-    config, language_model = model.config, model.model.language_model
-    for target in config.lora_target_modules:
-        modules = [module for name, module in language_model.named_modules() if name.split(".")[-1] == target]
-        if not modules or not all(map(_is_linear, modules)):
-            linear = {name.split(".")[-1] for name, module in language_model.named_modules() if _is_linear(module)}
-            raise ValueError(
-                f"`lora_target_modules` names {target!r}; the language model's linear layers are {sorted(linear)}."
-            )
-    lora_config = LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules=config.lora_target_modules,
-    )
-    inject_adapter_in_model(lora_config, language_model)
-    for name, factor in language_model.named_parameters():
-        if any(map(is_lora_factor, strip_peft_names({name: None}))):
-            factor.data = factor.data.float()  # steps of a small learning rate vanish in half precision
-    model.train(model.training)  # the new dropout layers follow the model's mode
-
-
-def _is_linear(module: nn.Module) -> bool:
-    """Whether it is a linear layer; the `Conv1D` of GPT-2 is not, whose weight is transposed only where quantised."""
-    return isinstance(module, nn.Linear) and getattr(module, "source_cls", nn.Linear) is nn.Linear
-
-
-def strip_peft_names(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`q_proj.base_layer.weight` -> `q_proj.weight` and `q_proj.lora_A.default.weight` -> `q_proj.lora_A.weight`."""
-    return {
-        name.replace(".base_layer.", ".").replace(".default.weight", ".weight"): tensor
-        for name, tensor in state_dict.items()
-    }
-
-
-def is_lora_factor(name: str) -> bool:
-    return name.endswith(LORA_FACTORS)
-
-
-def merge_lora(state_dict: dict[str, torch.Tensor], scaling: float) -> dict[str, torch.Tensor]:
-    """
-    Replace each weight W that has factors A and B by W + scaling * B A, and drop the factors.
-
-    Args:
-        state_dict (`dict`): tensors by the names of [`strip_peft_names`].
-        scaling (`float`): alpha / rank.
-
-    Raises:
-        KeyError: factors without their weight, or without each other.
-    """
-    merged = {name: tensor for name, tensor in state_dict.items() if not is_lora_factor(name)}
-    for layer in {name.rpartition(".lora_")[0] for name in state_dict if is_lora_factor(name)}:
-        factor_a, factor_b = (state_dict[layer + factor] for factor in LORA_FACTORS)
-        weight = merged[f"{layer}.weight"]
-        update = scaling * factor_b.float() @ factor_a.float()  # (out, in)
-        merged[f"{layer}.weight"] = (weight.float() + update.to(weight.device)).to(weight.dtype)
-    return merged

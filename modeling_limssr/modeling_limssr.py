@@ -12,13 +12,15 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_limssr import LimssrConfig
-from .checkpoint_limssr import LimssrCheckpointMixin
+from .adapters_limssr import is_lora_factor
+from .checkpoint_limssr import LimssrCheckpointMixin, LimssrSavingMixin
 from .language_model_limssr import (
     HUB_ARGUMENTS,
     check_length,
+    find_weight_files,
     lookup_scale,
+    read_weight_names,
     refuse_added_tokens,
-    require_floating_point,
 )
 from .losses_limssr import consistency_loss, is_outside, regression_loss, token_separation_loss
 from .prefix_cache_limssr import PrefixCache
@@ -77,8 +79,9 @@ class LimssrScoreOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-class LimssrPreTrainedModel(PreTrainedModel):
+class LimssrPreTrainedModel(LimssrSavingMixin, PreTrainedModel):
     config_class = LimssrConfig
+    code_module = __name__  # what the code bundle beside a checkpoint starts from
     base_model_prefix = "model"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
@@ -141,19 +144,19 @@ class LimssrModel(LimssrPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
-        """Load a full checkpoint as transformers does, an adapter through [`LimssrForScoreRegression`]."""
+        """Load a full checkpoint as transformers does, LoRA that is apart through [`LimssrForScoreRegression`]."""
         hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-        config = kwargs.get("config")
-        if config is None and pretrained_model_name_or_path is not None:
-            config = cls.config_class.from_pretrained(pretrained_model_name_or_path, **hub_arguments)
-        if pretrained_model_name_or_path is not None and config.checkpoint_form == "adapter":
-            return LimssrForScoreRegression.from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs).model
-        return super().from_pretrained(pretrained_model_name_or_path, *model_args, use_safetensors=True, **kwargs)
-
-    def save_pretrained(self, *args, **kwargs) -> None:
-        """Save as every transformers model does, unless the language model is quantised."""
-        require_floating_point(self.language_model)
-        super().save_pretrained(*args, **kwargs)
+        if pretrained_model_name_or_path is not None:
+            names = read_weight_names(
+                find_weight_files(pretrained_model_name_or_path, kwargs.get("variant"), **hub_arguments)
+            )
+            holds_language_model = any("language_model." in name and not is_lora_factor(name) for name in names)
+            if names and (not holds_language_model or any(map(is_lora_factor, names))):
+                scorer = LimssrForScoreRegression.from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+                return scorer.model
+        return super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, **{**kwargs, "use_safetensors": True}
+        )
 
     def freeze_vocabulary(self) -> None:
         self.get_input_embeddings().requires_grad_(False)
@@ -313,7 +316,6 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
     ```
     """
 
-    code_module = __name__  # what the code bundle beside a checkpoint starts from
     # The loss is a mean over samples, so `Trainer` itself must divide it by the gradient accumulation steps.
     accepts_loss_kwargs = False
     # As in LimssrModel, whose lists join these.

@@ -12,8 +12,8 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
+from limssr.modeling_limssr.adapters_limssr import add_lora
 from limssr.modeling_limssr.convert_limssr_original_to_hf import ConversionArguments, convert
-from limssr.modeling_limssr.language_model_limssr import add_lora
 
 SHORT = {"video": "v", "audio": "a", "flow": "f"}
 # our name -> published name, the inverse of what the converter does

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
+from limssr.modeling_limssr.adapters_limssr import strip_peft_names
 from limssr.modeling_limssr.convert_limssr_original_to_hf import rename_keys
-from limssr.modeling_limssr.language_model_limssr import strip_peft_names
 from tests.helpers.golden import MASKS, SCORES
 
 TOLERANCE = 1e-5  # the score range is 1

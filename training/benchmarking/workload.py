@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, PreTrainedModel
 
 from ...configuration.configuration_limssr import LimssrConfig
-from ...modeling_limssr.language_model_limssr import add_lora
+from ...modeling_limssr.adapters_limssr import add_lora
 from ...modeling_limssr.modeling_limssr import LimssrForScoreRegression, LimssrScoreOutput
 from ...processing.processing_limssr import LimssrProcessor
 from ..data.aqa_data import build_split, feature_column

@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 
-from ...modeling_limssr.language_model_limssr import strip_peft_names
+from ...modeling_limssr.adapters_limssr import strip_peft_names
 from ..utils.files import OPTIMIZER_FILE, RANDOM_FILES, SCALER_FILE, SCHEDULE_FILE
 
 

@@ -18,7 +18,7 @@ from transformers.trainer_utils import IntervalStrategy, speed_metrics
 from transformers.utils import logging
 
 from ...configuration.configuration_limssr import LimssrConfig
-from ...modeling_limssr.checkpoint_limssr import LANGUAGE_MODEL_PREFIX
+from ...modeling_limssr.adapters_limssr import LANGUAGE_MODEL_PREFIX
 from ...modeling_limssr.losses_limssr import LOSS_TERMS
 from ...modeling_limssr.modeling_limssr import LimssrScoreOutput
 from ..arguments import LimssrTrainingArguments
