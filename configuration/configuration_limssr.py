@@ -176,6 +176,8 @@ class LimssrConfig(PreTrainedConfig):
         if self.score_ranges is None:
             self.score_ranges = [1.0] * self.num_scores
         super().__post_init__(**kwargs)
+        if self.architectures is None:  # which `AutoModel` chooses the class by
+            self.architectures = ["LimssrForScoreRegression"]
         if self.added_token_ids is None:
             self.place_added_tokens(self.language_model_config.vocab_size)
 

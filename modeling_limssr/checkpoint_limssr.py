@@ -111,7 +111,7 @@ class LimssrSavingMixin:
                 super().save_pretrained(staged, state_dict=state_dict, **kwargs)
                 code = write_code_bundle(staged, self.code_module)
                 for file in outdated:
-                    file.unlink()
+                    file.unlink(missing_ok=True)
                 for file in Path(staged).iterdir():
                     file.replace(folder / file.name)
         finally:
@@ -126,14 +126,13 @@ class LimssrSavingMixin:
         names = {"AutoConfig": type(config).__name__, "AutoModel": type(self).__name__}
         config.auto_map = {auto: f"{CODE_FILES[auto]}.{name}" for auto, name in names.items()}
         source = config.language_model_source or {}
-        if "subfolder" in source and not (folder / source["subfolder"]).is_dir():
+        if "subfolder" in source and (form == "full" or not (folder / source["subfolder"]).is_dir()):
             config.language_model_source = {name: value for name, value in source.items() if name != "subfolder"}
         return config
 
     @classmethod
-    def is_remote_code(cls) -> bool:
-        """False, although `register_for_auto_class` was called: transformers would copy code that is copied anyway."""
-        return False
+    def register_for_auto_class(cls, auto_class="AutoModel") -> None:
+        """Do nothing: every checkpoint carries the code, of which transformers would copy a part once more."""
 
     def _require_loadable(self, state_dict: dict[str, torch.Tensor], form: str) -> None:
         """
@@ -331,7 +330,7 @@ class LimssrCheckpointMixin:
                 )
                 weights |= _with_prefix(found)
             kwargs["state_dict"] = _join_lora(weights, config, merge=not keeps_lora)
-            location, hub_arguments = None, {}
+            checkpoint, location, hub_arguments = location, None, {}
         model, info = super().from_pretrained(
             location,
             *model_args,
@@ -344,6 +343,8 @@ class LimssrCheckpointMixin:
             **hub_arguments,
             **kwargs,
         )
+        if is_apart:  # as transformers does for weights that it reads itself; PEFT records it
+            model.name_or_path = model.config.name_or_path = str(checkpoint)
         _require_all_weights(info, pretrained_model_name_or_path, config, ignore_mismatched_sizes)
         model.model.freeze_language_model()  # loading makes every weight trainable
         confine_quantization(model, model.model.language_model)
@@ -432,4 +433,5 @@ def _outdated_files(folder: Path, language_model_source: dict | None) -> list[Pa
         earlier = json.loads(config.read_text(encoding="utf-8")).get("language_model_source") or {}
         if earlier.get("subfolder") == CHECKPOINT_SUBFOLDER:
             outdated += [file for file in carried.iterdir() if WEIGHT_FILES.fullmatch(file.name)]
+            outdated.append(carried / CONFIG_NAME)
     return outdated

@@ -186,6 +186,10 @@ class LimssrProcessor(ProcessorMixin):
         """What `processor_config.json` holds, with where `AutoProcessor` finds the class in the code bundle."""
         return {**super().to_dict(), "auto_map": {"AutoProcessor": "processing_limssr.LimssrProcessor"}}
 
+    @classmethod
+    def register_for_auto_class(cls, auto_class="AutoProcessor") -> None:
+        """Do nothing: every checkpoint carries the code, of which transformers would copy a part once more."""
+
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs):
         """Write processor, tokenizer and the processor's part of the code bundle; upload them with `push_to_hub`."""
         files = super().save_pretrained(save_directory)
