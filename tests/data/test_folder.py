@@ -137,7 +137,7 @@ def test_cropping_is_said(tmp_path, caplog):
             {"score_ranges": {"difficulty": 5}},
             r"score_ranges of 'difficulty' is 5, expected \[lowest, highest\]",
         ),
-        (LABELS, {"score_ranges": [0, 5]}, r"score_ranges is \[0, 5\], expected {SCORE: \[lowest, highest\]}"),
+        (LABELS, {"score_ranges": [0, 5]}, r"score_ranges is \[0, 5\], expected dict\[str, list\[float\]\]"),
         (
             LABELS,
             {"score_ranges": {"difficulty": [0, "high"]}},
@@ -170,6 +170,15 @@ def test_mistakes_are_named(tmp_path, labels, options, said):
     write(tmp_path, labels, sensor=ONES)
     with pytest.raises(ValueError, match=said):
         load("folder", folder=tmp_path, **options)
+
+
+def test_files_of_which_none_can_be_read_are_named_with_their_fault(tmp_path):
+    write(tmp_path, LABELS, sensor=ONES)
+    for sample_id in ONES:
+        with (tmp_path / "sensor" / f"{sample_id}.npy").open("wb") as file:
+            np.savez(file, ONES["a"])
+    with pytest.raises(ValueError, match=r"any sample; the first is .*sensor/a\.npy: a zip archive, as np\.savez"):
+        load("folder", folder=tmp_path, scores="difficulty")
 
 
 def test_options_are_what_yaml_makes_of_them(tmp_path, monkeypatch):

@@ -164,4 +164,4 @@ def test_training_refuses_incomplete_data_when_it_is_asked_to(write_layout, tmp_
 
 def str_of_missing(folder):
     path = folder / "data" / "imu" / "take00.npy"
-    return f"{path}: no such file; expected a .npy or .safetensors file with clips [clips, dim]"
+    return f"{path}: no such file; expected .npy or .safetensors, [clips, dim]"

@@ -50,8 +50,10 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
     ("options", "said"),
     [
         ({"sample": 3}, "unexpected keyword argument 'sample'; it has samples_train,"),
-        ({"clips": 3}, "not iterable"),
+        ({"clips": 3}, r"clips is 3, expected dict\[str, tuple\[int, int\]\]"),
+        ({"seed": True}, "seed is True, expected int"),
         ({"seed": 1.5}, "seed is 1.5, expected int"),
+        ({"noise": [1]}, r"noise is \[1\], expected dict"),
         ({"clip_noise": "loud"}, "clip_noise is 'loud', expected float"),
     ],
 )

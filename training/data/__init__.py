@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from .aqa_data import AqaData, report_missing
 from .sources.labels import NUMBER
@@ -94,13 +95,23 @@ def _as_annotated(options: Mapping[str, Any], parameters: Mapping[str, inspect.P
     for name, value in options.items():
         kind = parameters[name].annotation if name in parameters else Any
         if Path in (kind, *get_args(kind)) and value is not None:
-            value = os.path.expanduser(str(value))
+            value = Path(os.path.expanduser(str(value)))
         elif kind is float and NUMBER.fullmatch(str(value)):
             value = float(value)
-        if kind in (int, float, str, bool) and type(value) is not kind:
-            raise TypeError(f"{name} is {value!r}, expected {kind.__name__}")
+        if not _fits(value, kind):
+            raise TypeError(f"{name} is {value!r}, expected {kind.__name__ if isinstance(kind, type) else kind}")
         given[name] = value
     return given
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of the outermost type of an annotation; one word is as good as a list of it."""
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    classes = [get_origin(each) or each for each in kinds]
+    if not all(isinstance(each, type) for each in classes) or inspect.Parameter.empty in classes:
+        return True  # not annotated
+    classes += [str, tuple] * (list in classes) + [int] * (float in classes) + [Path] * (str in classes)
+    return isinstance(value, tuple(classes)) and (not isinstance(value, bool) or bool in classes)
 
 
 def load(name: str, **options: Any) -> AqaData:

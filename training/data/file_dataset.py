@@ -1,10 +1,10 @@
 """What datasets share whose labels and features are files."""
 
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -131,7 +131,7 @@ def _in_memory(read: Reader) -> Reader:
 
 def locate(folder: str | Path, place: str | Path) -> Path:
     """Path of labels or features: a relative one starts at the folder of the dataset, `~` at the home folder."""
-    return Path(folder) / Path(place).expanduser()
+    return Path(folder) / os.path.expanduser(place)
 
 
 def all_sample_ids(splits: Mapping[str, Dataset]) -> list[str]:
@@ -244,12 +244,13 @@ class ModalityFolders:
 
     def _width(self, modality: str, sample_ids: Sequence[str]) -> int:
         """Width of most of the first readable files of a modality."""
-        place = self._place(modality)
-        counts = Counter(islice(_widths(place, sample_ids), EXAMINED_FILES))
+        place, errors = self._place(modality), []
+        counts = Counter(islice(_widths(place, sample_ids, errors), EXAMINED_FILES))
         if not counts:
+            unreadable = [error for error in errors if error.cause != "missing file"]
             raise ValueError(
-                f"{self.name}: {place} has no readable feature file of any sample, such as "
-                f"{place / sample_ids[0]}.npy; give the size of {modality!r} in modalities={{...}}, or leave the "
+                f"{self.name}: {place} has no readable feature file of any sample; the first is "
+                f"{(unreadable or errors)[0]}. Give the size of {modality!r} in modalities={{...}}, or leave the "
                 "modality out"
             )
         width = counts.most_common(1)[0][0]
@@ -259,12 +260,18 @@ class ModalityFolders:
         return width
 
 
-def _widths(place: Path, sample_ids: Iterable[str]) -> Iterator[int]:
+def _widths(place: Path, sample_ids: Iterable[str], errors: list[FeatureFileError]) -> Iterator[int]:
+    """Widths of the features that can be read; what is wrong with the others is added to `errors`."""
     for sample_id in sample_ids:
-        with suppress(FeatureFileError):
+        try:
             shape = drop_leading_one(read_array(feature_path(place, sample_id))).shape
-            if len(shape) == 2 and shape[1]:
-                yield shape[1]
+        except FeatureFileError as error:
+            errors.append(error)
+            continue
+        if len(shape) == 2 and shape[1]:
+            yield shape[1]
+        else:
+            errors.append(FeatureFileError(f"{place / sample_id}: the array has shape {list(shape)}"))
 
 
 @dataclass

@@ -56,8 +56,6 @@ class Folder(ModalityFolders, FileDataset):
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
         self.scores = [self.scores] if isinstance(self.scores, str) else self.scores
-        if not isinstance(self.score_ranges, dict):
-            raise ValueError(f"folder: score_ranges is {self.score_ranges!r}, expected {{SCORE: [lowest, highest]}}")
         self.score_ranges = {name: _read_limits(name, limits) for name, limits in self.score_ranges.items()}
 
     def read_labels(self) -> AqaData:

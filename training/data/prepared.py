@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from huggingface_hub import snapshot_download
+from huggingface_hub.utils import HFValidationError
 
 from .aqa_data import AqaData, MissingFeature, MissingSummary
 from .sources.walk import is_hidden
@@ -66,9 +67,15 @@ class Prepared:
         folder = Path(self.folder)
         if not folder.is_dir():
             files = [DESCRIPTION_FILE, MISSING_FILE, "data/*.arrow"]
-            folder = Path(
-                snapshot_download(str(self.folder), repo_type="dataset", revision=self.revision, allow_patterns=files)
-            )
+            try:
+                place = snapshot_download(
+                    str(self.folder), repo_type="dataset", revision=self.revision, allow_patterns=files
+                )
+            except HFValidationError:
+                raise FileNotFoundError(
+                    f"prepared: there is no folder {folder}, and no repository of the Hub can be called so"
+                ) from None
+            folder = Path(place)
         if not (folder / DESCRIPTION_FILE).is_file():
             raise FileNotFoundError(
                 f"prepared: there is no {folder / DESCRIPTION_FILE}; write it with `limssr prepare`"

@@ -130,7 +130,7 @@ def read_features(path: str | Path) -> np.ndarray:
 def read_array(path: str | Path) -> np.ndarray:
     """Array of a `.npy` file, mapped into memory, or of a `.safetensors` file; see `read_features`."""
     path = Path(path)
-    start = read_start(path, "a .npy or .safetensors file with clips [clips, dim]")
+    start = read_start(path, ".npy or .safetensors, [clips, dim]")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix != ".npy":
