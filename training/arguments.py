@@ -14,6 +14,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.utils import is_schedulefree_available, logging
 
 from ..configuration.configuration_limssr import LimssrConfig, described
+from .utils.figures import FigureFormat
 from .utils.loading import Attention, Dtype, Quantization, require_bitsandbytes
 from .utils.settings import check_choices, merge, read_pairs, read_rates, read_yaml
 
@@ -198,6 +199,7 @@ class LimssrTrainingArguments(TrainingArguments):
     train_sampling_strategy: Literal["random", "group_by_length"] = described(
         "random", "order of the training samples; group_by_length puts about equally long ones into a batch"
     )
+    figure_format: FigureFormat | None = described(None, "write each figure as pdf or svg too")
     report_to: str | None = described("tensorboard", "where to log, besides the terminal")
     remove_unused_columns: bool = described(False, "the collator takes what it needs")
     label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "labels of the model"})

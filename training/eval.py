@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from limssr.training.utils.figures import add_figure_flag
 from limssr.training.utils.launching import exit_on_error, run_script, script_parser, start_all_processes
 from limssr.training.utils.loading import add_ensemble_flag, add_language_model_flag, add_loading_flags
 from limssr.training.utils.settings import merge, read_pairs, read_rates, read_yaml
@@ -56,6 +57,7 @@ def parse_arguments() -> argparse.Namespace:
     add_loading_flags(parser)
     output = "folder of the files; default: runs/eval/MODEL, with the protocol after it unless it is `subsets`"
     parser.add_argument("--output_dir", type=Path, help=output)
+    add_figure_flag(parser)
     parser.add_argument("--protocol", default="subsets", help="how modalities are hidden: one of the above")
     parser.add_argument("--rates", nargs="+", metavar="RATE", help="one RATE or MODALITY=RATE ..., for `rates`")
     parser.add_argument("--permutations", action="store_true", help="use the rates in every order, for `rates`")

@@ -5,6 +5,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..utils.figures import FigureFormat, write_figure
 from ..utils.markdown import markdown_table
 
 ACTIONS = {"inference": "inference", "training": "training step"}
@@ -81,8 +82,8 @@ def title(results: dict) -> str:
     return f"{layers} layers of size {width}, {results['device_name']}, batch {results['batch_size']}, float32"
 
 
-def save_figure(results: dict, path: str | Path) -> None:
-    """Draw seconds and peak memory of each contender, and seconds over clips, as a PNG."""
+def save_figure(results: dict, path: str | Path, figure_format: FigureFormat | None = None) -> None:
+    """Draw seconds and peak memory of each contender, and seconds over clips."""
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     seconds, memory, clips = figure.subplots(1, 3)
     _draw_bars(seconds, results, lambda cost, name: cost["seconds"][name]["median"], "seconds a batch")
@@ -90,7 +91,7 @@ def save_figure(results: dict, path: str | Path) -> None:
     _draw_clips(clips, results["curve"])
     figure.legend(*seconds.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(title(results), fontsize=12)
-    figure.savefig(path, dpi=150, format="png")
+    write_figure(figure, path, figure_format)
 
 
 def _draw_bars(axes: Axes, results: dict, value, heading: str) -> None:

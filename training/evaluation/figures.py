@@ -9,8 +9,10 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from ...modeling_limssr.losses_limssr import LOSS_TERMS
+from ..utils.figures import FigureFormat, write_figure
 from .results import EvaluationResult, MaskResult, ScoredRow
 
 MODEL, WEAK, RIDGE, MEAN, BEST = "#2f6f9f", "#b9c4cc", "#d9822b", "#7a858d", "#2e2e2e"  # colours
@@ -19,11 +21,12 @@ CURVES = (  # part of a `ScoredRow`, label, colour, line style
     ("ridge", "ridge", RIDGE, "-"),
     ("mean_baseline", "training mean", MEAN, "--"),
 )
+POINTS = {"marker": "o", "markersize": 3}  # a single epoch is seen too
 AXES = {"spearman": "Spearman correlation with the judges", "mse": "mean squared error"}
 
 
-def save_figure(result: EvaluationResult, path: str | Path) -> None:
-    """Draw an evaluation as a PNG with two panels for each score.
+def save_figure(result: EvaluationResult, path: str | Path, figure_format: FigureFormat | None = None) -> None:
+    """Draw an evaluation with two panels for each score; see `write_figure` for the files.
 
     Left: Spearman of each mask, or the mean over its draws, with its bootstrap interval; the bar is grey where the
     model is not better than the training mean. Right: predicted and judged scores under the first mask or draw. For
@@ -48,7 +51,7 @@ def save_figure(result: EvaluationResult, path: str | Path) -> None:
     figure.legend(handles=handles.values(), loc="outside lower left", ncols=len(handles), frameon=False, fontsize=9)
     if result.title:
         figure.suptitle(result.title, fontsize=13, fontweight="bold")
-    figure.savefig(path, dpi=150, format="png")
+    write_figure(figure, path, figure_format)
 
 
 def _draw_bars(axes: Axes, result: EvaluationResult, score_name: str) -> list[Artist]:
@@ -126,36 +129,65 @@ def _draw_curve(axes: Axes, result: EvaluationResult, score_name: str, metric: s
     return handles
 
 
-def save_curve(history: Sequence[dict], path: str | Path, title: str = "") -> None:
+def save_curve(
+    history: Sequence[dict],
+    path: str | Path,
+    title: str = "",
+    kept_step: int | None = None,
+    figure_format: FigureFormat | None = None,
+) -> None:
+    """Write the figure of `draw_curve`, see `write_figure`."""
+    figure = draw_curve(history, kept_step)
+    figure.suptitle(title)
+    write_figure(figure, path, figure_format)
+
+
+def draw_curve(history: Sequence[dict], kept_step: int | None = None) -> Figure:
     """Draw the loss terms over the epochs and, if there is validation, its Spearman and squared error.
 
     Args:
-        history: the trainer's `log_history`: entries with `epoch`, and loss terms or `eval_...` metrics.
-        path: path of the PNG.
-        title: title of the picture.
+        history: the trainer's `log_history`: entries with `step` and `epoch`, and loss terms or `eval_...` metrics.
+        kept_step: step of the checkpoint that was kept; its epoch is marked.
     """
-    validated = any("eval_spearman" in entry for entry in history)
-    figure = Figure(figsize=(11 if validated else 5, 3.4), layout="constrained")
+    names = dict.fromkeys(name for entry in history for name in entry)
+    parts = [found for found in (re.fullmatch(r"eval_(.+)_spearman", name) for name in names) if found]
+    validated = "eval_spearman" in names
+    figure = Figure(figsize=(13 if validated else 5.5, 4.2), layout="constrained")
     losses, *validation = np.atleast_1d(figure.subplots(1, 3 if validated else 1))
     for name in LOSS_TERMS:
-        losses.plot(*_series(history, name), label=name.removesuffix("_loss"))
-    losses.set_yscale("log")
-    losses.legend(frameon=False)
+        losses.plot(*_series(history, name), **POINTS, label=f"{name.removesuffix('_loss')} loss")
+    _scale_with_zeros(losses)
     _finish(losses, "training loss, unweighted terms", "epoch")
+    losses.set_ylabel("loss of the scores scaled to 0..1")
     if validated:
         correlation, error = validation
-        correlation.plot(*_series(history, "eval_spearman"), color="black", linewidth=2, label="mean")
-        names = dict.fromkeys(name for entry in history for name in entry)
-        parts = [found for found in (re.fullmatch(r"eval_(.+)_spearman", name) for name in names) if found]
+        correlation.plot(*_series(history, "eval_spearman"), **POINTS, color="black", linewidth=2, label="mean")
         for part in parts:
-            correlation.plot(*_series(history, part[0]), linewidth=1, alpha=0.8, label=part[1])
-        if parts:
-            correlation.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-        error.plot(*_series(history, "eval_mse"), color="black", linewidth=2)
+            correlation.plot(*_series(history, part[0]), **POINTS, linewidth=1, alpha=0.8, label=part[1])
+        error.plot(*_series(history, "eval_mse"), **POINTS, color="black", linewidth=2)
         _finish(correlation, "validation, Spearman", "epoch")
-        _finish(error, "validation, mean squared error", "epoch")
-    figure.suptitle(title)
-    figure.savefig(path, dpi=150)
+        _finish(error, "validation, squared error", "epoch")
+        correlation.set_ylabel(AXES["spearman"])
+        error.set_ylabel("mean squared error, judges' units")
+    kept = next((entry["epoch"] for entry in history if entry.get("step") == kept_step is not None), None)
+    for panel in (losses, *validation):
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if kept is not None:
+            panel.axvline(kept, color=MEAN, linestyle="--", linewidth=1.2, label="checkpoint kept", zorder=1)
+    legends = [(losses, 2)] + [(panel, 2 if panel is validation[0] else 1) for panel in validation]
+    for panel, columns in legends:
+        if panel.get_legend_handles_labels()[0]:  # below the axis, where it covers no line
+            place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": columns}
+            panel.legend(frameon=False, fontsize=8, **place)
+    return figure
+
+
+def _scale_with_zeros(axes: Axes) -> None:
+    """Make the vertical axis logarithmic where that is possible: a term without a weight, or a perfect one, is 0."""
+    values = np.concatenate([line.get_ydata() for line in axes.lines] or [[]])
+    positive = values[values > 0]
+    if len(positive):
+        axes.set_yscale("symlog", linthresh=positive.min()) if (values <= 0).any() else axes.set_yscale("log")
 
 
 def _series(history: Sequence[dict], name: str) -> tuple[list[float], list[float]]:

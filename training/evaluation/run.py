@@ -15,6 +15,7 @@ from ..data import AqaData
 from ..data.masked_dataset import MaskedDataset
 from ..data.masks import available_masks, draw_static_masks
 from ..prediction.predictor import load_members
+from ..utils.figures import FigureFormat
 from ..utils.files import RECORD_FILE, write_json
 from ..utils.launching import exit_on_error
 from ..utils.loading import loading_options
@@ -110,7 +111,7 @@ def report_evaluation(result: EvaluationResult, arguments: argparse.Namespace, d
     about = {name: getattr(arguments, name) for name in RECORDED}
     about["selected_on"] = selections[0] if count == 1 else selections
     title = f"{data.description}, {arguments.split} split" + (f", mean of {count} models" if count > 1 else "")
-    write_evaluation(result, arguments.output_dir, title, caveats, **about)
+    write_evaluation(result, arguments.output_dir, title, caveats, arguments.figure_format, **about)
     if None in selections:
         model = arguments.models[selections.index(None)]
         print(f"\nNo {RECORD_FILE} beside {model} says which split its checkpoint was selected on.")
@@ -118,7 +119,12 @@ def report_evaluation(result: EvaluationResult, arguments: argparse.Namespace, d
 
 
 def write_evaluation(
-    result: EvaluationResult, folder: str | Path, title: str, caveats: Sequence[str], **about: Any
+    result: EvaluationResult,
+    folder: str | Path,
+    title: str,
+    caveats: Sequence[str],
+    figure_format: FigureFormat | None = None,
+    **about: Any,
 ) -> None:
     """Write `metrics.json`, `predictions.parquet` and `evaluation.png`, all of them with the caveats.
 
@@ -127,6 +133,7 @@ def write_evaluation(
         folder: folder of the files; it is made.
         title: description of data and models.
         caveats: reasons why the result is no fair measure.
+        figure_format: format of the figure besides PNG.
         **about: further entries of `metrics.json`.
     """
     folder = Path(folder)
@@ -134,4 +141,4 @@ def write_evaluation(
     result = replace(result, title=title_with_caveats(title, caveats), caveats=list(caveats))
     write_json(folder / METRICS, about | result.to_dict())
     write_predictions(result, folder / PREDICTIONS)
-    save_figure(result, folder / FIGURE)
+    save_figure(result, folder / FIGURE, figure_format)

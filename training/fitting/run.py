@@ -241,8 +241,10 @@ def write_results(result: EvaluationResult, record: dict, folder: Path) -> None:
     dataset = record["dataset"]
     caveats = result_caveats(dataset["leaky"], record["selection"]["on"] == "test")
     title = f"{dataset['description']}, test split"
-    write_evaluation(result, folder, title, caveats, selected_on=record["selection"]["on"])
-    save_curve(record["history"], folder / "curve.png", title_with_caveats(dataset["description"], caveats))
+    selection, figure_format = record["selection"], record["arguments"]["training"]["figure_format"]
+    write_evaluation(result, folder, title, caveats, figure_format, selected_on=selection["on"])
+    heading = title_with_caveats(dataset["description"], caveats)
+    save_curve(record["history"], folder / "curve.png", heading, selection["step"], figure_format)
     write_json(folder / RECORD_FILE, record)
     heading = title_with_caveats(title, caveats)
     print(f"\n{heading}\n\n{evaluation_table(result)}\n\nModel and results are in {folder}", flush=True)
