@@ -26,7 +26,7 @@ def add_language_model_flag(parser: argparse.ArgumentParser) -> None:
 def lacks_language_model(config) -> bool:
     """Whether a `LimssrConfig` is of an adapter that does not know where its language model is."""
     source = config.language_model_source or {}
-    return config.checkpoint_form == "adapter" and {"repository", "subfolder"}.isdisjoint(source)
+    return config.checkpoint_form == "adapter" and {"repository", "package", "subfolder"}.isdisjoint(source)
 
 
 def place_of_language_model(name: str | None, checkpoints: Sequence[str | Path]) -> str | None:
