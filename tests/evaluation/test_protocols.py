@@ -22,7 +22,7 @@ IMBALANCED = {"video": 0.3, "audio": 0.5, "flow": 0.7}
 
 @pytest.fixture
 def data(tiny_config):
-    noise, clips = dict.fromkeys(MODALITIES, 0.5), dict.fromkeys(MODALITIES, (2, 4))
+    noise, clips = dict.fromkeys(MODALITIES, (0.5, 0.5)), dict.fromkeys(MODALITIES, (2, 4))
     return load(
         "synthetic", samples_train=40, samples_test=30, modalities=tiny_config.modalities, noise=noise, clips=clips
     )

@@ -40,12 +40,12 @@ def test_flags_win_over_the_file(quick_config):
 
 
 def test_flags_replace_single_entries_of_a_dictionary(quick_config):
-    words = [quick_config(), "--data_options", "samples_test=5", "noise={video: 1, audio: 1, flow: 2}"]
+    words = [quick_config(), "--data_options", "samples_test=5", "noise={video: [1, 2], audio: [1, 1], flow: [2, 1]}"]
     model, data, _ = parse_training_arguments([str(word) for word in words])
     assert data.data_options == {
         "samples_train": 48,
         "samples_test": 5,
-        "noise": {"video": 1, "audio": 1, "flow": 2},
+        "noise": {"video": [1, 2], "audio": [1, 1], "flow": [2, 1]},
     }
     assert model.language_model_config["hidden_size"] == 16
 
