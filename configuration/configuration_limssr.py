@@ -12,6 +12,21 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 CROSS_MODAL_ATTENTION_HEADS = 4  # fixed by the paper
+# Shape of Qwen3-0.6B, the language model of the paper.
+QWEN3_600M = {
+    "vocab_size": 151936,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 40960,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000},
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+    "tie_word_embeddings": True,
+}
 TEXT = "text"  # in place of a feature size: the language model reads the words itself
 
 
@@ -99,10 +114,12 @@ class LimssrConfig(PreTrainedConfig):
         "hidden_states",
         "attentions",
     ]
-    sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen3")}  # noqa: RUF012
+    sub_configs_defaults = {  # noqa: RUF012
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen3", init_kwargs=QWEN3_600M)
+    }
 
     text_config: dict | PreTrainedConfig | None = described(
-        None, "configuration of the language model, any decoder that `AutoModel` knows; `Qwen3Config()` by default"
+        None, "configuration of the language model, any decoder that `AutoModel` knows; that of Qwen3-0.6B by default"
     )
     modalities: dict[str, int | str] | list | None = described(
         None,

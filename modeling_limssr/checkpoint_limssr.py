@@ -308,7 +308,7 @@ class LimssrCheckpointMixin:
         config.validate()  # whatever was changed since it was made
         files = [] if location is None else find_weight_files(location, kwargs.get("variant"), **hub_arguments)
         names = read_weight_names(files)
-        is_adapter = files and not any("language_model." in name and not is_lora_factor(name) for name in names)
+        is_adapter = bool(files) and config.checkpoint_form == "adapter"
         is_apart = is_adapter or any(map(is_lora_factor, names))
         has_lora = config.language_model_training == "lora"
         keeps_lora = has_lora and is_apart and (trainable or quantization_config is not None)

@@ -145,18 +145,15 @@ class LimssrModel(LimssrPreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
         """Load a full checkpoint as transformers does, LoRA that is apart through [`LimssrForScoreRegression`]."""
+        location, config = pretrained_model_name_or_path, kwargs.get("config")
         hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-        if pretrained_model_name_or_path is not None:
-            names = read_weight_names(
-                find_weight_files(pretrained_model_name_or_path, kwargs.get("variant"), **hub_arguments)
-            )
-            holds_language_model = any("language_model." in name and not is_lora_factor(name) for name in names)
-            if names and (not holds_language_model or any(map(is_lora_factor, names))):
-                scorer = LimssrForScoreRegression.from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-                return scorer.model
-        return super().from_pretrained(
-            pretrained_model_name_or_path, *model_args, **{**kwargs, "use_safetensors": True}
-        )
+        files = [] if location is None else find_weight_files(location, kwargs.get("variant"), **hub_arguments)
+        if names := read_weight_names(files):
+            if not isinstance(config, LimssrConfig):
+                config = cls.config_class.from_pretrained(location if config is None else config, **hub_arguments)
+            if config.checkpoint_form == "adapter" or any(map(is_lora_factor, names)):
+                return LimssrForScoreRegression.from_pretrained(location, *model_args, **kwargs).model
+        return super().from_pretrained(location, *model_args, **{**kwargs, "use_safetensors": True})
 
     def freeze_vocabulary(self) -> None:
         self.get_input_embeddings().requires_grad_(False)

@@ -140,3 +140,8 @@ def test_a_reader_that_has_gone_ends_a_command_quietly(tmp_path):
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=60, cwd=tmp_path)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_optional_libraries_that_nobody_asked_for_stay_silent(tmp_path):
+    done = start("-c", "import limssr, peft; limssr.LimssrTrainer", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

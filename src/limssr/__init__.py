@@ -4,6 +4,7 @@ Names are imported when they are asked for, so that a script without a model sta
 transformers know the model type as soon as they and this package are imported, in whatever order.
 """
 
+import logging
 import sys
 from importlib import import_module
 from importlib.machinery import PathFinder
@@ -33,6 +34,13 @@ _REGISTERED_BY = {
 }
 
 __all__ = list(_MODULES)
+
+# `Trainer` imports peft, and peft bitsandbytes, which then warns that it lacks a kernel for quantised weights on a CPU.
+# Nobody asked for it, and quantised LIMSSR models never use it (see `confine_quantization`). bitsandbytes looks for it
+# while it is imported, so there is no other switch.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
+    lambda record: not str(record.msg).startswith("Failed to load CPU gemm_4bit_forward")
+)
 
 
 def __getattr__(name: str):

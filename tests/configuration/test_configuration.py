@@ -29,7 +29,13 @@ def test_defaults_are_the_published_ones():
     )
     assert config.language_model_training == "lora"
     assert config.score_names == ["score"]
-    assert config.text_config.model_type == "qwen3"
+    language_model = config.text_config  # that of Qwen3-0.6B, and no monster of 4096 x 32
+    assert (language_model.model_type, language_model.hidden_size, language_model.num_hidden_layers) == (
+        "qwen3",
+        1024,
+        28,
+    )
+    assert LimssrConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
 
 
 @pytest.mark.parametrize("modalities", [{"video": 3, "audio": 2}, {"skeleton": 7, "commentary": 5, "imu": 6, "a": 1}])
