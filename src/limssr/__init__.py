@@ -35,7 +35,7 @@ _REGISTERED_BY = {
 
 __all__ = list(_MODULES)
 
-# `Trainer` imports peft, and peft bitsandbytes, which then warns that it lacks a kernel for quantised weights on a CPU.
+# `Trainer` imports peft, and peft bitsandbytes, which then warns of a kernel that it lacks for CPUs.
 # Nobody asked for it, and quantised LIMSSR models never use it (see `confine_quantization`). bitsandbytes looks for it
 # while it is imported, so there is no other switch.
 logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
