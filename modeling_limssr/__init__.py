@@ -4,10 +4,9 @@ from ..configuration import LimssrConfig
 from .modeling_limssr import (
     LimssrForScoreRegression,
     LimssrModel,
-    LimssrModelOutput,
     LimssrPreTrainedModel,
-    LimssrScoreOutput,
 )
+from .outputs_limssr import LimssrModelOutput, LimssrScoreOutput
 
 __all__ = [
     "LimssrForScoreRegression",

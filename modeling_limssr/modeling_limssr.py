@@ -1,14 +1,14 @@
 """LIMSSR: scores a performance from whatever modalities are available (arXiv 2605.00434)."""
 
 import inspect
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_limssr import LimssrConfig
@@ -23,60 +23,11 @@ from .language_model_limssr import (
     refuse_added_tokens,
 )
 from .losses_limssr import consistency_loss, is_outside, regression_loss, token_separation_loss
+from .outputs_limssr import LimssrModelOutput, LimssrScoreOutput
 from .prefix_cache_limssr import PrefixCache
 from .projector_limssr import LimssrProjector
 from .scoring_paths_limssr import LimssrCrossModalPath, LimssrReasoningPath
 from .sequence_limssr import SequenceLayout, refuse
-
-
-@dataclass
-class LimssrModelOutput(ModelOutput):
-    """
-    Args:
-        last_hidden_state (`(batch, length, hidden)`): output of the language model's final norm.
-        fusion_hidden_state (`(batch, fusion tokens, hidden)`, *optional*): h_k, float32; not with `fusion="mean"`.
-        modality_hidden_state (`(batch, modalities, hidden)`): h_m, the mean over each modality's span, float32.
-        modality_mask (`(batch, modalities)` bool): m, whether the sample has the modality.
-        hidden_states (`tuple` of `(batch, length, hidden)`, *optional*): given `output_hidden_states=True`.
-        attentions (`tuple` of `(batch, heads, length, length)`, *optional*): given `output_attentions=True`.
-    """
-
-    last_hidden_state: torch.FloatTensor | None = None
-    fusion_hidden_state: torch.FloatTensor | None = None
-    modality_hidden_state: torch.FloatTensor | None = None
-    modality_mask: torch.BoolTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-@dataclass
-class LimssrScoreOutput(ModelOutput):
-    """
-    Args:
-        loss (`()`, *optional*): weighted sum of the three terms; returned when `labels` are given.
-        scores (`(batch, scores)`): predicted scores, in judges' units.
-        reasoning_scores, cross_modal_scores (`(batch, scores)`, *optional*): scores of the two paths, in judges'
-            units; `None` for a path that `aggregation` leaves out.
-        path_disagreement (`(batch, scores)`, *optional*): |reasoning_scores - cross_modal_scores|, with both paths.
-        regression_loss, consistency_loss, separation_loss (`()`, *optional*): the unweighted terms of the loss.
-        fusion_hidden_state (`(batch, fusion tokens, hidden)`, *optional*): h_k.
-        modality_hidden_state (`(batch, modalities, hidden)`): h_m.
-        hidden_states (`tuple` of `(batch, length, hidden)`, *optional*): given `output_hidden_states=True`.
-        attentions (`tuple` of `(batch, heads, length, length)`, *optional*): given `output_attentions=True`.
-    """
-
-    loss: torch.FloatTensor | None = None
-    scores: torch.FloatTensor | None = None
-    reasoning_scores: torch.FloatTensor | None = None
-    cross_modal_scores: torch.FloatTensor | None = None
-    path_disagreement: torch.FloatTensor | None = None
-    regression_loss: torch.FloatTensor | None = None
-    consistency_loss: torch.FloatTensor | None = None
-    separation_loss: torch.FloatTensor | None = None
-    fusion_hidden_state: torch.FloatTensor | None = None
-    modality_hidden_state: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 class LimssrPreTrainedModel(LimssrSavingMixin, PreTrainedModel):
@@ -189,7 +140,7 @@ class LimssrModel(LimssrPreTrainedModel):
         input_ids: torch.LongTensor,
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> LimssrModelOutput:
         """
         Args:
@@ -284,11 +235,17 @@ class LimssrModel(LimssrPreTrainedModel):
         is_real = torch.ones(clips.shape[:2], dtype=torch.bool) if clip_mask is None else clip_mask.bool()
         is_real = is_real.to(placeholders.device)  # (batch, clips)
         given = is_real.sum(-1)  # (batch,)
+        advice = "Both must come from the same processor call."
+        if features is None and projected is None:
+            advice = (
+                f"There are no {name}_features at all; transformers' Trainer drops them unless it is given "
+                "TrainingArguments(remove_unused_columns=False)."
+            )
         refuse(
             given != placeholders,
             lambda sample: (
                 f"sample {sample}, modality {name!r}: input_ids have {placeholders[sample].item()} clip placeholders, "
-                f"but {given[sample].item()} clips of features are given. Both must come from the same processor call."
+                f"but {given[sample].item()} clips of features are given. {advice}"
             ),
         )
         clips, is_real = clips.flatten(0, 1), is_real.flatten()
@@ -342,7 +299,7 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
         input_ids: torch.LongTensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.FloatTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> LimssrScoreOutput:
         """
         Args:
@@ -487,4 +444,4 @@ def _average_spans(hidden: torch.Tensor, spans: torch.Tensor) -> torch.Tensor:
         return (weights / weights.sum(-1, keepdim=True)) @ hidden.float()  # (batch, modalities, hidden)
 
 
-__all__ = ["LimssrForScoreRegression", "LimssrModel", "LimssrPreTrainedModel", "LimssrScoreOutput"]
+__all__ = ["LimssrForScoreRegression", "LimssrModel", "LimssrPreTrainedModel"]

@@ -12,7 +12,8 @@ from transformers import LlamaConfig, PreTrainedModel
 
 from ...configuration.configuration_limssr import LimssrConfig
 from ...modeling_limssr.adapters_limssr import add_lora
-from ...modeling_limssr.modeling_limssr import LimssrForScoreRegression, LimssrScoreOutput
+from ...modeling_limssr.modeling_limssr import LimssrForScoreRegression
+from ...modeling_limssr.outputs_limssr import LimssrScoreOutput
 from ...processing.processing_limssr import LimssrProcessor
 from ..data.aqa_data import build_split, feature_column
 from ..fitting.model import make_byte_tokenizer

@@ -115,6 +115,11 @@ class LimssrCollator:
         Raises:
             TypeError, ValueError: a row does not fit; the message names its `sample_id`.
         """
+        if "sample_id" not in rows[0]:
+            raise ValueError(
+                f"rows have the columns {list(rows[0])} and no sample_id; transformers' Trainer drops columns unless "
+                "it is given TrainingArguments(remove_unused_columns=False)"
+            )
         sample_ids = [str(row["sample_id"]) for row in rows]
         key = (rows[0].get(EPOCH_COLUMN, 0), *sample_ids)
         if self.dynamic_mask is not None:

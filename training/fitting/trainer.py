@@ -20,7 +20,7 @@ from transformers.utils import logging
 from ...configuration.configuration_limssr import LimssrConfig
 from ...modeling_limssr.adapters_limssr import LANGUAGE_MODEL_PREFIX
 from ...modeling_limssr.losses_limssr import LOSS_TERMS
-from ...modeling_limssr.modeling_limssr import LimssrScoreOutput
+from ...modeling_limssr.outputs_limssr import LimssrScoreOutput
 from ..arguments import LimssrTrainingArguments
 from ..data.aqa_data import read_targets, target_columns
 from ..data.masked_dataset import sequence_lengths
