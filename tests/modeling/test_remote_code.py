@@ -125,3 +125,29 @@ def test_with_the_package_installed_no_trust_is_needed_not_even_from_a_hub_cache
     assert (type(model), type(processor)) == (LimssrForScoreRegression, LimssrProcessor)
     expected = tiny_model(**tiny_processor(features=tiny_features)).scores
     assert torch.equal(model(**processor(features=tiny_features)).scores, expected)
+
+
+@pytest.mark.slow
+def test_folders_of_one_name_each_get_their_own_code(tiny_model, run_as_a_stranger, tmp_path):
+    rooms = Path(__file__).parents[2]
+    for room in ("configuration", "modeling_limssr", "processing"):  # another version of the package
+        (tmp_path / "another" / room).mkdir(parents=True)
+        for file in (rooms / room).glob("*_limssr.py"):
+            (tmp_path / "another" / room / file.name).write_bytes(file.read_bytes())
+    with (tmp_path / "another" / "modeling_limssr" / "losses_limssr.py").open("a") as losses:
+        losses.write("ANOTHER = True\n")
+    folders = [tmp_path / version / "checkpoint" for version in ("one", "two")]
+    for folder in folders:
+        tiny_model.save_pretrained(folder)
+    bundle = "from another.configuration.bundle_limssr import write_code_bundle as write; "
+    write = f"write({str(folders[1])!r}, 'another.modeling_limssr.modeling_limssr')"
+    run_as_a_stranger("-c", bundle + write, PYTHONPATH=str(tmp_path))
+    script = """
+import sys
+from transformers import AutoModel
+for folder in sys.argv[1:]:
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    losses = sys.modules[type(model).__module__.replace("modeling_limssr", "losses_limssr")]
+    print(hasattr(losses, "ANOTHER"))
+"""
+    assert run_as_a_stranger("-c", script, *folders).split() == ["False", "True"]
