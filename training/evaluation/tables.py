@@ -72,6 +72,7 @@ def card_table(result: EvaluationResult) -> str:
     for name in result.score_names:
         rows = _labelled(result, name)
         lines = [[*about, *(_card_cell(row, metric, part) for _, metric, part in columns)] for about, row in rows]
+        lines = [[cell.replace(" ", "\N{NO-BREAK SPACE}") for cell in line] for line in lines]  # does not wrap
         table = markdown_table([["modalities", "samples", *(heading for heading, _, _ in columns)], *lines])
         notes = [f"\\* {NOT_BETTER}"] if any(row.not_better_than_mean for _, row in rows) else []
         tables.append("\n".join([f"**{name}**", "", table, *_after_blank(notes)]))

