@@ -22,7 +22,7 @@ from limssr.training.evaluation.metrics.bootstrap import (
     resampled_metrics,
 )
 from limssr.training.evaluation.results import ScoredRow, write_predictions
-from limssr.training.evaluation.tables import evaluation_table, format_interval
+from limssr.training.evaluation.tables import card_table, evaluation_table, format_interval
 from limssr.training.prediction.predictor import PATHS, predict
 from limssr.training.utils.files import write_json
 
@@ -294,6 +294,12 @@ def test_the_table_shows_model_both_baselines_and_best_for_each_mask(tiny_model,
         assert f"{metrics['spearman']:.3f}" in line
         assert format_interval(metrics, "spearman") in line
         assert "7.25" in line
+    line, mask = result.masks[0].scores["score"].model["calibration"], result.masks[0].name
+    judged = np.array(dataset["score"])
+    assert line["judged"] == [judged.min(), judged.max()]
+    said = f"Calibration line of {mask}: judged = {line['slope']:.2f} * predicted"
+    assert any(text.startswith(said) for text in lines)
+    assert said in card_table(result)
     # An untrained model is not better than the mean.
     assert "* not better than predicting the training mean" in "\n".join(lines)
 

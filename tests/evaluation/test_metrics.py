@@ -10,6 +10,7 @@ from scipy import stats
 from limssr.training.evaluation.metrics.aqa_metrics import (
     METRIC_NAMES,
     average_metrics,
+    calibration_line,
     repetition_metrics,
     score_metrics,
 )
@@ -41,6 +42,36 @@ def test_errors_have_their_closed_forms():
     assert metrics["mse"] == pytest.approx(2 / 3)
     assert metrics["mae"] == pytest.approx(2 / 3)
     assert metrics["relative_l2"] == pytest.approx(100 * (2 / 3) / 10**2)
+
+
+def test_the_calibration_line_undoes_flattening():
+    judged = np.array([10.0, 20.0, 60.0, 90.0, np.nan])
+    line = calibration_line(30 + judged / 4, judged)  # from 32.5 to 52.5 only
+    assert (line["slope"], line["intercept"]) == (pytest.approx(4), pytest.approx(-120))
+    assert (line["predicted"], line["judged"]) == ([32.5, 52.5], [10.0, 90.0])
+
+
+def test_a_mean_given_what_is_known_has_slope_1_though_it_varies_less_than_the_scores():
+    random = np.random.default_rng(0)
+    known, unknown = random.normal(size=(2, 100_000))
+    line = calibration_line(50 + 6 * known, 50 + 6 * known + 8 * unknown)
+    assert line["slope"] == pytest.approx(1, abs=0.02)
+    assert line["predicted"][0] > line["judged"][0]
+
+
+@pytest.mark.parametrize(
+    ("predictions", "targets", "said"),
+    [
+        ([3.0, 3.0], [1.0, 2.0], "all 2 predictions are the same"),
+        ([3.0, np.nan], [1.0, 2.0], "1 of 2 predictions are not finite"),
+        ([3.0], [1.0], "1 sample with a target"),
+        ([], [], "0 samples with a target"),
+    ],
+)
+def test_no_calibration_line_has_a_reason(predictions, targets, said):
+    line = calibration_line(np.array(predictions), np.array(targets))
+    assert (line["slope"], line["intercept"], line["reason"]) == (None, None, said)
+    assert json.loads(json.dumps(line, allow_nan=False)) == line
 
 
 def test_spearman_with_ties_is_the_correlation_of_mean_ranks():

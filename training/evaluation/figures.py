@@ -29,8 +29,9 @@ def save_figure(result: EvaluationResult, path: str | Path, figure_format: Figur
     """Draw an evaluation with two panels for each score; see `write_figure` for the files.
 
     Left: Spearman of each mask, or the mean over its draws, with its bootstrap interval; the bar is grey where the
-    model is not better than the training mean. Right: predicted and judged scores under the first mask or draw. For
-    the protocol `curve`: Spearman and squared error over the missing rate, with the s.d. over the draws.
+    model is not better than the training mean. Right: predicted and judged scores under the first mask or draw, with
+    their `calibration_line`. For the protocol `curve`: Spearman and squared error over the missing rate, with the s.d.
+    over the draws.
     """
     curve, count = result.protocol == "curve", len(result.score_names)
     width, height = (10.5, 3.7) if curve else (11.5, max(3.9, 0.42 * len(result.rows) + 1.6))  # inches
@@ -107,6 +108,12 @@ def _draw_scatter(axes: Axes, result: EvaluationResult, score_name: str) -> None
         limits = (both.min() - margin, both.max() + margin)
         axes.plot(limits, limits, color="0.55", linewidth=1, linestyle="--", zorder=2)
         axes.set(xlim=limits, ylim=limits)
+    line = first.scores[score_name].model["calibration"]
+    if line["slope"] is not None:
+        ends = np.array(line["predicted"])
+        label = f"calibration line, slope {line['slope']:.2f}"
+        axes.plot(line["intercept"] + line["slope"] * ends, ends, color=RIDGE, linewidth=1.8, zorder=4, label=label)
+        axes.legend(loc="upper left", frameon=False, fontsize=9)
 
 
 def _draw_curve(axes: Axes, result: EvaluationResult, score_name: str, metric: str) -> list[Artist]:

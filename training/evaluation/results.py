@@ -12,7 +12,14 @@ import pyarrow.parquet as pq
 
 from ..data.masks import Mask, subset_name
 from ..prediction.predictions import PATHS, Predictions
-from .metrics.aqa_metrics import CORRELATIONS, METRIC_NAMES, average_metrics, repetition_metrics, score_metrics
+from .metrics.aqa_metrics import (
+    CORRELATIONS,
+    METRIC_NAMES,
+    average_metrics,
+    calibration_line,
+    repetition_metrics,
+    score_metrics,
+)
 from .metrics.bootstrap import CONFIDENCE, RESAMPLES, add_intervals, average_resampled, resampled_metrics
 
 METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
@@ -34,6 +41,8 @@ def beats_mean(metric: str, value: float | None, mean_baseline: float | None) ->
 @dataclass(frozen=True)
 class ScoredRow:
     """Metrics of one score in one row; each part is a `score_metrics` dictionary with intervals, or None.
+
+    Where a single set of masks is measured, its `calibration` is the `calibration_line`.
 
     Attributes:
         model: the network.
@@ -78,6 +87,8 @@ def measure_row(
     """
     resampled = {part: resampled_metrics(values, targets, resamples) for part, values in scored.items()}
     parts = {part: add_intervals(score_metrics(values, targets), resampled[part]) for part, values in scored.items()}
+    for part, values in scored.items():
+        parts[part]["calibration"] = calibration_line(values, targets)
     return ScoredRow(**parts, **about, resampled=resampled)
 
 

@@ -74,7 +74,8 @@ def card_table(result: EvaluationResult) -> str:
         lines = [[*about, *(_card_cell(row, metric, part) for _, metric, part in columns)] for about, row in rows]
         lines = [[cell.replace(" ", "\N{NO-BREAK SPACE}") for cell in line] for line in lines]  # does not wrap
         table = markdown_table([["modalities", "samples", *(heading for heading, _, _ in columns)], *lines])
-        notes = [f"\\* {NOT_BETTER}"] if any(row.not_better_than_mean for _, row in rows) else []
+        notes = _calibration_notes(result, name)
+        notes += [f"\\* {NOT_BETTER}"] if any(row.not_better_than_mean for _, row in rows) else []
         tables.append("\n".join([f"**{name}**", "", table, *_after_blank(notes)]))
     return "\n\n".join(tables)
 
@@ -184,7 +185,8 @@ def format_interval(metrics: dict | None, metric: str) -> str:
 
 def _notes(result: EvaluationResult, score_name: str) -> list[str]:
     rows = {row.name: row.scores[score_name] for row in result.rows}
-    notes = [f"* {NOT_BETTER}"] if any(row.not_better_than_mean for row in rows.values()) else []
+    notes = _calibration_notes(result, score_name)
+    notes += [f"* {NOT_BETTER}"] if any(row.not_better_than_mean for row in rows.values()) else []
     if any(row.samples > row.complete for row in result.rows):
         notes.append("(n partly): n of these samples lack some allowed modalities and are scored from the others.")
     if result.summaries:
@@ -200,6 +202,20 @@ def _notes(result: EvaluationResult, score_name: str) -> list[str]:
     if not_given := max(mask.scores[score_name].model["not_given"] for mask in result.masks):
         notes.append(f"{not_given} of {result.samples} samples have no judged {score_name} and are left out.")
     return notes
+
+
+def _calibration_notes(result: EvaluationResult, score_name: str) -> list[str]:
+    """The calibration line of the first mask or draw, which the scatter panel of the picture shows too."""
+    first = result.masks[0]
+    line = first.scores[score_name].model.get("calibration")  # absent in files of earlier versions
+    if line is None or line["slope"] is None:
+        return []
+    ends = {part: " to ".join(format_metric(end, "mae") for end in line[part]) for part in ("predicted", "judged")}
+    draw = "" if first.seed is None else f", mask seed {first.seed}"
+    sign = "-" if line["intercept"] < 0 else "+"
+    fitted = f"{line['slope']:.2f} * predicted {sign} {format_metric(abs(line['intercept']), 'mae')}"
+    ranges = f"Predicted: {ends['predicted']}; judged: {ends['judged']}."
+    return [f"Calibration line of {first.name}{draw}: judged = {fitted}. {ranges}"]
 
 
 def _after_blank(notes: list[str]) -> list[str]:

@@ -33,16 +33,36 @@ def score_metrics(predictions: np.ndarray, targets: np.ndarray) -> dict:
     Raises:
         ValueError: the shapes differ or are not (samples,), or a target is infinite.
     """
-    predictions, targets = (np.asarray(values, dtype=np.float64) for values in (predictions, targets))
-    if predictions.ndim != 1 or predictions.shape != targets.shape:
-        shapes = f"{predictions.shape} and {targets.shape}; call once for each score"
-        raise ValueError(f"predictions and targets must both have shape (samples,), got {shapes}")
-    if np.isinf(targets).any():
-        raise ValueError(f"target number {np.flatnonzero(np.isinf(targets))[0]} is infinite; use NaN for not given")
-    given = ~np.isnan(targets)
-    predictions, targets = predictions[given], targets[given]
+    predictions, targets, not_given = _select_given(predictions, targets)
     values = _with_reasons({name: _compute(name, predictions, targets) for name in METRIC_NAMES})
-    return {"samples": len(targets), "not_given": int((~given).sum()), **values}
+    return {"samples": len(targets), "not_given": not_given, **values}
+
+
+def calibration_line(predictions: np.ndarray, targets: np.ndarray) -> dict:
+    """Fit judged = intercept + slope * predicted by least squares, and find the range of both.
+
+    The slope is 1 for predictions that are right on average wherever they lie, above 1 for predictions that are too
+    close together (flattened), and below 1 for predictions that are too far apart.
+
+    Args:
+        predictions: (samples,) in judges' units.
+        targets: (samples,) in judges' units; NaN = not given, which leaves the sample out.
+
+    Returns:
+        Plain Python values: `slope` and `intercept` (judges' units), None with the `reason` where there is no line;
+        `predicted` and `judged`, each [smallest, largest] in judges' units, None without a finite value.
+
+    Raises:
+        ValueError: as for `score_metrics`.
+    """
+    predictions, targets, _ = _select_given(predictions, targets)
+    reason, slope, intercept = _why_undefined("slope", predictions, targets), None, None
+    if reason is None:
+        deviations = predictions - predictions.mean()
+        slope = float(deviations @ targets / (deviations @ deviations))
+        intercept = float(targets.mean() - slope * predictions.mean())
+    ranges = {"predicted": _range(predictions), "judged": _range(targets)}
+    return {"slope": slope, "intercept": intercept, "reason": reason, **ranges}
 
 
 def average_metrics(rows: Sequence[Mapping]) -> dict:
@@ -76,6 +96,23 @@ def repetition_metrics(rows: Sequence[Mapping]) -> dict:
     return {"repetitions": len(rows), "sd": deviations, **_with_reasons(means)}
 
 
+def _select_given(predictions: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return predictions and targets (samples,) without the samples that have no target, and how many these are."""
+    predictions, targets = (np.asarray(values, dtype=np.float64) for values in (predictions, targets))
+    if predictions.ndim != 1 or predictions.shape != targets.shape:
+        shapes = f"{predictions.shape} and {targets.shape}; call once for each score"
+        raise ValueError(f"predictions and targets must both have shape (samples,), got {shapes}")
+    if np.isinf(targets).any():
+        raise ValueError(f"target number {np.flatnonzero(np.isinf(targets))[0]} is infinite; use NaN for not given")
+    given = ~np.isnan(targets)
+    return predictions[given], targets[given], int((~given).sum())
+
+
+def _range(values: np.ndarray) -> list[float] | None:
+    values = values[np.isfinite(values)]
+    return [float(values.min()), float(values.max())] if len(values) else None
+
+
 def _columns(rows: Sequence[Mapping]) -> list[tuple[str, list[float | None]]]:
     """Values of each metric that all rows have."""
     return [(name, [row[name] for row in rows]) for name in METRIC_NAMES if all(name in row for row in rows)]
@@ -104,11 +141,11 @@ def _why_undefined(name: str, predictions: np.ndarray, targets: np.ndarray) -> s
     not_finite = int((~np.isfinite(predictions)).sum())
     if not_finite:
         return f"{not_finite} of {count} predictions are not finite"
-    if count < (2 if name in CORRELATIONS else 1):
+    if count < (2 if name in (*CORRELATIONS, "slope") else 1):
         return f"{count} {'sample' if count == 1 else 'samples'} with a target"
-    if name in CORRELATIONS and np.ptp(predictions) == 0:
+    if name in (*CORRELATIONS, "slope") and np.ptp(predictions) == 0:
         return f"all {count} predictions are the same"
-    if name not in ("mse", "mae") and np.ptp(targets) == 0:
+    if name not in ("mse", "mae", "slope") and np.ptp(targets) == 0:
         return f"all {count} targets are the same"
     return None
 
