@@ -104,7 +104,7 @@ class DataArguments:
 
     _argument_group_name = "data"
 
-    dataset: str | None = described(None, "name of the dataset")
+    dataset: str | None = described(None, "name of the dataset, or package.module:Class")
     data_options: list[str] | None = described(None, "KEY=VALUE ...: options of the dataset")
     list_missing: bool = described(False, "print every missing feature of the dataset with its cause")
     require_complete: bool = described(False, "treat any missing feature of the dataset as an error")

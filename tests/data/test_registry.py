@@ -7,6 +7,7 @@ import pytest
 
 from limssr.training.data import REGISTRY, build, dataset_class, load
 from limssr.training.data.prepare import prepare_data
+from limssr.training.fitting.run import prepare_run
 
 OUTSIDE = """
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def install(folder, name, registered, module=OUTSIDE):
     (metadata / "entry_points.txt").write_text(f"[limssr.datasets]\n{registered}\n")
 
 
-def test_a_dataset_of_another_package_loads_by_its_name_or_its_place(tmp_path, monkeypatch):
+def test_a_dataset_of_another_package_loads_by_its_name_or_its_place(tmp_path, monkeypatch, quick_arguments):
     install(tmp_path, "outside_pairs", "pairs = outside_pairs:Pairs")
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("pairs", "outside_pairs:Pairs"):
@@ -81,6 +82,8 @@ def test_a_dataset_of_another_package_loads_by_its_name_or_its_place(tmp_path, m
             build(name, size=3)
         prepare_data(name, "-", tmp_path / name, {"samples": 3})
         assert len(load("prepared", folder=tmp_path / name).splits["train"]) == 3
+    run = prepare_run(*quick_arguments(dataset="outside_pairs:Pairs", data_options={"samples": 20}))
+    assert len(run.data.splits["train"]) == 20
     with pytest.raises(ValueError, match=r"no dataset is called 'pears', known: .*pairs.*, or package\.module:Class"):
         load("pears")
     install(tmp_path, "other_pairs", "pairs = other_pairs:Pairs")
