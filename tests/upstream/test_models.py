@@ -24,6 +24,7 @@ NOT_APPLICABLE = {
     "test_inputs_embeds": NEEDS_INPUT_IDS,
     "test_inputs_embeds_matches_input_ids": NEEDS_INPUT_IDS,
     "test_model_rope_scaling_from_config": ANY_INPUT_IDS,
+    "test_model_weights_reload_no_missing_tied_weights": "weights without the language model's are an adapter for it",
     "test_resize_tokens_embeddings": ANY_INPUT_IDS + "; see test_resized_vocabulary",
 }
 # These load incomplete weights on purpose, which LimssrForScoreRegression refuses; they test what lies behind that.
@@ -31,7 +32,6 @@ INCOMPLETE_WEIGHTS = (
     "test_base_model_prefix_loads_base_weights",
     "test_can_init_all_missing_weights",
     "test_correct_missing_keys",
-    "test_model_weights_reload_no_missing_tied_weights",
 )
 
 
@@ -126,10 +126,6 @@ class Suites(ModelTesterMixin, TrainingTesterMixin):
         tester = ConfigTester(self, LimssrConfig, has_text_modality=False, **self.model_tester.config_fields)
         tester.run_common_tests()
 
-    def test_bc_torch_dtype(self):
-        with pytest.raises(AttributeError, match="auto"):  # not yet: a string is taken for a type
-            super().test_bc_torch_dtype()
-
     def test_keep_in_fp32_modules(self):
         # Of the two lists a quantiser reads only the first, and loading in bfloat16 only the second; ours overlap.
         with (
@@ -158,6 +154,11 @@ class Suites(ModelTesterMixin, TrainingTesterMixin):
                 with torch.no_grad():
                     torch.testing.assert_close(model(**inputs)[0], expected)
 
+    @pytest.mark.slow
+    def test_bc_torch_dtype(self):
+        super().test_bc_torch_dtype()
+
+    @pytest.mark.slow
     def test_training_overfit(self):
         with patch.object(LimssrConfig, "vocab_size", 264, create=True):  # of the batch, which is ours
             super().test_training_overfit()
