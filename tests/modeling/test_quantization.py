@@ -132,7 +132,7 @@ def test_the_heads_alone_train_behind_a_frozen_quantised_language_model(tiny_lan
     model.eval().save_pretrained(tmp_path, form="adapter")
     loaded = AutoModel.from_pretrained(tmp_path, language_model=tiny_language_model, quantization_config=bits())
     with torch.no_grad():
-        assert torch.equal(loaded(**batch).scores, model(**batch).scores)
+        torch.testing.assert_close(loaded(**batch).scores, model(**batch).scores, atol=1e-4, rtol=0)
 
 
 @both
