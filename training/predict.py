@@ -16,6 +16,7 @@ import argparse
 import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,6 +38,7 @@ def main() -> int:
     from limssr.training.prediction.predictor import load_members, predict_stream
     from limssr.training.utils.loading import loading_options
 
+    samples = [replace(sample, zeros_are_missing=arguments.zeros_are_missing) for sample in samples]
     models, output = [arguments.model, *arguments.ensemble_with], arguments.output
     with exit_on_error():
         loading = loading_options(arguments.dtype, arguments.attention, arguments.quantization)
@@ -117,6 +119,9 @@ def build_parser(modalities: dict[str, int | str]) -> tuple[argparse.ArgumentPar
     many = parser.add_mutually_exclusive_group()
     many.add_argument("--folder", type=Path)
     many.add_argument("--csv", type=Path)
+    add(
+        "--zeros_are_missing", action="store_true", help="take features that are all zero for missing, as training can"
+    )
     forms = "text, csv, tsv, json, jsonl or parquet; by default as the suffix of --output says, else text"
     add("--format", choices=("text", "csv", "tsv", "json", "jsonl", "parquet"), metavar="FORMAT", help=forms)
     output = parser.add_mutually_exclusive_group()

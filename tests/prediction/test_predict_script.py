@@ -68,6 +68,22 @@ def test_the_script_scores_one_sample_from_npy_and_safetensors(checkpoint, tiny_
     assert values["path_disagreement"] == pytest.approx(abs(values["reasoning_score"] - values["cross_modal_score"]))
 
 
+@pytest.mark.parametrize("flags", [(), ("--zeros_are_missing",)])
+def test_zeros_are_scored_as_missing_where_that_is_said(
+    run, checkpoint, folder, tiny_model, tiny_processor, tmp_path, flags
+):
+    video, audio = np.load(folder / "video" / "s000.npy"), np.zeros((2, 12), np.float32)
+    np.save(folder / "audio" / "s000.npy", audio)
+    np.save(folder / "video" / "s001.npy", np.zeros_like(video))
+    status, out, _ = run(checkpoint, "--folder", folder, "--format", "json", *flags)
+    first, second, *_ = json.loads(out)
+    given = {"video": video} if flags else {"video": video, "audio": audio}
+    assert first["used"] == list(given)
+    assert first["scores"]["score"]["score"] == pytest.approx(score_of(tiny_model, tiny_processor, **given), abs=1e-2)
+    assert status == len(flags)
+    assert second["error"] == ("sample s001: all its files hold only zeros" if flags else None)
+
+
 def test_a_modality_called_like_a_flag_gets_another_flag():
     parser, flags = script.build_parser({"csv": 4, "video": 8})
     assert flags == ["--csv_file", "--video"]

@@ -98,7 +98,7 @@ def predict_into_folder(
 
 
 def sample_table(samples: Sequence[FileSample]) -> pa.Table:
-    """One row per sample: `row`, `sample_id`, `paths` (JSON, modality -> absolute path) and `error`.
+    """One row per sample: `row`, `sample_id`, `paths` (JSON, modality -> absolute path), `error`, `zeros_are_missing`.
 
     Raises:
         ValueError: there is no sample, or an id occurs twice.
@@ -113,6 +113,7 @@ def sample_table(samples: Sequence[FileSample]) -> pa.Table:
         "sample_id": pa.array([sample.sample_id for sample in samples], pa.string()),
         "paths": pa.array(paths, pa.string()),
         "error": pa.array([sample.error for sample in samples], pa.string()),
+        "zeros_are_missing": pa.array([sample.zeros_are_missing for sample in samples], pa.bool_()),
     }
     return pa.table(columns)
 
@@ -121,7 +122,7 @@ def read_samples(table: pa.Table) -> Iterator[FileSample]:
     """The inverse of `sample_table`."""
     for row in table.to_pylist():
         paths = {name: Path(path) for name, path in json.loads(row["paths"]).items()}
-        yield FileSample(row["sample_id"], paths, row["error"])
+        yield FileSample(row["sample_id"], paths, row["error"], row["zeros_are_missing"])
 
 
 def is_finished(out: Path, table: pa.Table, model: str) -> bool:

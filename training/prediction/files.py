@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..data.sources.files import SUFFIXES, TEXT_SUFFIX, FeatureFileError, read_features, read_text
+from ..data.sources.files import ALL_ZEROS, SUFFIXES, TEXT_SUFFIX, FeatureFileError, read_features, read_text
 from ..data.sources.labels import LabelError, read_csv
 from ..data.sources.walk import find_samples, printable
 
@@ -25,11 +25,13 @@ class FileSample:
     Attributes:
         paths: modality -> file, without the missing modalities.
         error: a mistake found before the files are read.
+        zeros_are_missing: take a file of zeros for a missing modality.
     """
 
     sample_id: str
     paths: dict[str, Path] = field(default_factory=dict)
     error: str | None = None
+    zeros_are_missing: bool = False
 
     def read(self) -> dict[str, np.ndarray | str]:
         """Modality -> (clips, dim) float32, or the text of a `.txt` file.
@@ -41,10 +43,17 @@ class FileSample:
             raise FeatureFileError(self.error)
         if not self.paths:
             raise FeatureFileError(f"sample {self.sample_id}: no modality is given; at least one is needed")
-        return {
-            name: read_text(path) if path.suffix == TEXT_SUFFIX else read_features(path)
-            for name, path in self.paths.items()
-        }
+        contents = {}
+        for name, path in self.paths.items():
+            try:
+                is_text = path.suffix == TEXT_SUFFIX
+                contents[name] = read_text(path) if is_text else read_features(path, self.zeros_are_missing)
+            except FeatureFileError as error:
+                if error.cause != ALL_ZEROS:
+                    raise
+        if not contents:
+            raise FeatureFileError(f"sample {self.sample_id}: all its files hold only zeros", ALL_ZEROS)
+        return contents
 
 
 @dataclass(frozen=True)

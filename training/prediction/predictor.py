@@ -232,11 +232,12 @@ class _Scorer:
 
     def score_files(self, samples: Sequence[FileSample]) -> list[SamplePrediction]:
         """Score a few samples from files, or say what is wrong with them."""
-        sequences, found = [], {}
+        sequences, used, found = [], {}, {}
         for number, sample in enumerate(samples):
             try:
                 row = {"sample_id": sample.sample_id, **sample.read()}
                 sequences.append((number, self._write(row, self.modalities)))
+                used[number] = [name for name in self.modalities if name in row]
             except FeatureFileError as error:
                 found[number] = SamplePrediction(sample.sample_id, [], error=str(error))
             except (TypeError, ValueError) as error:  # the processor names sample and modality, not the file
@@ -247,9 +248,8 @@ class _Scorer:
             for batch in _split(sequences, self.batch_size):
                 scores = {path: values.double().cpu().numpy() for path, values in self._score(batch).items()}
                 for place, (number, _) in enumerate(batch):
-                    sample_id, paths = samples[number].sample_id, samples[number].paths
                     means = {path: values[place].mean(axis=0) for path, values in scores.items()}
-                    found[number] = SamplePrediction(sample_id, [n for n in self.modalities if n in paths], **means)
+                    found[number] = SamplePrediction(samples[number].sample_id, used[number], **means)
         return [found[number] for number in range(len(samples))]
 
     @contextmanager

@@ -22,11 +22,12 @@ SUFFIXES = (".npy", ".safetensors")
 TEXT_SUFFIX = ".txt"
 CHECKED_NUMBERS = 2**20  # examined at a time, one byte each
 
+ALL_ZEROS = "all zeros"
 # Why features are missing; `unreadable` includes anything but an array of real numbers [clips, dim].
-CAUSES = ("missing file", "absent key", "unreadable", "empty", "non-finite", "wrong width", "all zeros")
+CAUSES = ("missing file", "absent key", "unreadable", "empty", "non-finite", "wrong width", ALL_ZEROS)
 # What is odd about features that are used all the same.
 ODDITIES = {
-    "all zeros": "every number is 0; zeros_are_missing=true makes such features missing",
+    ALL_ZEROS: "every number is 0; zeros_are_missing=true makes such features missing",
     "constant": "every number is the same",
     "leading 1": "the shape is [1, clips, dim], read as [clips, dim]",
 }
@@ -115,15 +116,16 @@ def read_text(path: str | Path) -> str:
     return text
 
 
-def read_features(path: str | Path) -> np.ndarray:
+def read_features(path: str | Path, zeros_are_missing: bool = False) -> np.ndarray:
     """Clips of a `.npy` file or a `.safetensors` file with one tensor: float32 (clips, dim) in their own memory.
 
     Raises:
-        FeatureFileError: the file is missing or unreadable; the array is empty, not finite or not [clips, dim].
+        FeatureFileError: the file is missing or unreadable; the array is empty, not finite or not [clips, dim], or
+            it is all zero with `zeros_are_missing`.
     """
-    clips, oddities = check_clips(read_array(path), str(path))
-    if "all zeros" in oddities:
-        logger.warning("%s: every number is 0, and is scored so; a modality that is missing has no file", path)
+    clips, oddities = check_clips(read_array(path), str(path), zeros_are_missing=zeros_are_missing)
+    if ALL_ZEROS in oddities:
+        logger.warning("%s: every number is 0, and is scored so; --zeros_are_missing takes it for missing", path)
     return np.require(clips, requirements=["OWNDATA"])  # a mapped file would stay open and be read-only
 
 
@@ -215,9 +217,9 @@ def check_clips(
     _check_finite(clips, where)
     oddities = [] if squeezed is array else ["leading 1"]
     if clips[0, 0] == clips[-1, -1] and clips.min() == clips.max():  # the first test spares most arrays the second
-        oddities += ["all zeros"] if clips[0, 0] == 0 else ["constant"] if clips.size > 1 else []
-    if zeros_are_missing and "all zeros" in oddities:
-        raise FeatureFileError(f"{where}: every number is 0, which zeros_are_missing makes missing", "all zeros")
+        oddities += [ALL_ZEROS] if clips[0, 0] == 0 else ["constant"] if clips.size > 1 else []
+    if zeros_are_missing and ALL_ZEROS in oddities:
+        raise FeatureFileError(f"{where}: every number is 0, which zeros_are_missing makes missing", ALL_ZEROS)
     return clips, oddities
 
 
