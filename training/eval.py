@@ -65,7 +65,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--mask_seeds", type=int, nargs="+", metavar="SEED", help=seeds)
     rates = "one RATE or MODALITY=RATE ...: static missing rates of the training, for ridge; default: the YAML's"
     parser.add_argument("--train_missing_rates", nargs="+", metavar="RATE", help=rates)
-    parser.add_argument("--train_missing_seed", type=int, help="mask seed of the training; default: the YAML's, or 0")
+    parser.add_argument(
+        "--train_missing_seed", type=int, help="mask seed of the training; default: as recorded in run.json"
+    )
     arguments = parser.parse_args()
     arguments.models = [arguments.model, *arguments.ensemble_with]
 
@@ -102,8 +104,12 @@ def read_data_settings(arguments: argparse.Namespace) -> None:
     rates = read_rates(arguments.train_missing_rates, "train_missing_rates")
     of_file = read_rates(settings.get("missing_rates"), "missing_rates") if is_static else None
     arguments.train_missing_rates = merge(rates, of_file)
-    seed = settings.get("mask_seed", 0) if is_static else 0
-    arguments.train_missing_seed = merge(arguments.train_missing_seed, seed)
+    if arguments.train_missing_seed is None:
+        from limssr.training.evaluation.run import run_record
+
+        recorded = run_record(arguments.model).get("missingness", {}).get("seed")
+        of_file = settings.get("mask_seed", settings.get("seed", 0)) if is_static else 0
+        arguments.train_missing_seed = of_file if recorded is None else recorded
 
 
 if __name__ == "__main__":

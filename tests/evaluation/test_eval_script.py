@@ -110,7 +110,7 @@ def test_it_finds_the_language_model_of_an_adapter_through_the_yaml(tiny_languag
 
 
 def test_it_draws_masks_and_flags_a_checkpoint_selected_on_the_test_split(checkpoint, evaluate, tmp_path):
-    (checkpoint / "run.json").write_text(json.dumps({"selection": {"on": "test"}}))
+    (checkpoint / "run.json").write_text(json.dumps({"selection": {"on": "test"}, "missingness": {"seed": 3}}))
     words = ["--protocol", "rates", "--rates", "video=0.5", "--permutations", "--mask_seeds", "4", "7"]
     text = evaluate(checkpoint, *SYNTHETIC, *words)
     assert "| video 0.5, audio 0, flow 0 " in text
@@ -119,6 +119,7 @@ def test_it_draws_masks_and_flags_a_checkpoint_selected_on_the_test_split(checkp
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["caveats"] == ["checkpoint selected on the test split"]
     assert (metrics["protocol"], metrics["selected_on"]) == ("rates", "test")
+    assert metrics["train_missing_seed"] == 3  # as the run's record says
     assert [(row["seeds"], row["samples"]) for row in metrics["summaries"]] == [([4, 7], 20)] * 3
     table = pq.read_table(folder / "predictions.parquet")
     assert table.num_rows == 3 * 2 * 20

@@ -136,7 +136,7 @@ def test_several_models_are_scored_as_the_mean_of_each_under_every_mask(
         assert np.abs(first.predictions.scores - second.predictions.scores).min() > 0
         for path in PATHS:
             expected = (getattr(first.predictions, path) + getattr(second.predictions, path)) / 2
-            np.testing.assert_allclose(getattr(mean.predictions, path), expected, rtol=1e-12)
+            np.testing.assert_allclose(getattr(mean.predictions, path), expected, atol=1e-3)  # each is rounded
         assert mean.predictions.used_names(0) == first.predictions.used_names(0)
         assert mean.scores["score"].model["mse"] == pytest.approx(
             ((mean.predictions.scores - mean.targets) ** 2).mean()

@@ -11,6 +11,7 @@ from limssr.training.evaluation.metrics.aqa_metrics import (
     METRIC_NAMES,
     average_metrics,
     calibration_line,
+    clip_correlations,
     repetition_metrics,
     score_metrics,
 )
@@ -182,3 +183,13 @@ def test_repetitions_have_mean_and_deviation():
     assert found["sd"]["spearman"] == pytest.approx(np.std([0.5, 0.7], ddof=1))
     assert (found["mse"], found["sd"]["mse"]) == (None, None)
     assert repetition_metrics([{"mse": 2.0}])["sd"] == {"mse": None}
+
+
+def test_correlations_of_few_samples_are_clipped_half_a_swap_below_one():
+    for count, largest in ((2, 0), (3, 0.75), (4, 0.9), (30, 1 - 6 / (30 * 899))):
+        values = np.arange(float(count))
+        assert clip_correlations(score_metrics(values, values))["spearman"] == pytest.approx(largest)
+        assert clip_correlations(score_metrics(-values, values))["pearson"] == pytest.approx(-largest)
+    middling = score_metrics(np.array([1.0, 3.0, 2.0, 4.0]), np.arange(4.0))
+    assert clip_correlations(middling) == middling
+    assert clip_correlations(score_metrics(np.ones(3), np.arange(3.0)))["spearman"] is None

@@ -129,6 +129,23 @@ def test_a_drawn_pass_scores_each_sample_under_its_own_mask(evaluator, data):
     np.testing.assert_allclose(drawn.ridge[:, 0], ridge)
 
 
+def test_a_rate_of_one_hides_a_modality_from_everyone(evaluator, data):
+    rates = {"video": 1.0, "audio": 0.5}
+    (result,) = evaluator.evaluate(Protocol("rates", rates, seeds=(5,))).masks
+    used = result.predictions.used  # (samples, modalities)
+    assert not used[:, 0].any()
+    assert used.any(axis=1).all()
+    assert 0 < used[:, 1].mean() < 1
+    ids = data.splits["test"]["sample_id"][:]
+    expected = draw_static_masks(ids, MODALITIES, {"audio": 0.5}, 5, [(0, 1, 1)] * len(ids))
+    np.testing.assert_array_equal(used, np.array(expected, dtype=bool))
+    only_video = [(1, 0, 0), (1, 1, 0)]
+    (mask_set,) = Protocol("rates", rates, seeds=(5,)).mask_sets(["a", "b"], only_video, MODALITIES)
+    assert mask_set.masks == [(0, 0, 0), (0, 1, 0)]  # nothing is left of the first sample, which is not scored
+    with pytest.raises(ValueError, match="1 for every modality, which leaves nothing"):
+        Protocol("rates", 1.0).mask_sets(["a"], complete(1), MODALITIES)
+
+
 def test_what_subsets_scored_is_not_scored_again(evaluator, monkeypatch):
     evaluator.evaluate(Protocol("subsets"))
     monkeypatch.setattr(evaluator, "members", None)  # scoring anything would now fail

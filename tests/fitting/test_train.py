@@ -68,7 +68,8 @@ def test_the_saved_model_gives_the_reported_metrics(quick_arguments, folder):
     test = load("synthetic", samples_train=48, samples_test=21).splits["test"]
     reloaded = evaluate_subsets(model, LimssrProcessor.from_pretrained(folder), test, progress=False)
     for first, second in zip(reported.masks, reloaded.masks, strict=True):
-        np.testing.assert_allclose(first.predictions.scores, second.predictions.scores, atol=1e-4)
+        np.testing.assert_array_equal(first.predictions.scores, second.predictions.scores)
+        assert first.scores["score"].model == second.scores["score"].model
 
 
 @pytest.mark.parametrize(("save_form", "expected"), [(None, "adapter"), ("full", "full")])
@@ -76,10 +77,18 @@ def test_the_final_form_is_the_one_asked_for(quick_arguments, folder, tiny_langu
     arguments = quick_arguments(
         language_model_config=None, language_model=str(tiny_language_model), lora_rank=2, save_form=save_form
     )
-    run_training(*arguments)
+    reported = run_training(*arguments)
     assert read(folder / "config.json")["checkpoint_form"] == expected
     place = {"language_model": tiny_language_model} if expected == "adapter" else {}
-    assert LimssrForScoreRegression.from_pretrained(folder, **place).config.lora_rank == 2
+    model, processor = (
+        LimssrForScoreRegression.from_pretrained(folder, **place),
+        LimssrProcessor.from_pretrained(folder),
+    )
+    assert model.config.lora_rank == 2
+    test = load("synthetic", samples_train=48, samples_test=21).splits["test"]
+    reloaded = evaluate_subsets(model, processor, test, progress=False, batch_size=16)  # LoRA merged in a full one
+    for first, second in zip(reported.masks, reloaded.masks, strict=True):
+        assert first.scores["score"].model == second.scores["score"].model
     for checkpoint in folder.glob("checkpoint-*"):
         assert read(checkpoint / "config.json")["checkpoint_form"] == "adapter"
 

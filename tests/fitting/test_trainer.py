@@ -194,6 +194,30 @@ def test_the_best_checkpoint_is_kept_and_loaded(make_trainer):
     assert all(torch.equal(own[name], tensor) for name, tensor in saved.items() if "lora" not in name)
 
 
+def test_of_checkpoints_that_validate_alike_the_lower_error_wins(make_trainer, monkeypatch):
+    errors = iter([9.0, 5.0, 7.0, 5.0])
+    trainer = make_trainer(num_train_epochs=4)
+    measure = trainer._measure
+
+    def tied(rows, bar):
+        (metrics,), others = measure(rows, bar)
+        return [{**metrics, "spearman": 0.5, "mse": next(errors)}], others
+
+    monkeypatch.setattr(trainer, "_measure", tied)
+    trainer.train()
+    assert trainer.state.best_global_step == 10
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-10")
+
+
+def test_a_perfect_order_of_few_samples_does_not_outweigh_the_others(make_trainer, data, monkeypatch):
+    rows = data.splits["test"]
+    trainer = make_trainer(eval_dataset={"few": rows.select(range(2)), "all": rows})
+    metrics = trainer.evaluate()
+    assert metrics["eval_few_spearman"] == 0
+    expected = math.tanh(math.atanh(metrics["eval_all_spearman"]) / 2)
+    assert metrics["eval_spearman"] == pytest.approx(expected)
+
+
 def test_predict_of_the_trainer_draws_nothing(make_trainer, data):
     trainer = make_trainer(dynamic=True, train_sampling_strategy="group_by_length")
     rows = data.splits["test"]

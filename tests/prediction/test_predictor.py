@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from limssr import LimssrForScoreRegression, LimssrProcessor
+from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
 from limssr.training.data.masked_dataset import MaskedDataset
 from limssr.training.data.masks import all_subsets
 from limssr.training.prediction.files import FileSample, samples_from_folder
+from limssr.training.prediction.predictions import round_scores
 from limssr.training.prediction.predictor import (
     PATHS,
     load_members,
@@ -255,3 +256,15 @@ def test_members_with_other_limits_make_windows_of_their_own(tiny_model, other_m
     (mean,) = predict_stream(members, samples, windows=True)
     alone = [next(predict_stream([member], samples, windows=True)).scores for member in members]
     np.testing.assert_allclose(mean.scores, np.mean(alone, axis=0), atol=1e-4)
+
+
+def test_scores_are_rounded_so_that_noise_of_float32_makes_no_order(tiny_config):
+    random = np.random.default_rng(0)
+    tied = random.uniform(20, 80, 46).repeat(7)[:, None]
+    rounded = round_scores(tied.astype("float32"), tiny_config)
+    noisy = round_scores(tied + random.uniform(-1e-5, 1e-5, tied.shape), tiny_config)
+    assert np.abs(rounded - tied).max() < 5e-4
+    assert len(np.unique(rounded)) == 46
+    assert len(np.unique(noisy)) < 46 + 9  # a value beside the middle of two steps may fall on either
+    scores = random.uniform(0, 100, (50, 1))
+    assert round_scores(scores * 1e-6, LimssrConfig(**{**tiny_config.to_dict(), "score_ranges": [1e-4]})).std() > 0

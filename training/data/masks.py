@@ -24,13 +24,16 @@ def subset_name(mask: Mask, modalities: Sequence[str]) -> str:
     return "+".join(name for name, bit in zip(modalities, mask, strict=True) if bit)
 
 
-def validate_rates(rates: Rates, modalities: Sequence[str], kind: str = "missing") -> dict[str, float]:
+def validate_rates(
+    rates: Rates, modalities: Sequence[str], kind: str = "missing", may_be_one: bool = False
+) -> dict[str, float]:
     """Rate of each modality.
 
     Args:
         rates: one rate in [0, 1) for all modalities, or rates by name, by default 0.
         modalities: names in mask order.
         kind: kind of rate, for messages.
+        may_be_one: some modalities, but not all, may have a rate of 1.
 
     Raises:
         ValueError: a name is unknown or a rate is not a number in [0, 1).
@@ -43,8 +46,10 @@ def validate_rates(rates: Rates, modalities: Sequence[str], kind: str = "missing
         by_name = dict.fromkeys(modalities, rates)
     for name, rate in by_name.items():
         is_number = isinstance(rate, int | float) and not isinstance(rate, bool)
-        if not is_number or not 0 <= rate < 1:
+        if not is_number or not (0 <= rate < 1 or (may_be_one and rate == 1)):
             raise ValueError(f"{kind} rate of {name!r} is {rate!r}, expected a number of at least 0 and below 1")
+    if all(rate == 1 for rate in by_name.values()):
+        raise ValueError(f"{kind} rates are 1 for every modality, which leaves nothing")
     return {name: float(rate) for name, rate in by_name.items()}
 
 

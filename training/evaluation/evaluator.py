@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from ..data.aqa_data import target_columns
 from ..data.masks import Mask, Rates, all_subsets, available_masks, draw_static_masks, subset_name, validate_rates
-from ..prediction.predictions import PATHS, Predictions
+from ..prediction.predictions import PATHS, Predictions, round_scores
 from ..prediction.predictor import Member, predict_masks
 from .baselines import Baselines, PooledRows, pool_rows, rows_by_mask
 from .metrics.bootstrap import draw_resamples
@@ -114,16 +114,19 @@ class Protocol:
         """Name and rates of each row of the result."""
         if self.name == "curve":
             return [(f"{rate:.1f}", dict.fromkeys(modalities, rate)) for rate in CURVE_RATES]
-        rates = validate_rates(self.rates, modalities)
+        rates = validate_rates(self.rates, modalities, may_be_one=True)
         orders = itertools.permutations(rates.values()) if self.permutations else [tuple(rates.values())]
         settings = [dict(zip(modalities, order, strict=True)) for order in dict.fromkeys(orders)]
         return [(rates_name(rates), rates) for rates in settings]
 
 
 def _draw(
-    sample_ids: Sequence[str], modalities: Sequence[str], rates: Rates, seed: int, available: Sequence[Mask]
+    sample_ids: Sequence[str], modalities: Sequence[str], rates: dict[str, float], seed: int, available: Sequence[Mask]
 ) -> list[Mask]:
-    """`draw_static_masks`; a sample without any modality keeps its empty mask."""
+    """`draw_static_masks`, where a rate of 1 always hides; a sample with nothing left has an empty mask."""
+    always = [rates[name] == 1 for name in modalities]
+    rates = {name: 0.0 if rate == 1 else rate for name, rate in rates.items()}
+    available = [tuple(bit * (not hidden) for bit, hidden in zip(mask, always, strict=True)) for mask in available]
     ids = [sample_id for sample_id, mask in zip(sample_ids, available, strict=True) if any(mask)]
     drawn = iter(draw_static_masks(ids, modalities, rates, seed, list(filter(any, available))))
     return [next(drawn) if any(mask) else mask for mask in available]
@@ -171,7 +174,7 @@ class Evaluator:
         progress: bool = True,
         others: Sequence[Member] = (),
     ) -> None:
-        config = (accelerator.unwrap_model(model) if accelerator else model).config
+        self.config = config = (accelerator.unwrap_model(model) if accelerator else model).config
         self.model_modalities, self.score_names = list(config.modalities), list(config.score_names)
         self.modalities = self.model_modalities if modalities is None else list(modalities)
         unknown = [name for name in self.modalities if name not in self.model_modalities]
@@ -222,7 +225,7 @@ class Evaluator:
             self._scored[mask] = self._scored.get(mask, False) | rows
             scores = self._scores.setdefault(mask, self._no_scores())
             for path in PATHS:
-                scores[path][rows] = found[mask][path][rows]
+                scores[path][rows] = round_scores(found[mask][path][rows], self.config)
 
     def _no_scores(self) -> dict[str, np.ndarray]:
         return {path: np.full_like(self.rows.targets, np.nan) for path in PATHS}

@@ -87,8 +87,8 @@ def _best_attainable(data: AqaData, modalities: list[str]) -> dict:
     return best
 
 
-def selection_split(model: str) -> str | None:
-    """Find the split that selected a checkpoint: `validation`, `test` or `nothing`; None without a run record.
+def run_record(model: str) -> dict:
+    """Read the record of the run that trained a checkpoint; empty without one.
 
     Args:
         model: folder of a run, checkpoint folder inside it, or Hub name.
@@ -97,8 +97,13 @@ def selection_split(model: str) -> str | None:
     quietly = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     for folder in [model, Path(model).resolve().parent] if is_checkpoint else [model]:
         if (record := cached_file(folder, RECORD_FILE, **quietly)) is not None:
-            return json.loads(Path(record).read_text(encoding="utf-8")).get("selection", {}).get("on")
-    return None
+            return json.loads(Path(record).read_text(encoding="utf-8"))
+    return {}
+
+
+def selection_split(model: str) -> str | None:
+    """Find the split that selected a checkpoint: `validation`, `test` or `nothing`; None without a run record."""
+    return run_record(model).get("selection", {}).get("on")
 
 
 def report_evaluation(result: EvaluationResult, arguments: argparse.Namespace, data: AqaData) -> None:

@@ -2,13 +2,17 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...configuration.configuration_limssr import LimssrConfig
+from ..evaluation.results import EvaluationResult
 from ..evaluation.seeds import TRAINING_SETTINGS
 from ..utils.files import RECORD_FILE, without_paths
 
 FEWEST_FOR_SELECTION = 30  # with fewer, a correlation's standard error is about 0.2 or more
+FAR_AHEAD = 0.1  # Spearman
+LITTLE_LEARNT = 0.8  # of the training mean's squared error
 KEPT_BY_OPTIMIZER = ("learning_rate", "head_learning_rate", "weight_decay")
 ALSO_COMPARED = ("seed", "data_seed", "bf16", "fp16", "train_sampling_strategy")
 WITHOUT_EFFECT = ("list_missing", "require_complete")  # on the model
@@ -69,16 +73,53 @@ def _language_model(arguments: dict, config: LimssrConfig) -> str:
     return f"{name}, {text_config.model_type}, {layers}, {trained[config.language_model_training]}"
 
 
-def warn_of_few(validation: int) -> str | None:
-    """Return a warning if so few samples select the checkpoint that chance decides."""
-    if not 0 < validation < FEWEST_FOR_SELECTION:
+def warn_of_few(counts: Sequence[int]) -> str | None:
+    """Return a warning if so few samples select the checkpoint that chance decides.
+
+    Args:
+        counts: samples of each validation set.
+    """
+    fewest = min(counts, default=FEWEST_FOR_SELECTION)
+    if fewest >= FEWEST_FOR_SELECTION:
         return None
-    error = 1 / max(validation - 3, 1) ** 0.5
+    sets = f" in the smallest of {len(counts)} mask sets" if len(counts) > 1 else ""
     return (
-        f"{validation} samples select the best checkpoint: the standard error of their correlation is about "
-        f"{error:.1f} (in Fisher's z), so that chance may decide. Raise `validation_fraction` to have "
-        f"{FEWEST_FOR_SELECTION} or more, or set `select_on` to nothing and keep the last checkpoint."
+        f"{fewest} samples{sets} select the best checkpoint: the standard error of their correlation is about "
+        f"{1 / max(fewest - 3, 1) ** 0.5:.2f} (in Fisher's z), so that chance may decide. Raise `validation_fraction` "
+        f"for {FEWEST_FOR_SELECTION} or more, or set `select_on` to nothing and keep the last checkpoint."
     )
+
+
+def advise(result: EvaluationResult, record: dict) -> str | None:
+    """Say what to try if ridge regression is far ahead of the model; None if it is not.
+
+    Args:
+        result: evaluation on the test split.
+        record: record of the run.
+    """
+    mask, training = result.masks[0], record["arguments"]["training"]
+    for name, row in mask.scores.items():
+        if row.ridge is None or row.ridge["spearman"] is None:
+            continue
+        model = row.model["spearman"] or 0.0
+        if row.ridge["spearman"] - model < FAR_AHEAD:
+            continue
+        errors = f"its MSE is {row.model['mse']:.4g}, the training mean's {row.mean_baseline['mse']:.4g}"
+        if row.model["mse"] > LITTLE_LEARNT * row.mean_baseline["mse"]:
+            found = f"The model has hardly learnt: {errors} after {record['selection']['steps']} steps"
+            remedy = (
+                f"train longer (`num_train_epochs`, now {training['num_train_epochs']:g}) or at a higher "
+                f"`learning_rate` (now {training['learning_rate']:g}), and set `start_at_mean: true`"
+            )
+        else:
+            found = f"The model has learnt something, but does not generalise as well: {errors}"
+            remedy = (
+                f"fewer layers (`num_hidden_layers: 1`), `language_model_training: frozen`, more `projector_dropout` "
+                f"and `modality_dropout`, for there are {record['dataset']['train']['samples']} training samples"
+            )
+        ahead = f"{name}: ridge regression on the same inputs is far ahead, Spearman {row.ridge['spearman']:.3f}"
+        return f"{ahead} against {model:.3f} ({mask.name}). {found}. Try: {remedy}."
+    return None
 
 
 def changed_settings(checkpoint: str | Path, record: dict) -> list[str]:

@@ -22,9 +22,10 @@ from ..evaluation.tables import evaluation_table, result_caveats, title_with_cav
 from ..hub.model_card import write_model_card
 from ..hub.repository import HUB_NAME, fetch_checkpoint
 from ..utils.files import RECORD_FILE, write_json
+from ..utils.launching import command_line
 from .collator import LimssrCollator
 from .model import build_model, start_at_mean
-from .overview import KEPT_BY_OPTIMIZER, changed_settings, overview, warn_of_few
+from .overview import KEPT_BY_OPTIMIZER, advise, changed_settings, overview, warn_of_few
 from .splits import TrainingData, prepare_training_data
 from .trainer import LimssrTrainer, do_not_validate
 
@@ -103,7 +104,7 @@ def announce(run: PreparedRun) -> None:
     """Print what is about to be trained; warn of few validation samples and of settings that a resumed run changes."""
     record, args = describe_run(run), run.trainer.args
     print(f"\n{overview(record, run.trainer.model.config, args.output_dir)}\n", flush=True)
-    if warning := warn_of_few(record["dataset"]["validation"]["samples"]):
+    if warning := warn_of_few(list(map(len, run.rows.validation.values()))):
         logger.warning(warning)
     if run.checkpoint is None:
         return
@@ -160,8 +161,7 @@ def find_checkpoint(args: LimssrTrainingArguments) -> str | None:
         FileNotFoundError: there is no such checkpoint.
         FileExistsError: `output_dir` has checkpoints, but the run is to start anew.
     """
-    wanted = args.resume_from_checkpoint
-    newest = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+    wanted, newest = args.resume_from_checkpoint, newest_checkpoint(args.output_dir)
     if wanted is None and newest is not None:
         raise FileExistsError(
             f"{newest} is left from an earlier run and would be mixed up with the checkpoints of this one: remove it, "
@@ -176,6 +176,19 @@ def find_checkpoint(args: LimssrTrainingArguments) -> str | None:
     if wanted is not None and (found is None or not Path(found).is_dir()):
         raise FileNotFoundError(f"`resume_from_checkpoint` is {wanted!r}, but there is no checkpoint to go on from.")
     return found
+
+
+def newest_checkpoint(output_dir: str) -> str | None:
+    return get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+
+
+def how_to_go_on(output_dir: str) -> str:
+    """Name the newest checkpoint of a run that was interrupted, and the command that goes on from it."""
+    newest = newest_checkpoint(output_dir)
+    if newest is None:
+        return f"Interrupted. There is no checkpoint in {output_dir} yet: the same command starts anew."
+    command = command_line(without=("resume_from_checkpoint", "resume_without_optimizer"))
+    return f"Interrupted. The newest checkpoint is {newest}; go on with: {command} --resume_from_checkpoint last"
 
 
 def describe_run(run: PreparedRun) -> dict:
@@ -247,7 +260,9 @@ def write_results(result: EvaluationResult, record: dict, folder: Path) -> None:
     save_curve(record["history"], folder / "curve.png", heading, selection["step"], figure_format)
     write_json(folder / RECORD_FILE, record)
     heading = title_with_caveats(title, caveats)
-    print(f"\n{heading}\n\n{evaluation_table(result)}\n\nModel and results are in {folder}", flush=True)
+    advice = advise(result, record)
+    parts = [heading, evaluation_table(result), *([advice] if advice else []), f"Model and results are in {folder}"]
+    print("\n" + "\n\n".join(parts), flush=True)
 
 
 def _finite(value):

@@ -24,9 +24,9 @@ from ...modeling_limssr.outputs_limssr import LimssrScoreOutput
 from ..arguments import LimssrTrainingArguments
 from ..data.aqa_data import read_targets, target_columns
 from ..data.masked_dataset import sequence_lengths
-from ..evaluation.metrics.aqa_metrics import METRIC_NAMES, average_metrics, score_metrics
+from ..evaluation.metrics.aqa_metrics import METRIC_NAMES, average_metrics, clip_correlations, score_metrics
 from ..hub.trainer_mixin import HubMixin
-from ..prediction.predictions import PATHS, Predictions
+from ..prediction.predictions import PATHS, Predictions, round_scores
 from ..prediction.predictor import predict
 from ..utils.files import RECORD_FILE, write_json
 from .checkpoints import TrainingStateMixin, check_form, checkpoint_form, final_form, load_trained_weights
@@ -175,8 +175,9 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
 
         Returns:
             With the prefix: every metric of `METRIC_NAMES` in judges' units, averaged over evaluation sets and scores
-            (correlations in Fisher's z); `loss`, without the separation term, which belongs to batches; the results of
-            `compute_metrics`; and Spearman and those results for each of several sets. NaN where undefined.
+            (correlations clipped by `clip_correlations`, in Fisher's z); `loss`, without the separation term, which
+            belongs to batches; the results of `compute_metrics`; and Spearman and those results for each of several
+            sets. NaN where undefined.
         """
         rows_by_name = self.eval_dataset if eval_dataset is None else eval_dataset
         rows_by_name = rows_by_name if isinstance(rows_by_name, Mapping) else {"": rows_by_name}
@@ -208,11 +209,26 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
         names, size = self.model.config.score_names, self.args.per_device_eval_batch_size
         predictions = predict(self.model, self.processing_class, rows, size, self.accelerator, bar)
         targets = read_targets(rows, names)  # (rows, scores)
-        per_score = [score_metrics(predictions.scores[:, score], targets[:, score]) for score in range(len(names))]
+        columns = zip(round_scores(predictions.scores, self.model.config).T, targets.T, strict=True)
+        per_score = [clip_correlations(score_metrics(*column)) for column in columns]
         others = {"loss": self._validation_loss(predictions, targets)}
         if self.compute_metrics is not None:
             others |= self.compute_metrics(EvalPrediction(predictions=predictions.scores, label_ids=targets))
         return per_score, others
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
+        """Of two checkpoints that validate alike, keep the one with the lower squared error. No public hook."""
+        best, step, mse = self.state.best_metric, self.state.best_global_step, metrics.get("eval_mse", math.nan)
+        if super()._determine_best_metric(metrics, trial):
+            return True
+        name = f"eval_{(self.args.metric_for_best_model or '').removeprefix('eval_')}"
+        earlier = [
+            entry["eval_mse"] for entry in self.state.log_history if entry["step"] == step and "eval_mse" in entry
+        ]
+        if best is None or not earlier or not math.isclose(metrics[name], best) or not mse < earlier[-1]:
+            return False
+        self.state.best_global_step = self.state.global_step
+        return True
 
     def _validation_loss(self, predictions: Predictions, targets: np.ndarray) -> float:
         labels = torch.from_numpy(targets)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 PATHS = ("scores", "reasoning_scores", "cross_modal_scores")
+KEPT_BITS = 17  # see `round_scores`
 
 
 @dataclass(frozen=True)
@@ -33,3 +34,19 @@ class Predictions:
     def used_names(self, row: int) -> list[str]:
         """Names of the modalities a row was scored from."""
         return [name for name, used in zip(self.modalities, self.used[row], strict=True) if used]
+
+
+def round_scores(scores: np.ndarray, config) -> np.ndarray:
+    """Round scores to what float32 settles, so that samples with the same inputs tie in whatever batch they were.
+
+    Other batches, kernels and forms of a checkpoint change the last bits. `KEPT_BITS` of the 24 bits of the largest
+    possible score are kept: steps of 0.001 where scores reach 100.
+
+    Args:
+        scores: (..., scores) in judges' units.
+        config: configuration of the model.
+    """
+    minimums, ranges = np.array(config.score_minimums), np.array(config.score_ranges)
+    largest = np.maximum(np.abs(minimums), np.abs(minimums + ranges))  # (scores,)
+    step = 2.0 ** (np.ceil(np.log2(largest)) - KEPT_BITS)  # a power of two, whose multiples are exact
+    return np.round(scores / step) * step

@@ -4,9 +4,10 @@ import argparse
 import logging
 import os
 import re
+import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -118,6 +119,50 @@ def exit_on_error(doing: str | None = None) -> Iterator[None]:
         raise
     except (ModuleNotFoundError, OSError, ValueError) as error:
         raise SystemExit(as_started(f"{doing or program_name()}: {' '.join(str(error).split())}")) from error
+
+
+@contextmanager
+def exit_on_interrupt(advice: Callable[[], str]) -> Iterator[None]:
+    """End the script with one line and status 130, without a traceback, at Ctrl-C or SIGTERM.
+
+    Args:
+        advice: returns the line, which the first process prints.
+
+    Raises:
+        SystemExit: in place of a KeyboardInterrupt.
+    """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # which raises KeyboardInterrupt
+    try:
+        yield
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"\n{advice()}", file=sys.stderr, flush=True)
+        raise SystemExit(128 + signal.SIGINT) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def command_line(*, without: Sequence[str] = ()) -> str:
+    """Return the command that started this process, with its launcher, for a shell.
+
+    Args:
+        without: flags to leave out, with their values.
+    """
+    words, parent = sys.argv[1:], psutil.Process().parent()
+    started = [] if parent is None or not words else parent.cmdline()
+    if started[-len(words) :] == words:  # by a launcher, such as `accelerate launch`
+        start = started[: -len(words)]
+        is_command = len(start) > 1 and Path(start[0]).name.startswith("python") and not start[1].startswith("-")
+        start = [Path(start[1]).name, *start[2:]] if is_command else start
+    else:
+        start = as_started(f"limssr {Path(sys.argv[0]).stem.split()[-1]}").split()
+    kept, skipping = [], False
+    for word in words:
+        if word.startswith("--"):
+            skipping = word.partition("=")[0].lstrip("-").replace("-", "_") in without
+        if not skipping:
+            kept.append(word)
+    return shlex.join([*start, *kept])
 
 
 def _asked_of_accelerate(command: list[str]) -> str | None:

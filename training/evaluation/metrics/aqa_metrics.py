@@ -81,6 +81,17 @@ def average_metrics(rows: Sequence[Mapping]) -> dict:
     return {"rows": len(rows), **_with_reasons(averages)}
 
 
+def clip_correlations(metrics: Mapping) -> dict:
+    """Return `score_metrics` with correlations of at most 1 - 6 / (n (n^2 - 1)), half a swap of neighbours below 1.
+
+    Few samples are often in perfect order by chance; its infinite z would outweigh everything else in an average.
+    """
+    count = metrics["samples"]
+    largest = 1 - 6 / (count * (count**2 - 1)) if count > 1 else 1.0
+    clipped = {name: max(-largest, min(largest, metrics[name])) for name in CORRELATIONS if metrics[name] is not None}
+    return {**metrics, **clipped}
+
+
 def repetition_metrics(rows: Sequence[Mapping]) -> dict:
     """Compute mean and standard deviation of `score_metrics` over repetitions with different seeds.
 
