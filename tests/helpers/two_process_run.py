@@ -78,7 +78,11 @@ def train_and_resume(config: str, folder: Path) -> None:
 def run_script(name: str, output: Path, *words) -> None:
     sys.argv = [name, *map(str, words)]
     with output.open("w") as stream, redirect_stdout(stream):
-        runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+        try:
+            runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+        except SystemExit as end:
+            if end.code:
+                raise
 
 
 def main() -> None:
