@@ -401,7 +401,7 @@ def test_the_loss_of_the_user_is_trained_validated_and_logged(make_trainer, data
     assert logged["grad_norm"] > 0
     assert "regression_loss" not in trainer.state.log_history[0]
     metrics = trainer.evaluate()
-    assert metrics["eval_loss"] == pytest.approx(metrics["eval_mae"])
+    assert metrics["eval_loss"] == pytest.approx(metrics["eval_mae"], abs=1e-3)  # of rounded scores
 
 
 def test_a_model_that_the_trainer_makes_is_made_anew_for_every_training(make_trainer):
