@@ -1,6 +1,6 @@
 """Compare two runs on the samples they share: paired bootstrap intervals and Williams's test.
 
-limssr compare RUN_A RUN_B [--json FILE]      (folders with predictions.parquet, of train.py or eval.py)
+limssr compare RUN_A RUN_B [--json FILE]      (folders with predictions.parquet, of `limssr train` or `limssr eval`)
 limssr compare RUN_A ridge                    (the ridge baseline of RUN_A)
 """
 

@@ -16,6 +16,8 @@ import yaml
 from accelerate.commands.launch import launch_command_parser
 from safetensors.numpy import save_file
 
+from limssr.__main__ import COMMANDS
+from limssr.training.utils.settings import find_config
 from tests.helpers.documents import FILE, LINK, PAGES, REPOSITORY, page_name, prose, read_blocks, read_commands
 from tests.helpers.hub_client import Client
 from tests.helpers.loopback_hub import LoopbackHub
@@ -40,8 +42,8 @@ NOT_RUN = {
 PARSED_ONLY = {
     "benchmark.py": "takes minutes",
     "demo.py": "the folder of every page begins with it",
-    "limssr.modeling_limssr.convert_limssr_original_to_hf": "needs a published checkpoint, see tests/modeling",
-    "tests.helpers.loopback_hub": "serves until interrupted",
+    "limssr.modeling_limssr.convert_limssr_original_to_hf.py": "needs a published checkpoint, see tests/modeling",
+    "tests.helpers.loopback_hub.py": "serves until interrupted",
 }
 QWEN = "Qwen/Qwen3-0.6B"
 SYNTHETIC = ["samples_train=48", "samples_test=24"]
@@ -62,7 +64,7 @@ def with_data_options(words: list[str], options: list[str]) -> list[str]:
 
 def read_settings(words: list[str]) -> dict:
     """The YAML file among the words of `train.py` or `eval.py`; empty without one."""
-    return next((yaml.safe_load(Path(word).read_text()) for word in words if word.endswith(".yaml")), {})
+    return next((yaml.safe_load(find_config(word).read_text()) for word in words if word.endswith(".yaml")), {})
 
 
 def find_dataset(words: list[str]) -> str:
@@ -95,13 +97,16 @@ def read_command(words: list[str], parse_only: bool) -> dict | None:
     """The task of the reader for a command; None for one that is not run."""
     if words[:2] == ["accelerate", "launch"]:
         launch = launch_command_parser().parse_args(words[2:])
-        words = ["python", launch.training_script, *launch.training_script_args]
+        words = ["python", *["-m"] * launch.module, launch.training_script, *launch.training_script_args]
     if words[0] in NOT_RUN:
         return None
+    if words[0] == "limssr":
+        assert words[1] in COMMANDS
+        words = ["python", "-m", f"limssr.training.{words[1]}", *words[2:]]
     assert words[0] == "python", f"no rule for the command {words[0]}"
     is_module = words[1] == "-m"
     script, words = words[1 + is_module], words[2 + is_module :]
-    name = Path(script).name
+    name = f"{script.removeprefix('limssr.training.')}.py" if is_module else Path(script).name
     script = script if is_module else str(REPOSITORY / script)
     parse_only = parse_only or name in PARSED_ONLY
     return {"script": script, "words": words if parse_only else make_quick(name, words), "parse_only": parse_only}
