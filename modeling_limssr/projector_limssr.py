@@ -13,6 +13,9 @@ class ClipBatchNorm(nn.BatchNorm1d):
     Neither padding nor samples without the modality affect the statistics. A single real clip, whose variance says
     nothing, is normalised with the running statistics, which it leaves as they are. Under several processes the
     running statistics combine the clips of all, so every process saves the same.
+
+    Frozen (`requires_grad_(False)`), it normalises with the running statistics in training too and leaves them as they
+    are: PEFT freezes what it does not train, and its checkpoints hold no statistics.
     """
 
     def forward(self, clips: torch.Tensor, is_real: torch.Tensor | None = None) -> torch.Tensor:
@@ -21,7 +24,7 @@ class ClipBatchNorm(nn.BatchNorm1d):
             clips (`(clips, hidden)`): list of clips.
             is_real (`(clips,)` bool, *optional*): which of them count in training; all by default.
         """
-        if not self.training:
+        if not self.training or not self.weight.requires_grad:
             return F.batch_norm(clips, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         values = clips.float()
         weights = values.new_ones(len(values), 1) if is_real is None else is_real[:, None].float()

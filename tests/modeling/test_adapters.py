@@ -281,3 +281,16 @@ def test_merged_weights_never_enter_a_model_that_has_its_adapters_apart(lora_mod
     tiny_model.save_pretrained(tmp_path / "foreign")
     with pytest.raises(ValueError, match=r"have the adapter on model.projectors.* merged"):
         tiny_model.load_state_dict(load_file(tmp_path / "foreign" / "model.safetensors"), strict=False)
+
+
+@pytest.mark.parametrize("trained_whole", [None, ["norm_1", "linear_2", "norm_2"]])
+def test_a_checkpoint_of_peft_has_all_that_training_changed(trained_whole, tiny_model, batch, tmp_path):
+    tiny_model.save_pretrained(tmp_path / "base")
+    base = LimssrForScoreRegression.from_pretrained(tmp_path / "base")
+    model = get_peft_model(base, LoraConfig(target_modules=["q_proj"], modules_to_save=trained_whole)).train()
+    optimizer = torch.optim.AdamW([value for value in model.parameters() if value.requires_grad], lr=1e-2)
+    for _ in range(3):
+        model(**batch, labels=torch.tensor([[10.0], [50.0], [90.0]])).loss.backward()
+        optimizer.step()
+    model.eval().save_pretrained(tmp_path / "adapter")
+    assert_reloaded_scores_the_same(model, batch, tmp_path / "adapter")

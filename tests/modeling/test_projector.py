@@ -78,3 +78,13 @@ def test_a_modality_that_nobody_has_gets_zero_gradients_and_keeps_its_statistics
     assert not any(value.grad.any() for value in projector.parameters())
     for name, value in projector.named_buffers():
         assert torch.equal(value, before[name])
+
+
+def test_a_frozen_batch_norm_is_a_constant_map():
+    torch.manual_seed(0)
+    norm = ClipBatchNorm(3).requires_grad_(False)
+    norm.running_mean.normal_()
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    clips = torch.randn(5, 3)
+    assert torch.equal(norm.train()(clips), norm.eval()(clips))
+    assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
