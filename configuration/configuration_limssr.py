@@ -8,7 +8,7 @@ from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 CROSS_MODAL_ATTENTION_HEADS = 4  # fixed by the paper
@@ -229,6 +229,13 @@ class LimssrConfig(PreTrainedConfig):
             raise ValueError(
                 f"This is a model of type {config_dict['model_type']!r}, no LIMSSR checkpoint; "
                 "LimssrForScoreRegression.from_language_model makes a new model around a language model."
+            )
+        language_model = config_dict.get("text_config")
+        if isinstance(language_model, dict) and language_model.get("model_type", "qwen3") not in CONFIG_MAPPING:
+            raise ValueError(
+                f"The language model is of type {language_model['model_type']!r}, which transformers does not know: "
+                "pass its place and trust its code, LimssrForScoreRegression.from_pretrained(..., "
+                "language_model=FOLDER, trust_remote_code=True), or update transformers."
             )
         own = {field.name for field in fields(cls)} - {field.name for field in fields(PreTrainedConfig)}
         changes = {name: value for name, value in kwargs.items() if name in own and not isinstance(value, dict)}

@@ -40,6 +40,7 @@ from .language_model_limssr import (
     confine_quantization,
     find_language_model,
     find_weight_files,
+    know_language_model,
     load_language_model,
     quiet_loading,
     read_weight_names,
@@ -200,6 +201,7 @@ class LimssrCheckpointMixin:
         revision: str | None = None,
         dtype: torch.dtype | str = "auto",
         quantization_config=None,
+        trust_remote_code: bool = False,
         **config_fields,
     ):
         """
@@ -215,6 +217,8 @@ class LimssrCheckpointMixin:
             dtype (`torch.dtype`, *optional*): precision of the language model; the checkpoint's own by default.
             quantization_config (`BitsAndBytesConfig`, *optional*): quantises the linear layers of the language model
                 (needs bitsandbytes), beside which LoRA or the heads alone are trained (QLoRA).
+            trust_remote_code (`bool`): run the code that comes with a language model of a type unknown to
+                transformers. Loading what is saved takes it again, with `language_model` as the place of that code.
             **config_fields: fields of [`LimssrConfig`] (`modalities`, `score_names`, `language_model_training`, ...),
                 and `cache_dir`, `token`, `local_files_only` for the download.
 
@@ -232,7 +236,7 @@ class LimssrCheckpointMixin:
                 "not allow: give 'lora' or 'frozen', or leave quantization_config out."
             )
         language_model, source = load_language_model(
-            name_or_folder, num_hidden_layers, gguf_file, revision, dtype=dtype, **hub_arguments
+            name_or_folder, num_hidden_layers, gguf_file, revision, trust_remote_code, dtype=dtype, **hub_arguments
         )
         config = cls.config_class(text_config=language_model.config, language_model_source=source, **config_fields)
         with quiet_loading():  # projectors, heads and added tokens are new
@@ -278,7 +282,8 @@ class LimssrCheckpointMixin:
             config (`LimssrConfig`, `str` or `Path`, *optional*): configuration, or the folder or repository that has
                 it; the checkpoint's own by default.
             language_model (`str` or `Path`, *optional*): folder, GGUF file, installed package or Hub repository of the
-                language model of an adapter; needed where the checkpoint does not say it.
+                language model of an adapter; needed where the checkpoint does not say it. A language model that brings
+                its own code needs it in either form, with `trust_remote_code=True`.
             trainable (`bool`): keep LoRA apart, ready for training (needs peft), instead of merging it.
             quantization_config (`BitsAndBytesConfig`, *optional*): quantises the linear layers of the language model
                 (needs bitsandbytes). LoRA stays apart then (needs peft): rounded with them it would be lost in part.
@@ -298,6 +303,8 @@ class LimssrCheckpointMixin:
         dtype = next((found for found in dtypes if found is not None), "auto")
         hub_arguments = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
         adapter_name = kwargs.pop("adapter_name", "default")
+        if kwargs.pop("trust_remote_code", False) and language_model is not None:
+            know_language_model(language_model)
         peft_folder, location, peft_arguments = maybe_load_adapters(
             pretrained_model_name_or_path, hub_arguments, **(kwargs.pop("adapter_kwargs", None) or {})
         )

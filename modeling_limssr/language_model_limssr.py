@@ -9,7 +9,8 @@ import torch
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 from transformers.utils.hub import extract_commit_hash, get_checkpoint_shard_files
 
@@ -84,6 +85,7 @@ def load_language_model(
     num_hidden_layers: int | None = None,
     gguf_file: str | None = None,
     revision: str | None = None,
+    trust_remote_code: bool = False,
     **kwargs,
 ) -> tuple[PreTrainedModel, dict]:
     """
@@ -94,6 +96,7 @@ def load_language_model(
         num_hidden_layers (`int`, *optional*): keep only the first N layers.
         gguf_file (`str`, *optional*): name of the GGUF file in the folder or repository.
         revision (`str`, *optional*): branch, tag or commit of a Hub repository.
+        trust_remote_code (`bool`): run the code that comes with a language model of a type unknown to transformers.
         **kwargs: arguments of `AutoModel.from_pretrained`: `dtype`, `cache_dir`, `token`, ...
 
     Returns:
@@ -115,6 +118,8 @@ def load_language_model(
         kwargs["gguf_file"] = gguf_file
     if revision is not None:
         kwargs["revision"] = revision
+    if trust_remote_code:
+        know_language_model(location, **{name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs})
     with quiet_loading():
         try:
             language_model, info = AutoModel.from_pretrained(
@@ -138,6 +143,17 @@ def load_language_model(
     if num_hidden_layers is not None:
         _keep_first_layers(language_model, num_hidden_layers)
     return language_model, source
+
+
+def know_language_model(name_or_folder: str | Path, **hub_arguments) -> None:
+    """Make the classes of a language model that brings its own code known to this process, by running that code."""
+    location = resolve_model(name_or_folder)
+    config = AutoConfig.from_pretrained(location, trust_remote_code=True, **hub_arguments)
+    code = getattr(config, "auto_map", None) or {}
+    if "AutoModel" in code:
+        language_model_class = get_class_from_dynamic_module(code["AutoModel"], location, **hub_arguments)
+        AutoConfig.register(config.model_type, type(config), exist_ok=True)
+        AutoModel.register(type(config), language_model_class, exist_ok=True)
 
 
 def find_weight_files(location: str | Path, variant: str | None = None, **hub_arguments) -> list[str]:

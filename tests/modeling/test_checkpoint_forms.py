@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, GPT2Config, Qwen3Config
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    MambaConfig,
+    Qwen3Config,
+)
 
 from limssr import LimssrConfig, LimssrForScoreRegression, LimssrModel, LimssrProcessor
 from limssr.modeling_limssr.adapters_limssr import add_lora
@@ -231,6 +239,18 @@ def test_a_language_model_that_keeps_its_layers_elsewhere_works_as_a_whole(tiny_
     loaded = AutoModel.from_pretrained(tmp_path / "adapter", language_model=tmp_path / "gpt2")
     inputs = LimssrProcessor.from_config(model.config, tiny_tokenizer)(features=tiny_features)
     assert torch.equal(loaded(**inputs).scores, model(**inputs).scores)
+
+
+@torch.no_grad()
+def test_a_state_space_language_model_gets_lora_where_it_has_linear_layers(tiny_tokenizer, tiny_features, tmp_path):
+    mamba = MambaConfig(hidden_size=32, num_hidden_layers=2, state_size=4, vocab_size=264)
+    AutoModelForCausalLM.from_config(mamba).save_pretrained(tmp_path / "mamba")
+    model = trained(tmp_path / "mamba", lora_target_modules=["in_proj", "x_proj"])
+    inputs = LimssrProcessor.from_config(model.config, tiny_tokenizer)(features=tiny_features)
+    for form, options in (("full", {}), ("adapter", {"language_model": tmp_path / "mamba"})):
+        model.save_pretrained(tmp_path / form, form=form)
+        loaded = AutoModel.from_pretrained(tmp_path / form, **options)
+        torch.testing.assert_close(loaded(**inputs).scores, model(**inputs).scores, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("form", ["full", "adapter"])

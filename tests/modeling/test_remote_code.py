@@ -3,13 +3,15 @@
 import ast
 import json
 import os
+import subprocess
 import sys
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoProcessor, dynamic_module_utils
 
 from limssr import LimssrForScoreRegression, LimssrProcessor
 
@@ -125,6 +127,64 @@ def test_with_the_package_installed_no_trust_is_needed_not_even_from_a_hub_cache
     assert (type(model), type(processor)) == (LimssrForScoreRegression, LimssrProcessor)
     expected = tiny_model(**tiny_processor(features=tiny_features)).scores
     assert torch.equal(model(**processor(features=tiny_features)).scores, expected)
+
+
+LANGUAGE_MODEL_CODE = """
+from transformers import Qwen3Config, Qwen3Model
+
+class MineConfig(Qwen3Config):
+    model_type = "mine"
+
+class MineModel(Qwen3Model):
+    config_class = MineConfig
+
+MineConfig.register_for_auto_class()
+MineModel.register_for_auto_class("AutoModel")
+"""
+LOAD = """
+import sys
+from limssr import LimssrForScoreRegression
+folder, language_model = sys.argv[1:]
+try:
+    LimssrForScoreRegression.from_pretrained(folder)
+except ValueError as error:
+    print(error)
+model = LimssrForScoreRegression.from_pretrained(folder, language_model=language_model, trust_remote_code=True)
+print(type(model.model.language_model).__name__)
+"""
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_language_model_may_bring_its_own_code(
+    tiny_text_config, tiny_tokenizer, tiny_features, tmp_path, monkeypatch
+):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "modeling_mine.py").write_text(LANGUAGE_MODEL_CODE)
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    mine = import_module("modeling_mine")
+    mine.MineModel(mine.MineConfig(**tiny_text_config.to_dict())).save_pretrained(tmp_path / "mine")
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        LimssrForScoreRegression.from_language_model(tmp_path / "mine")
+    model = LimssrForScoreRegression.from_language_model(
+        tmp_path / "mine", modalities={"video": 16, "audio": 12, "flow": 8}, trust_remote_code=True
+    ).eval()
+    assert type(model.model.language_model).__name__ == "MineModel"
+    inputs = LimssrProcessor.from_config(model.config, tiny_tokenizer)(features=tiny_features)
+    for form in ("full", "adapter"):
+        model.save_pretrained(tmp_path / form, form=form)
+        again = LimssrForScoreRegression.from_pretrained(
+            tmp_path / form, language_model=tmp_path / "mine", trust_remote_code=True
+        )
+        torch.testing.assert_close(again(**inputs).scores, model(**inputs).scores, atol=1e-5, rtol=0)
+    command = [sys.executable, "-c", LOAD, tmp_path / "full", tmp_path / "mine"]  # a process that never saw the code
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "again")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=240)
+    refused, loaded = done.stdout.splitlines()
+    assert "of type 'mine', which transformers does not know: pass its place and trust its code" in refused
+    assert loaded == "MineModel"
 
 
 @pytest.mark.slow
