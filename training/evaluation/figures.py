@@ -180,7 +180,7 @@ def draw_curve(history: Sequence[dict], kept_step: int | None = None) -> Figure:
     for panel in (losses, *validation):
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if kept is not None:
-            panel.axvline(kept, color=MEAN, linestyle="--", linewidth=1.2, label="checkpoint kept", zorder=1)
+            panel.axvline(kept, color=BEST, linestyle="--", linewidth=1.2, label="checkpoint kept", zorder=1)
     legends = [(losses, 2)] + [(panel, 2 if panel is validation[0] else 1) for panel in validation]
     for panel, columns in legends:
         if panel.get_legend_handles_labels()[0]:  # below the axis, where it covers no line
