@@ -57,6 +57,8 @@ UPLOAD_ARGUMENTS = ("repo_id", "private", "token", "commit_message", "revision")
 class LimssrSavingMixin:
     """`save_pretrained` of [`LimssrForScoreRegression`] and [`LimssrModel`]."""
 
+    has_merged_lora = False  # whether loading merged LoRA into the language model
+
     def save_pretrained(
         self,
         save_directory: str | Path,
@@ -177,10 +179,12 @@ class LimssrSavingMixin:
                 "form='adapter' holds the LoRA that the configuration describes (rank, alpha, targets, active), and "
                 f"{foreign[0]} has another adapter: save form='full', which merges it."
             )
-        if self.config.language_model_training == "lora" and not any(map(is_lora_factor, state_dict)):
+        if self.has_merged_lora or (
+            self.config.language_model_training == "lora" and not any(map(is_lora_factor, state_dict))
+        ):
             raise ValueError(
-                "form='adapter' needs the LoRA factors, and this model has none (they are merged, or were never "
-                "added): save form='full', or load the adapter with trainable=True."
+                "form='adapter' needs the LoRA factors, and those of this model are merged into the language model, "
+                "or were never added: save form='full', or load the checkpoint with trainable=True."
             )
         return {
             name: tensor
@@ -308,6 +312,12 @@ class LimssrCheckpointMixin:
         peft_folder, location, peft_arguments = maybe_load_adapters(
             pretrained_model_name_or_path, hub_arguments, **(kwargs.pop("adapter_kwargs", None) or {})
         )
+        if peft_folder is not None and not location:
+            raise ValueError(
+                f"{peft_folder} is a folder of PEFT whose {ADAPTER_CONFIG_NAME} names no checkpoint "
+                "(`base_model_name_or_path`): load the checkpoint it was trained on, then call "
+                "`model.load_adapter(folder)`."
+            )
         if not isinstance(config, PreTrainedConfig):
             config, kwargs = cls.config_class.from_pretrained(
                 location if config is None else config, return_unused_kwargs=True, **hub_arguments, **kwargs
@@ -355,6 +365,7 @@ class LimssrCheckpointMixin:
         _require_all_weights(info, pretrained_model_name_or_path, config, ignore_mismatched_sizes)
         model.model.freeze_language_model()  # loading makes every weight trainable
         confine_quantization(model, model.model.language_model)
+        model.has_merged_lora = has_lora and pretrained_model_name_or_path is not None and not keeps_lora
         if keeps_lora:
             add_lora(model)
             model.load_lora({name: tensor for name, tensor in weights.items() if is_lora_factor(name)})

@@ -294,3 +294,20 @@ def test_a_checkpoint_of_peft_has_all_that_training_changed(trained_whole, tiny_
         optimizer.step()
     model.eval().save_pretrained(tmp_path / "adapter")
     assert_reloaded_scores_the_same(model, batch, tmp_path / "adapter")
+
+
+def test_new_lora_on_merged_lora_is_no_adapter_of_the_language_model(lora_model, tiny_language_model, batch, tmp_path):
+    lora_model.save_pretrained(tmp_path / "first", form="adapter")
+    model = LimssrForScoreRegression.from_pretrained(tmp_path / "first", language_model=tiny_language_model)
+    model.add_adapter(LoraConfig(target_modules=model.config.lora_target_modules, r=4, lora_alpha=8))
+    randomise_lora(model)
+    with pytest.raises(ValueError, match="are merged into the language model"):
+        model.save_pretrained(tmp_path / "second", form="adapter")
+    model.save_pretrained(tmp_path / "second")
+    assert_reloaded_scores_the_same(model, batch, tmp_path / "second")
+
+
+def test_a_folder_of_peft_that_names_no_checkpoint_is_refused_by_name(tiny_model, tmp_path):
+    get_peft_model(tiny_model, LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="names no checkpoint"):
+        LimssrForScoreRegression.from_pretrained(tmp_path)

@@ -291,7 +291,7 @@ def test_forms_that_cannot_be_written_are_refused(saved, tiny_language_model, ti
         model.save_pretrained(tmp_path / "no", form="lora")
     with pytest.raises(ValueError, match="it was trained as a whole: save form='full'"):
         trained(tiny_language_model, language_model_training="full").save_pretrained(tmp_path / "no", form="adapter")
-    with pytest.raises(ValueError, match="needs the LoRA factors, and this model has none"):
+    with pytest.raises(ValueError, match="needs the LoRA factors, and those of this model are merged"):
         AutoModel.from_pretrained(full).save_pretrained(tmp_path / "no", form="adapter")
     tiny_config.language_model_training = "frozen"
     with pytest.raises(ValueError, match="nothing says where to find it again"):
