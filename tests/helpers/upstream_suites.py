@@ -27,7 +27,8 @@ from filelock import FileLock
 
 REQUIREMENTS = Path(__file__).parents[1] / "upstream" / "requirements.txt"
 PACKAGE = "transformers_tests"  # `tests` is ours
-# What these modules import but the distribution leaves out: other suites, and downloads of pictures and sounds.
+# What these modules import but the distribution leaves out: the suites of exporters and of generation, and downloads
+# of pictures and sounds. The distributed suites lack their launcher. Our own export tests are in tests/modeling.
 STAND_INS = {
     "tests/__init__.py": "",
     "tests/exporters/test_export.py": "class ExportTesterMixin: pass\n",
