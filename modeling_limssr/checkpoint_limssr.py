@@ -37,6 +37,7 @@ from .adapters_limssr import (
 from .language_model_limssr import (
     CHECKPOINT_SUBFOLDER,
     HUB_ARGUMENTS,
+    changed_weights,
     confine_quantization,
     find_language_model,
     find_weight_files,
@@ -45,6 +46,7 @@ from .language_model_limssr import (
     quiet_loading,
     read_weight_names,
     require_floating_point,
+    weight_sums,
 )
 
 CODE_FILES = {"AutoConfig": "configuration_limssr", "AutoModel": "modeling_limssr"}
@@ -58,6 +60,7 @@ class LimssrSavingMixin:
     """`save_pretrained` of [`LimssrForScoreRegression`] and [`LimssrModel`]."""
 
     has_merged_lora = False  # whether loading merged LoRA into the language model
+    language_model_sums: dict = {}  # noqa: RUF012 (replaced, never changed); `weight_sums` of the one it came with
 
     def save_pretrained(
         self,
@@ -99,15 +102,21 @@ class LimssrSavingMixin:
             require_floating_point(self.base_model.language_model)
         is_base_model = self.base_model is self
         state_dict = plain_state_dict(self, state_dict, frozenset() if is_base_model else own_lora_layers(self))
+        changed = changed_weights(state_dict, self.language_model_sums)
         if form == "adapter":
             state_dict = self.adapter_state_dict(state_dict)
+            if changed:
+                raise ValueError(
+                    "form='adapter' leaves the language model out, but it is not the one that would be found again: "
+                    f"{len(changed)} of its weights have changed, first {changed[0]}. Save form='full'."
+                )
             kwargs["max_shard_size"] = "100GB"  # always one file, which is how it is read
         self._require_loadable(state_dict, form)
         upload_arguments = {name: kwargs.pop(name) for name in UPLOAD_ARGUMENTS if name in kwargs}
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         own = self.config, getattr(self, "_hf_peft_config_loaded", False)
-        self.config, self._hf_peft_config_loaded = self._config_to_save(form, folder), False
+        self.config, self._hf_peft_config_loaded = self._config_to_save(form, folder, bool(changed)), False
         try:
             outdated = _outdated_files(folder, self.config.language_model_source)
             with TemporaryDirectory(dir=folder, prefix=".saving-") as staged:
@@ -122,8 +131,11 @@ class LimssrSavingMixin:
         if push_to_hub:
             _upload(folder, [*WRITTEN_FILES, *code], **upload_arguments)
 
-    def _config_to_save(self, form: str, folder: Path):
-        """A copy of the configuration with what only a checkpoint has."""
+    def _config_to_save(self, form: str, folder: Path, is_changed: bool):
+        """A copy of the configuration with what only a checkpoint has.
+
+        The source of a language model that has changed is where it comes from, and no longer where to find it.
+        """
         config = copy.deepcopy(self.config)
         config.checkpoint_form = form
         names = {"AutoConfig": type(config).__name__, "AutoModel": type(self).__name__}
@@ -131,6 +143,8 @@ class LimssrSavingMixin:
         source = config.language_model_source or {}
         if "subfolder" in source and (form == "full" or not (folder / source["subfolder"]).is_dir()):
             config.language_model_source = {name: value for name, value in source.items() if name != "subfolder"}
+        if is_changed:
+            config.language_model_source = {**config.language_model_source, "changed": True}
         return config
 
     @classmethod
@@ -164,10 +178,14 @@ class LimssrSavingMixin:
             raise ValueError(
                 "form='adapter' leaves the language model out, but it was trained as a whole: save form='full'."
             )
-        if not self.config.language_model_source:
+        source = self.config.language_model_source or {}
+        if not source or "changed" in source:
+            reason = (
+                "it has changed since it was loaded" if source else "the model was not made by from_language_model"
+            )
             raise ValueError(
-                "form='adapter' leaves the language model out, but nothing says where to find it again (the model was "
-                "not made by from_language_model): save form='full'."
+                "form='adapter' leaves the language model out, but nothing says where to find it again "
+                f"({reason}): save form='full'."
             )
         foreign = sorted(
             name
@@ -257,6 +275,7 @@ class LimssrCheckpointMixin:
         model.model.freeze_language_model()  # loading makes every weight trainable
         confine_quantization(model, model.model.language_model)
         model.model.draw_token_embeddings()
+        model._note_language_model()
         if config.language_model_training == "lora":
             add_lora(model)
         return model
@@ -366,12 +385,22 @@ class LimssrCheckpointMixin:
         model.model.freeze_language_model()  # loading makes every weight trainable
         confine_quantization(model, model.model.language_model)
         model.has_merged_lora = has_lora and pretrained_model_name_or_path is not None and not keeps_lora
+        model._note_language_model()
         if keeps_lora:
             add_lora(model)
             model.load_lora({name: tensor for name, tensor in weights.items() if is_lora_factor(name)})
         if peft_folder is not None:
             model.load_adapter(peft_folder, adapter_name=adapter_name, adapter_kwargs=peft_arguments)
         return (model, info) if output_loading_info else model
+
+    def _note_language_model(self) -> None:
+        """Take the sums by which `save_pretrained` knows a changed language model, where an adapter is possible."""
+        language_model, config = self.model.language_model, self.config
+        is_kept = (
+            config.language_model_source and config.language_model_training != "full" and not self.has_merged_lora
+        )
+        if is_kept and not getattr(language_model, "is_quantized", False):
+            self.language_model_sums = weight_sums(_with_prefix(language_model))
 
     def load_state_dict(self, state_dict: dict[str, torch.Tensor], *args, **kwargs):
         """

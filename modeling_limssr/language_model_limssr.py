@@ -369,6 +369,24 @@ def refuse_added_tokens(vocabulary: nn.Module, arguments: tuple) -> None:
     )
 
 
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size in bytes
+
+
+def weight_sums(weights: dict[str, torch.Tensor]) -> dict[str, tuple[torch.dtype, int]]:
+    """Precision of each weight and the sum of its bits as integers, which tell whether it has changed since."""
+    return {
+        name: (weight.dtype, weight.contiguous().view(INTEGERS[weight.element_size()]).sum(dtype=torch.int64).item())
+        for name, weight in weights.items()
+        if weight.device.type != "meta"
+    }
+
+
+def changed_weights(weights: dict[str, torch.Tensor], sums: dict[str, tuple[torch.dtype, int]]) -> list[str]:
+    """Names of the weights that differ from those of [`weight_sums`]; another precision is no difference."""
+    found = weight_sums({name: weight for name, weight in weights.items() if name in sums})
+    return sorted(name for name, value in found.items() if value[0] == sums[name][0] and value != sums[name])
+
+
 def lookup_scale(embedding: nn.Module) -> float:
     """Factor that an embedding multiplies its rows with: 1, except in families like Gemma."""
     return getattr(embedding, "scalar_embed_scale", 1.0)

@@ -311,3 +311,29 @@ def test_a_folder_of_peft_that_names_no_checkpoint_is_refused_by_name(tiny_model
     get_peft_model(tiny_model, LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="names no checkpoint"):
         LimssrForScoreRegression.from_pretrained(tmp_path)
+
+
+def merged_by_peft(model):
+    config = LoraConfig(target_modules=["q_proj"], r=4, lora_alpha=64, init_lora_weights=False)
+    return get_peft_model(model, config).merge_and_unload()
+
+
+@torch.no_grad()
+def changed_in_place(model):
+    model.model.language_model.layers[0].mlp.down_proj.weight.mul_(2)
+    return model
+
+
+@pytest.mark.parametrize("change", [merged_by_peft, changed_in_place])
+def test_no_adapter_of_a_language_model_that_has_changed(change, tiny_language_model, batch, tmp_path):
+    torch.manual_seed(0)
+    model = LimssrForScoreRegression.from_language_model(
+        tiny_language_model, modalities=SIZES, score_ranges=[100.0], language_model_training="frozen"
+    )
+    model = change(model).eval()
+    with pytest.raises(ValueError, match="of its weights have changed"):
+        model.save_pretrained(tmp_path, form="adapter")
+    model.save_pretrained(tmp_path)
+    assert_reloaded_scores_the_same(model, batch, tmp_path)
+    with pytest.raises(ValueError, match="it has changed since it was loaded"):
+        AutoModel.from_pretrained(tmp_path).save_pretrained(tmp_path / "adapter", form="adapter")
