@@ -1,7 +1,6 @@
 """Start and end of a script: its parser, as many processes as `accelerate launch` asks for, errors in one line."""
 
 import argparse
-import logging
 import os
 import re
 import shlex
@@ -96,11 +95,10 @@ def run_script(main: Callable[[], int | None]) -> None:
 
 
 def _quieten_libraries() -> None:
-    """Keep progress bars of libraries out of log files, and what bitsandbytes lacks from those who do not use it."""
+    """Keep progress bars of libraries out of log files."""
     if not sys.stderr.isatty():
         for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):  # read at import
             os.environ.setdefault(name, "1")
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # peft imports it wherever it is
 
 
 @contextmanager
