@@ -15,7 +15,8 @@ import numpy as np
 from limssr.training.utils.launching import as_started, run_script
 
 CONFIG = Path(__file__).parent / "configs" / "synthetic.yaml"
-QUICK = ["--num_train_epochs", "2", "--data_options", "samples_train=300", "samples_test=100"]
+QUICK = ["--num_train_epochs", "6", "--learning_rate", "2e-3", "--start_at_mean", "true"]
+QUICK += ["--data_options", "samples_train=600", "samples_test=200"]
 SCORE_ONE = """
 import sys
 import numpy as np
