@@ -11,14 +11,9 @@ from torch import nn
 from transformers import AutoModel, Trainer, TrainerCallback, TrainingArguments
 
 from limssr import LimssrForScoreRegression, LimssrModel
+from tests.helpers.feature_rows import SIZES
 
-SIZES = {"video": 16, "audio": 12, "flow": 8}
 EVERYWHERE = ["q_proj", "v_proj", "linear_1", "linear_2", "gate.0"]  # language model, projectors, heads
-
-
-@pytest.fixture
-def batch(tiny_processor, tiny_features):
-    return tiny_processor(features=tiny_features)
 
 
 @pytest.fixture

@@ -9,14 +9,9 @@ from transformers import AutoConfig, AutoModel
 
 from limssr import LimssrConfig, LimssrForScoreRegression, LimssrModel, LimssrProcessor
 from limssr.modeling_limssr.language_model_limssr import CHECKPOINT_SUBFOLDER
+from tests.helpers.feature_rows import SIZES
 
-SIZES = {"video": 16, "audio": 12, "flow": 8}
 STRANGERS = ["notes.txt", "model_card.md", "pytorch_model.bin", "model_of_mine.safetensors", "metrics.json"]
-
-
-@pytest.fixture
-def batch(tiny_processor, tiny_features):
-    return tiny_processor(features=tiny_features)
 
 
 @pytest.fixture

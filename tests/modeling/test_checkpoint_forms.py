@@ -20,8 +20,7 @@ from transformers import (
 
 from limssr import LimssrConfig, LimssrForScoreRegression, LimssrModel, LimssrProcessor
 from limssr.modeling_limssr.adapters_limssr import add_lora
-
-SIZES = {"video": 16, "audio": 12, "flow": 8}
+from tests.helpers.feature_rows import SIZES
 
 
 def trained(language_model, **options) -> LimssrForScoreRegression:

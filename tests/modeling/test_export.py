@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from tests.helpers.feature_rows import SIZES
 from tests.helpers.models import gradients
-
-SIZES = {"video": 16, "audio": 12, "flow": 8}
 
 
 class Scores(nn.Module):

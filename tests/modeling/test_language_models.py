@@ -7,9 +7,9 @@ from transformers import FalconH1Config, GPT2Config, Mamba2Config, MambaConfig, 
 from transformers.utils import logging
 
 from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
+from tests.helpers.feature_rows import SIZES
 from tests.helpers.models import score_one_by_one
 
-SIZES = {"video": 16, "audio": 12, "flow": 8}
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 264}
 ATTENTION = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
 STATE_SPACES = {

@@ -12,11 +12,6 @@ LOADERS = [LimssrForScoreRegression, AutoModel]
 
 
 @pytest.fixture
-def batch(tiny_processor, tiny_features):
-    return tiny_processor(features=tiny_features)
-
-
-@pytest.fixture
 def folder(tiny_model, tmp_path):
     tiny_model.save_pretrained(tmp_path / "checkpoint")
     return tmp_path / "checkpoint"

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
 from limssr.modeling_limssr.losses_limssr import token_separation_loss
+from tests.helpers.feature_rows import SIZES
 
-SIZES = {"video": 16, "audio": 12, "flow": 8}
 ABLATIONS = [
     {},
     {"imputation": "zeros"},

@@ -12,11 +12,6 @@ MODULES = ("model.language_model", "model.projectors", "reasoning_path", "cross_
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def batch(tiny_processor, tiny_features):
-    return tiny_processor(features=tiny_features)
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("offloaded", MODULES)
 def test_one_module_on_disk_changes_no_score(offloaded, checkpoint, tiny_model, batch, tmp_path):

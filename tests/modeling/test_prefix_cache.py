@@ -22,9 +22,9 @@ from transformers import (
 )
 
 from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
+from tests.helpers.feature_rows import SIZES
 
 TOLERANCE = 1e-5
-SIZES = {"video": 16, "audio": 12, "flow": 8}
 SHAPE = {
     "hidden_size": 32,
     "num_hidden_layers": 2,

@@ -7,11 +7,10 @@ from transformers import AutoModel, AutoModelForCausalLM, BitsAndBytesConfig, GP
 from transformers.utils import is_bitsandbytes_available
 
 from limssr import LimssrForScoreRegression, LimssrModel
+from tests.helpers.feature_rows import SIZES
 from tests.helpers.models import LINEAR_LAYERS, gradients, quantised_layers, train
 
 pytestmark = pytest.mark.skipif(not is_bitsandbytes_available(), reason="needs the package bitsandbytes")
-
-SIZES = {"video": 16, "audio": 12, "flow": 8}
 
 
 def eight_bits() -> BitsAndBytesConfig:

@@ -6,9 +6,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
+from tests.helpers.feature_rows import SIZES
 from tests.helpers.models import score_one_by_one
 
-SIZES = {"video": 16, "audio": 12, "flow": 8}
 TOLERANCE = 1e-3  # judges' units, of 100
 
 
