@@ -4,9 +4,11 @@ import difflib
 import math
 import re
 from dataclasses import field, fields
+from pathlib import Path
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
@@ -70,6 +72,26 @@ def added_tokens(modalities: dict[str, int | str], num_fusion_tokens: int) -> li
     return trainable_tokens(modalities, num_fusion_tokens) + [
         clip_token(name) for name in feature_modalities(modalities)
     ]
+
+
+def is_repository_name(name: str) -> bool:
+    """Whether it may be the name of a Hub repository, which a path mostly is not."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def require_location(name_or_path) -> None:
+    """
+    Raises:
+        FileNotFoundError: neither an existing folder nor the name of a Hub repository.
+    """
+    if not Path(name_or_path).exists() and not is_repository_name(str(name_or_path)):
+        raise FileNotFoundError(
+            f"There is no checkpoint at {name_or_path}: give an existing folder, or the name of a Hub repository."
+        )
 
 
 def described(default, description: str):
@@ -207,8 +229,10 @@ class LimssrConfig(PreTrainedConfig):
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict, dict]:
         """
         Raises:
-            OSError: there is no configuration, from which transformers would make a default one.
+            OSError: there is no checkpoint, or it has no configuration, from which transformers would make a default
+                one.
         """
+        require_location(pretrained_model_name_or_path)
         found, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if not found:
             raise OSError(

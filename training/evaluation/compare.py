@@ -96,6 +96,8 @@ def read_run_scores(folder: str | Path, ridge: bool = False) -> RunScores:
         ValueError: it lacks a column, or has a sample twice in one row.
     """
     path = Path(folder) / PREDICTIONS if Path(folder).is_dir() else Path(folder)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}; give the folder of a run, of `limssr train` or `limssr eval`")
     table = pq.read_table(path)
     if lacking := [name for name in COLUMNS if name not in table.column_names]:
         raise ValueError(f"{path} has no column {', '.join(lacking)}; evaluate the model again with `limssr eval`")

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import cached_file
 
+from ...configuration.configuration_limssr import is_repository_name
 from ..data import AqaData
 from ..data.masked_dataset import MaskedDataset
 from ..data.masks import available_masks, draw_static_masks
@@ -93,6 +94,8 @@ def run_record(model: str) -> dict:
     Args:
         model: folder of a run, checkpoint folder inside it, or Hub name.
     """
+    if not Path(model).exists() and not is_repository_name(model):  # loading the model says so
+        return {}
     is_checkpoint = Path(model).is_dir() and Path(model).resolve().name.startswith(PREFIX_CHECKPOINT_DIR)
     quietly = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     for folder in [model, Path(model).resolve().parent] if is_checkpoint else [model]:

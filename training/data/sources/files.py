@@ -141,6 +141,10 @@ def read_array(path: str | Path) -> np.ndarray:
         raise FeatureFileError(
             f"{path}: a zip archive, as np.savez and torch.save write; save one array with np.save, or as .safetensors"
         )
+    if not start.startswith(np.lib.format.MAGIC_PREFIX):  # numpy would advise to unpickle it
+        raise FeatureFileError(
+            f"{path}: not a .npy array of numbers, which np.save writes; it begins with {start[:8]!r}"
+        )
     try:
         # Mapped, so that a huge wrong file is recognised by its header and a right one is not copied.
         return np.load(path, mmap_mode="r", allow_pickle=False)
