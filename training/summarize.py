@@ -1,9 +1,10 @@
-"""Summarise training runs: mean and s.d. over seeds, average over tasks.
+"""Summarise training runs: mean and s.d. over seeds, the ensemble of the seeds, average over tasks.
 
 limssr summarize RUN ... [--json FILE]      (folders that `limssr train` wrote)
 
 Runs of one task may differ in their seeds only. With several tasks, such as the seven scores of FS1000, their average
-follows: Fisher's z for correlations, arithmetic for errors; averages over masks leave out the complete one.
+follows: Fisher's z for correlations, arithmetic for errors; averages over masks leave out the complete one. Runs with
+the same scores make an ensemble: their predictions averaged, compared with their ridge models, averaged alike.
 """
 
 from pathlib import Path
@@ -18,13 +19,19 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every metric with mean and s.d. as JSON")
     arguments = parser.parse_args()
     with exit_on_error("cannot summarize"):
+        from limssr.training.evaluation.ensembles import read_ensembles
         from limssr.training.evaluation.seeds import read_task_runs, summarize_runs
-        from limssr.training.evaluation.tables import summary_table
+        from limssr.training.evaluation.tables import ensemble_table, summary_table
 
-        summaries = summarize_runs([run for folder in arguments.runs for run in read_task_runs(folder)])
-        print("\n\n".join(summary_table(summary) for summary in summaries))
+        runs = {folder: read_task_runs(folder) for folder in arguments.runs}
+        summaries = summarize_runs([run for scores in runs.values() for run in scores])
+        tasks = {folder: [run.task for run in scores] for folder, scores in runs.items()}
+        ensembles, reasons = read_ensembles(tasks)
+        print("\n\n".join([*map(summary_table, summaries), *map(ensemble_table, ensembles), *reasons]))
         if arguments.json is not None:
-            write_json(arguments.json, [summary.to_dict() for summary in summaries])
+            written = {"summaries": summaries, "ensembles": ensembles}
+            written = {name: [entry.to_dict() for entry in part] for name, part in written.items()}
+            write_json(arguments.json, written | {"no_ensemble": reasons})
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@ import subprocess
 import sys
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
@@ -13,33 +11,7 @@ from limssr.training.evaluation.compare import compare_correlations, compare_run
 from limssr.training.evaluation.metrics.aqa_metrics import average_metrics, score_metrics
 from limssr.training.evaluation.metrics.bootstrap import draw_resamples
 from limssr.training.evaluation.tables import comparison_table
-
-MASKS = ("video+audio", "video", "audio")
-
-
-def write_run(folder, noise, samples=60, masks=MASKS, seed=0, change=None, caveats=()):
-    """A run whose error grows from mask to mask; `change` edits its columns."""
-    random = np.random.default_rng(7)
-    targets = random.normal(50, 10, samples)
-    random = np.random.default_rng(seed)
-    columns = {name: [] for name in ("sample_id", "mask", "rates", "seed", "score_name", "score", "ridge", "target")}
-    for number, mask in enumerate(masks):
-        columns["sample_id"] += [f"s{sample}" for sample in range(samples)]
-        columns["mask"] += [mask] * samples
-        columns["score"] += list(targets + random.normal(0, noise * (number + 1), samples))
-        columns["ridge"] += list(targets + random.normal(0, 5, samples))
-        columns["target"] += list(targets)
-    lines = len(columns["mask"])
-    columns |= {"rates": [None] * lines, "seed": [None] * lines, "score_name": ["score"] * lines}
-    if change is not None:
-        change(columns)
-    kinds = {"rates": pa.string(), "seed": pa.int64()}
-    table = pa.table({name: pa.array(values, kinds.get(name)) for name, values in columns.items()})
-    folder.mkdir()
-    pq.write_table(
-        table.replace_schema_metadata({"caveats": json.dumps(list(caveats))}), folder / "predictions.parquet"
-    )
-    return folder
+from tests.helpers.results import MASKS, write_run
 
 
 def compare(one, other):

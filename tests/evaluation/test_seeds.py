@@ -160,12 +160,23 @@ def test_the_script_reads_what_training_wrote(run_folder, tmp_path, monkeypatch,
     assert "mean ± s.d. of 2 repetitions" in text
     assert "(checkpoint selected on the test split)" in text
     assert "Seeds: training 0 masks 0; training 4 masks 0." in text
-    (summary,) = json.loads((tmp_path / "summary.json").read_text())
+    assert f"No ensemble of {run_folder}, {other}: there is no {other}/predictions.parquet" in text
+    written = json.loads((tmp_path / "summary.json").read_text())
+    (summary,) = written["summaries"]
+    assert (written["ensembles"], len(written["no_ensemble"])) == ([], 1)
     metrics = json.loads((run_folder / "metrics.json").read_text())
     model = summary["rows"]["video"]["model"]
     assert model["mse"] == pytest.approx(metrics["masks"][4]["scores"]["score"]["model"]["mse"])
     assert model["sd"]["mse"] == pytest.approx(0, abs=1e-9)
     assert summary["caveats"] == ["checkpoint selected on the test split"]
+
+    shutil.copy(run_folder / "predictions.parquet", other)
+    summarize.main()
+    text = capsys.readouterr().out
+    assert "A = ensemble of 2 runs (run, other), their predictions averaged" in text
+    (ensemble,) = json.loads((tmp_path / "summary.json").read_text())["ensembles"]
+    (row,) = [row for row in ensemble["against_ridge"]["rows"] if row["row"] == "video"]
+    assert row["first"]["mse"] == pytest.approx(model["mse"])
 
     monkeypatch.setattr(sys, "argv", ["summarize.py", str(tmp_path)])
     with pytest.raises(SystemExit, match=r"cannot summarize: .*run\.json is not there"):

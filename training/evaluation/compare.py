@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from .metrics.bootstrap import draw_resamples, percentile_interval
 from .results import PREDICTIONS, ScoredRow, average_rows, measure_row
 
 RIDGE = "ridge"
-COLUMNS = ("sample_id", "mask", "rates", "seed", "score_name", "score", "ridge", "target")
+PATH_COLUMNS = ("reasoning_score", "cross_modal_score")
+COLUMNS = ("sample_id", "mask", "rates", "seed", "score_name", "score", *PATH_COLUMNS, "ridge", "target")
 Key = tuple[str, str]  # row, score
 
 
@@ -28,8 +29,8 @@ class RunScores:
         name: folder name of the run.
         place: where it was read, for messages.
         caveats: reasons why its results are no fair measure.
-        tables: (row, score) -> `predicted`, `target` and `mask` by sample id. A row is a mask (`video+audio`), or
-            missing rates with their mask seed.
+        tables: (row, score) -> `predicted`, `target`, `mask` and `disagreement` (absolute difference of the two paths)
+            by sample id. A row is a mask (`video+audio`), or missing rates with their mask seed.
     """
 
     name: str
@@ -72,7 +73,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Names and caveats of two runs, their differences (averages last for each score), and rows that only one has."""
+    """Names and caveats of two runs, their differences, and rows that only one has.
+
+    The average over the incomplete masks comes last for each score, the average over several scores after all of them.
+    """
 
     first: str
     second: str
@@ -105,11 +109,12 @@ def read_run_scores(folder: str | Path, ridge: bool = False) -> RunScores:
     drawn = "missing rates " + frame["rates"] + ", mask seed " + frame["seed"].astype("Int64").astype(str)
     frame["row"] = frame["mask"].where(frame["rates"].isna(), drawn)
     frame["predicted"] = frame[RIDGE if ridge else "score"]
+    frame["disagreement"] = (frame["reasoning_score"] - frame["cross_modal_score"]).abs()
     tables = {}
     for (row, score), part in frame.groupby(["row", "score_name"], sort=False):
         if (twice := part["sample_id"].duplicated()).any():
             raise ValueError(f"{path} has the sample {part['sample_id'][twice].iloc[0]!r} twice for {row}, {score}")
-        tables[row, score] = part.set_index("sample_id")[["predicted", "target", "mask"]]
+        tables[row, score] = part.set_index("sample_id")[["predicted", "target", "mask", "disagreement"]]
     name = path.parent.resolve().name
     caveats = json.loads((table.schema.metadata or {}).get(b"caveats", b"[]"))
     return RunScores(f"ridge of {name}" if ridge else name, str(folder), caveats, tables)
@@ -125,19 +130,21 @@ def compare_runs(first: RunScores, second: RunScores) -> Comparison:
     if not keys:
         names = [f"{_names(run.tables)} in {run.place}" for run in (first, second)]
         raise ValueError(f"no row in common: {', '.join(names)}")
-    pairs = {key: _pair(key, first, second) for key in keys}
+    pairs = {key: pair_scores(key, first, second) for key in keys}
     sample_ids = list(dict.fromkeys(sample for pair in pairs.values() for sample in pair.index))
     resamples = pd.DataFrame(draw_resamples(len(sample_ids)), index=sample_ids)
+    measured: dict[str, dict[str, list[ScoredRow]]] = {}  # score -> row -> of both runs
     rows = []
     for score in dict.fromkeys(score for _, score in keys):
-        measured = {row: _measure(pairs[row, score], resamples) for row, other in keys if other == score}
-        for row, both in measured.items():
+        measured[score] = by_row = {row: _measure(pairs[row, score], resamples) for row, of in keys if of == score}
+        for row, both in by_row.items():
             rows.append(_difference(row, score, both[0].model["samples"], *both, _test(pairs[row, score])))
-        incomplete = [measured[row] for row in _incomplete(list(measured))]
-        if len(incomplete) > 1:
-            samples = max(row.model["samples"] for row, _ in incomplete)
-            averages = [average_rows(run) for run in zip(*incomplete, strict=True)]
-            rows.append(_difference(f"average of the {len(incomplete)} incomplete", score, samples, *averages, {}))
+        if len(incomplete := _incomplete(list(by_row))) > 1:
+            samples = max(by_row[row][0].model["samples"] for row in incomplete)
+            name = f"average of the {len(incomplete)} incomplete"
+            by_row[name] = _average([by_row[row] for row in incomplete])
+            rows.append(_difference(name, score, samples, *by_row[name], {}))
+    rows += _over_scores(rows, list(measured.values())) if len(measured) > 1 else []
     runs = {"A": first, "B": second}
     alone = [(name, key) for name, run in runs.items() for key in run.tables if key not in pairs]
     not_compared = [f"{_names([key])} (only in {name})" for name, key in alone]
@@ -145,8 +152,25 @@ def compare_runs(first: RunScores, second: RunScores) -> Comparison:
     return Comparison(first.name, second.name, caveats, rows, not_compared)
 
 
-def _pair(key: Key, first: RunScores, second: RunScores) -> pd.DataFrame:
-    """`first`, `second` and `target` by sample id, in the order of the first run."""
+def _over_scores(rows: Sequence[Difference], measured: Sequence[dict[str, list[ScoredRow]]]) -> list[Difference]:
+    """Average each row over the scores, if all of them have it."""
+    samples = {row.row: row.samples for row in rows}
+    shared = [row for row in measured[0] if all(row in by_row for by_row in measured)]
+    averages = {row: _average([by_row[row] for by_row in measured]) for row in shared}
+    name = f"average of {len(measured)} scores"
+    return [_difference(row, name, samples[row], *both, {}) for row, both in averages.items()]
+
+
+def _average(pairs: Sequence[list[ScoredRow]]) -> list[ScoredRow]:
+    return [average_rows(run) for run in zip(*pairs, strict=True)]
+
+
+def pair_scores(key: Key, first: RunScores, second: RunScores) -> pd.DataFrame:
+    """Return `first`, `second` and `target` by sample id, in the order of the first run.
+
+    Raises:
+        ValueError: the runs differ in samples, targets or drawn masks.
+    """
     one, other, what = first.tables[key], second.tables[key], _names([key])
     for table, less, run in ((one, other, first.place), (other, one, second.place)):
         extra = table.index.difference(less.index)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from ..utils.markdown import markdown_table
 from .compare import Comparison, Difference
+from .ensembles import Ensemble
 from .results import EvaluationResult, ScoredRow
 from .seeds import Summary
 
@@ -26,7 +27,11 @@ COLUMNS = (  # heading, metric, part of a `ScoredRow`
     ("rel. L2", "relative_l2", "model"),
 )
 NOT_ON_CARDS = (INTERVAL, "best", "Pearson", "rel. L2")
-COMPARED = ["modalities", "samples", "Spearman A", "B", "A - B", INTERVAL, "p", "MSE A", "B", "A - B", INTERVAL]
+COMPARED = {"spearman": "Spearman", "mse": "MSE"}
+LEGEND = (
+    "A or B after an interval: the interval excludes 0 and that run is better.",
+    "p: Williams's test of dependent correlations on ranks (approximate), two-sided, not adjusted for many rows.",
+)
 Labelled = list[tuple[list[str], ScoredRow]]  # cells before the metrics, and metrics
 
 
@@ -82,19 +87,60 @@ def card_table(result: EvaluationResult) -> str:
 
 def comparison_table(comparison: Comparison) -> str:
     """One table for each score: both runs, their difference with its interval, Williams's test, and notes below."""
-    lines = [f"A = {comparison.first}", f"B = {comparison.second}", *(f"({caveat})" for caveat in comparison.caveats)]
-    for score in dict.fromkeys(row.score_name for row in comparison.rows):
-        rows = [_compared_cells(row) for row in comparison.rows if row.score_name == score]
-        lines += ["", score, "", markdown_table([COMPARED, *rows])]
-    lines += [
-        "",
-        "95 %: paired bootstrap interval of the difference, both runs measured on the same resamples of the samples.",
-        "A or B after an interval: the interval excludes 0 and that run is better.",
-        "p: Williams's test of dependent correlations on ranks (approximate), two-sided, not adjusted for many rows.",
-    ]
-    lines += [f"Not compared: {row}." for row in comparison.not_compared]
     reasons = {row.tests["spearman"].reason: row.row for row in comparison.rows if row.tests}
-    return "\n".join([*lines, *(f"No test for {row}: {reason}." for reason, row in reasons.items() if reason)])
+    return "\n".join(
+        [
+            f"A = {comparison.first}",
+            f"B = {comparison.second}",
+            *(f"({caveat})" for caveat in comparison.caveats),
+            "",
+            _difference_tables(comparison, list(COMPARED)),
+            "",
+            "95 %: paired bootstrap interval of the difference, both runs on the same resamples of the samples.",
+            *LEGEND,
+            *(f"Not compared: {row}." for row in comparison.not_compared),
+            *(f"No test for {row}: {reason}." for reason, row in reasons.items() if reason),
+        ]
+    )
+
+
+def ensemble_table(ensemble: Ensemble) -> str:
+    """The averaged predictions of several runs beside ridge, and what tells their error, as in `comparison_table`."""
+    against_ridge, uncertainty = ensemble.against_ridge, ensemble.uncertainty
+    return "\n".join(
+        [
+            f"A = {against_ridge.first}, their predictions averaged",
+            f"B = {against_ridge.second}, averaged alike",
+            *(f"({caveat})" for caveat in ensemble.caveats),
+            "",
+            _difference_tables(against_ridge, list(COMPARED), own_interval=True),
+            "",
+            "95 %: bootstrap interval of A, and paired one of the difference, on the same resamples of the samples.",
+            *LEGEND,
+            "",
+            "Rank correlation with the absolute error of the averaged predictions:",
+            f"A = {uncertainty.first}",
+            f"B = {uncertainty.second}",
+            "",
+            _difference_tables(uncertainty, ["spearman"], own_interval=True),
+        ]
+    )
+
+
+def _difference_tables(comparison: Comparison, metrics: Sequence[str], own_interval: bool = False) -> str:
+    headings = ["modalities", "samples"]
+    for metric in metrics:
+        interval = [INTERVAL] if own_interval else []
+        headings += [f"{COMPARED[metric]} A", *interval, "B", "A - B", INTERVAL, *["p"] * (metric == "spearman")]
+    tables = []
+    for score in dict.fromkeys(row.score_name for row in comparison.rows):
+        rows = [row for row in comparison.rows if row.score_name == score]
+        lines = [[row.row, str(row.samples)] for row in rows]
+        for metric in metrics:
+            cells = [_compared_cells(row, metric, own_interval) for row in rows]
+            lines = [[*line, *more] for line, more in zip(lines, cells, strict=True)]
+        tables.append(f"{score}\n\n{markdown_table([headings, *lines])}")
+    return "\n\n".join(tables)
 
 
 def _labelled(result: EvaluationResult, score_name: str) -> Labelled:
@@ -145,20 +191,20 @@ def _star(row: ScoredRow, metric: str, part: str) -> str:
     return "*" if part == "model" and metric in row.not_better_than_mean else ""
 
 
-def _compared_cells(row: Difference) -> list[str]:
-    cells = {}
-    for metric in ("spearman", "mse"):
-        values = [format_metric(run[metric], metric) for run in (row.first, row.second)]
-        difference, interval = row.differences[metric], NOTHING
-        if row.intervals[metric] is not None:
-            low, high = row.intervals[metric]
-            first_is_better = low > 0 if metric == "spearman" else high < 0
-            better = (" A" if first_is_better else " B") if low > 0 or high < 0 else ""
-            interval = f"{_signed(low, metric)} to {_signed(high, metric)}{better}"
-        cells[metric] = [*values, NOTHING if difference is None else _signed(difference, metric), interval]
+def _compared_cells(row: Difference, metric: str, own_interval: bool) -> list[str]:
+    first, second = (format_metric(run[metric], metric) for run in (row.first, row.second))
+    difference, interval = row.differences[metric], NOTHING
+    if row.intervals[metric] is not None:
+        low, high = row.intervals[metric]
+        first_is_better = low > 0 if metric == "spearman" else high < 0
+        better = (" A" if first_is_better else " B") if low > 0 or high < 0 else ""
+        interval = f"{_signed(low, metric)} to {_signed(high, metric)}{better}"
+    cells = [first, *([format_interval(row.first, metric)] if own_interval else []), second]
+    cells += [NOTHING if difference is None else _signed(difference, metric), interval]
+    if metric != "spearman":
+        return cells
     p_value = row.tests["spearman"].p_value if row.tests else None
-    test = NOTHING if p_value is None else "<.001" if p_value < 0.001 else f"{p_value:.3f}"
-    return [row.row, str(row.samples), *cells["spearman"], test, *cells["mse"]]
+    return [*cells, NOTHING if p_value is None else "<.001" if p_value < 0.001 else f"{p_value:.3f}"]
 
 
 def _signed(value: float, metric: str) -> str:
