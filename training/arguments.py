@@ -181,6 +181,11 @@ class LimssrTrainingArguments(TrainingArguments):
     )
     head_learning_rate: float | None = described(None, "learning rate outside the language model; the same by default")
     decay_all: bool = described(True, "apply weight decay to norms, biases and token embeddings too, as published")
+    average_decay: float | None = described(
+        None,
+        "validate and keep an exponential moving average of the weights, which keeps this share of itself in a step "
+        "(0.999: over about 1000 steps); by default none",
+    )
     save_form: Literal["adapter", "full"] | None = described(None, "final model: adapter (what was trained) or full")
     logging_strategy: str = described("epoch", "when to log the loss terms")
     eval_strategy: str = described("epoch", "when to validate")
@@ -221,6 +226,8 @@ class LimssrTrainingArguments(TrainingArguments):
         super().__post_init__()
         if "bnb" in self.optim or self.optim.startswith(("paged_", "adamw_8bit", "lion_8bit", "ademamix_8bit")):
             require_bitsandbytes(f"`optim` {self.optim.value!r}")
+        if self.average_decay is not None and not 0 < self.average_decay < 1:
+            raise ValueError(f"`average_decay` is {self.average_decay}; allowed is above 0 and below 1.")
         if self.optim.startswith("schedule_free"):
             self._check_schedule_free()
         if parse_flag_from_env("ACCELERATE_USE_FSDP") and self.device.type == "cpu":
@@ -263,6 +270,11 @@ class LimssrTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"`lr_scheduler_type` is {shape!r}, but `optim` {optimizer!r} averages weights in place of a falling "
                 "learning rate: give constant or constant_with_warmup."
+            )
+        if self.average_decay is not None:
+            raise ValueError(
+                f"`average_decay` is {self.average_decay}, but `optim` {optimizer!r} averages the weights itself: "
+                "leave one out."
             )
 
     def get_warmup_steps(self, num_training_steps: int) -> int:

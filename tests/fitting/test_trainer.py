@@ -81,24 +81,28 @@ def history(trainer, *names) -> list[dict]:
 
 EIGHT_BITS = pytest.param(
     5,
-    "adamw_bnb_8bit",
+    {"optim": "adamw_bnb_8bit"},
     id="with an optimizer of eight bits",
     marks=pytest.mark.skipif(not is_bitsandbytes_available(), reason="needs the package bitsandbytes"),
 )
 
 
 @pytest.mark.parametrize(
-    ("stop", "optim"),
+    ("stop", "settings"),
     [
-        pytest.param(5, "adamw_torch", id="at the end of an epoch"),
-        pytest.param(3, "adamw_torch", id="within an epoch"),
+        pytest.param(5, {}, id="at the end of an epoch"),
+        pytest.param(3, {}, id="within an epoch"),
         EIGHT_BITS,
-        pytest.param(3, "schedule_free_adamw", id="with a schedule-free optimizer"),
+        pytest.param(
+            3,
+            {"optim": "schedule_free_adamw", "lr_scheduler_type": "constant_with_warmup"},
+            id="with a schedule-free optimizer",
+        ),
+        pytest.param(3, {"average_decay": 0.9}, id="with an average of the weights"),
     ],
 )
-def test_a_resumed_run_equals_one_that_was_never_stopped(make_trainer, tmp_path, stop, optim):
-    steps = {"dynamic": True, "optim": optim, "save_strategy": "steps", "save_steps": stop}
-    steps |= {"lr_scheduler_type": "constant_with_warmup"} if "schedule_free" in optim else {}
+def test_a_resumed_run_equals_one_that_was_never_stopped(make_trainer, tmp_path, stop, settings):
+    steps = {"dynamic": True, "save_strategy": "steps", "save_steps": stop, **settings}
     steps |= {"eval_strategy": "steps", "eval_steps": stop}
     straight = make_trainer("straight", **steps, save_total_limit=5, load_best_model_at_end=False)
     straight.train()

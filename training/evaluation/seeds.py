@@ -23,6 +23,7 @@ TRAINING_SETTINGS = (  # training arguments that shape the model
     "optim",
     "weight_decay",
     "decay_all",
+    "average_decay",
     "max_grad_norm",
     "metric_for_best_model",
 )

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from ...modeling_limssr.adapters_limssr import strip_peft_names
-from ..utils.files import OPTIMIZER_FILE, RANDOM_FILES, SCALER_FILE, SCHEDULE_FILE
+from ..utils.files import AVERAGE_FILE, OPTIMIZER_FILE, RANDOM_FILES, SCALER_FILE, SCHEDULE_FILE
 
 
 class TrainingStateMixin:
@@ -52,6 +52,10 @@ class TrainingStateMixin:
             about = {"optimizer": _name(optimizer_class), "parameters": _extent(self.parameter_groups(self.model))}
             yield _problem(folder / OPTIMIZER_FILE, step=step)
             yield _problem(folder / SCHEDULE_FILE, step=step, **about)
+            if self.args.average_decay is not None:
+                yield _problem(folder / AVERAGE_FILE, step=step)
+            elif (folder / AVERAGE_FILE).is_file():
+                yield f"{AVERAGE_FILE} is of a training with `average_decay`, which is not given"
         elif self.is_fsdp_enabled and not (folder / SCHEDULER_NAME).is_file():
             yield f"{SCHEDULER_NAME} is missing"
         yield _problem(folder / self._random_file, step=step, processes=self.args.world_size)
@@ -67,6 +71,8 @@ class TrainingStateMixin:
             super()._save_optimizer_and_scheduler(output_dir)
         elif self.args.should_save:
             save_optimizer(output_dir, self.optimizer, self.lr_scheduler, self.state.global_step)
+            if self.weight_average is not None:
+                self.weight_average.save(Path(output_dir) / AVERAGE_FILE, self.state.global_step)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None and self.args.resume_without_optimizer:
@@ -75,6 +81,8 @@ class TrainingStateMixin:
             super()._load_optimizer_and_scheduler(checkpoint)
         elif checkpoint is not None:
             load_optimizer(checkpoint, self.optimizer, self.lr_scheduler)
+            if self.weight_average is not None:
+                self.weight_average.load(Path(checkpoint) / AVERAGE_FILE)
 
     def _save_scaler(self, output_dir: str) -> None:
         scaler = getattr(self.accelerator, "scaler", None)

@@ -29,6 +29,7 @@ from ..hub.trainer_mixin import HubMixin
 from ..prediction.predictions import PATHS, Predictions, round_scores
 from ..prediction.predictor import predict
 from ..utils.files import RECORD_FILE, write_json
+from .averaging import WeightAverage, settle_weights
 from .checkpoints import TrainingStateMixin, check_form, checkpoint_form, final_form, load_trained_weights
 from .collator import EpochRows, EpochSampler, LimssrCollator
 
@@ -45,7 +46,8 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
     - checkpoints hold only what was trained, with processor and code, and no pickle (`TrainingStateMixin`); loading
       one fails on any weight that is missing or left over; whole revisions go to the Hub (`HubMixin`);
     - the three terms of the loss are logged, and the language model can have a learning rate of its own;
-    - a schedule-free optimizer is validated, saved and kept with the weights it ends with, not those of its steps.
+    - a schedule-free optimizer, or any with `average_decay`, is validated, saved and kept with its average of the
+      weights, not with those of its steps.
 
     Args:
         args: `LimssrTrainingArguments`; those of a stock trainer keep their own defaults.
@@ -82,9 +84,12 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
             logger.warning("There is no `eval_dataset`: nothing is validated, and the last checkpoint is kept.")
             do_not_validate(args)
         self.describe: Callable[[], dict] | None = None
+        self.weight_average: WeightAverage | None = None
         self._loss_terms: dict[str, list[torch.Tensor]] = defaultdict(list)
         data = (data_collator, train_dataset, eval_dataset, processing_class)
         super().__init__(model, args, *data, *arguments, **kwargs)
+        if args.average_decay is not None and self._is_sharded:
+            raise ValueError("`average_decay` is given, but the model is sharded (FSDP, DeepSpeed): leave one out.")
         if data_collator is None:
             self.data_collator = self._collator("random")
         self.add_callback(EndSettled())
@@ -136,6 +141,9 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
         if self.optimizer is None:
             optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = optimizer_class(self.parameter_groups(model), **settings)
+        if self.args.average_decay is not None and not hasattr(self.optimizer, "eval"):  # else it has an average
+            self.weight_average = WeightAverage(model, self.args.average_decay)
+            self.weight_average.follow(self.optimizer)
         return self.optimizer
 
     def parameter_groups(self, model: nn.Module) -> list[dict]:
@@ -331,9 +339,3 @@ class EndSettled(TrainerCallback):
     def on_epoch_end(self, args, state, control, optimizer=None, **kwargs):
         if control.should_epoch_stop or control.should_training_stop:
             settle_weights(optimizer)
-
-
-def settle_weights(optimizer) -> None:
-    """Move from the weights at which a schedule-free optimizer takes its steps to the average it ends with."""
-    if hasattr(optimizer, "eval"):
-        optimizer.eval()

@@ -12,8 +12,9 @@ RECORD_FILE = "run.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
 SCHEDULE_FILE = "optimizer.json"
 SCALER_FILE = "scaler.json"
+AVERAGE_FILE = "average.safetensors"
 RANDOM_FILES = "rng_state*.json"  # one for each process
-TRAINING_STATE_FILES = ("trainer_state.json", OPTIMIZER_FILE, SCHEDULE_FILE, SCALER_FILE, RANDOM_FILES)
+TRAINING_STATE_FILES = ("trainer_state.json", OPTIMIZER_FILE, SCHEDULE_FILE, SCALER_FILE, AVERAGE_FILE, RANDOM_FILES)
 
 
 @contextmanager
