@@ -1,0 +1,502 @@
+"""Recordings as streams of pictures and of sound, on the clock of the file; nothing is ever held as a whole."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import chain, count
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+# Demuxers that read one file and nothing else: a playlist could name other files and addresses.
+DEMUXERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2",
+    "matroska,webm",
+    *("avi", "mpegts", "mpeg", "mpegvideo", "m4v", "h264", "hevc", "av1", "obu", "ivf", "flv", "asf", "gif", "apng"),
+    *("ogg", "wav", "w64", "mp3", "flac", "aac", "ac3", "eac3", "aiff", "caf", "au", "amr", "mxf", "nut", "dv", "rm"),
+)
+SOUND_TOLERANCE = 0.1  # seconds that the timestamps of sound may be off before silence is put in or sound left out
+LONGEST_SILENCE = 1.0  # seconds of silence put in at a time
+TRUNCATED = 0.9  # share of the header's duration below which a recording is called truncated
+
+
+class RecordingError(ValueError):
+    """A recording that cannot be used; the message names the file and the cause."""
+
+
+class MissingStreamError(RecordingError):
+    """A recording that lacks picture or sound."""
+
+
+@dataclass(frozen=True)
+class DecodingLimits:
+    """What a recording may cost.
+
+    Args:
+        max_pixels (`int`): pixels of a picture; the default admits 4K (4096 x 2304).
+        max_frames (`int`): pictures decoded of one recording; the default admits an hour at 60 a second.
+        max_seconds (`float`): seconds read of one recording.
+    """
+
+    max_pixels: int = 4096 * 2304
+    max_frames: int = 250_000
+    max_seconds: float = 3600.0
+
+
+@dataclass(frozen=True)
+class Recording:
+    """
+    A file of picture, sound or both, and which part of it counts.
+
+    Args:
+        path (`str` or `Path`): the file; URLs are refused.
+        start (`float`, *optional*): seconds on the clock of the file.
+        end (`float`, *optional*): the same.
+
+    Raises:
+        TypeError: `path` is no path.
+        RecordingError: the part is empty.
+    """
+
+    path: str | Path
+    start: float | None = None
+    end: float | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.path, str | os.PathLike):
+            raise TypeError(f"a recording is {type(self.path).__name__}, expected a path.")
+        if not 0 <= self.first < self.last:
+            raise RecordingError(f"{self}: start is {self.start} and end is {self.end}, expected 0 <= start < end.")
+
+    @classmethod
+    def of(cls, given) -> "Recording":
+        """Make one of a path, or of a dict of `path`, `start` and `end`."""
+        if isinstance(given, cls):
+            return given
+        return cls(**given) if isinstance(given, dict) else cls(given)
+
+    def __str__(self) -> str:
+        name = os.fspath(self.path)
+        name = os.fsencode(name).decode("utf-8", "backslashreplace")
+        return repr(name) if not name.isprintable() else name
+
+    @property
+    def first(self) -> float:
+        return 0.0 if self.start is None else self.start
+
+    @property
+    def last(self) -> float:
+        return float("inf") if self.end is None else self.end
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """
+    How a picture becomes an array. Rotation and pixels that are not square are undone first.
+
+    Args:
+        short_side (`int`, *optional*): scale the picture so that its shorter side has as many pixels.
+        crop (`(height, width)`, *optional*): cut out the centre.
+        size (`(height, width)`, *optional*): scale what is left to this size.
+        colour (`"rgb24"` or `"gray"`): three channels or one.
+    """
+
+    short_side: int | None = None
+    crop: tuple[int, int] | None = None
+    size: tuple[int, int] | None = None
+    colour: Literal["rgb24", "gray"] = "rgb24"
+
+
+def import_media(name: str):
+    """
+    Import a library of the extra `media`, which only recordings need.
+
+    Raises:
+        ModuleNotFoundError: it is not installed; the message says what to install.
+    """
+    try:
+        return import_module(name)  # not by a statement: the code bundle must load without it
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"Recordings need the package {name.partition('.')[0]}: pip install 'limssr[media]', or pip install av "
+            "opencv-python-headless."
+        ) from error
+
+
+@contextmanager
+def open_recording(recording: Recording):
+    """
+    The recording as a container of PyAV.
+
+    Raises:
+        RecordingError: no such file, a folder, a URL, an empty file, or nothing that FFmpeg can read.
+    """
+    av = import_media("av")
+    path = os.fspath(recording.path)
+    if "://" in path:
+        raise RecordingError(f"{recording}: this is a URL. Download the file and give its path.")
+    if os.path.isdir(path):
+        raise RecordingError(f"{recording}: this is a folder, expected a recording.")
+    if not os.path.isfile(path):
+        raise RecordingError(f"{recording}: there is no such file.")
+    if os.path.getsize(path) == 0:
+        raise RecordingError(f"{recording}: the file is empty.")
+    options = {"protocol_whitelist": "file", "format_whitelist": ",".join(DEMUXERS)}
+    try:
+        container = av.open(f"file:{os.path.abspath(path)}", options=options, metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise RecordingError(
+            f"{recording}: no video or sound that FFmpeg can read, or only a part of the file ({_reason(error)})."
+        ) from error
+    with container:
+        yield container
+
+
+def describe_streams(recording: Recording) -> str:
+    """What a file holds, in words."""
+    with open_recording(recording) as container:
+        found = [f"{stream.type} ({_codec_name(stream)})" for stream in container.streams]
+        return ", ".join(found) or "no stream"
+
+
+def read_pictures(
+    recording: Recording,
+    geometry: Geometry,
+    rate: float | None = None,
+    total: int | None = None,
+    limits: DecodingLimits | None = None,
+) -> Iterator[tuple[float, np.ndarray]]:
+    """
+    Pictures of a recording at regular times: at each, the one that a player shows then.
+
+    Args:
+        recording (`Recording`): the file and the part of it.
+        geometry (`Geometry`): how a picture becomes an array.
+        rate (`float`, *optional*): pictures a second, from the first one on.
+        total (`int`, *optional*): in place of a rate, as many pictures, evenly from the first to the last.
+        limits (`DecodingLimits`, *optional*): what it may cost.
+
+    Yields:
+        Time in seconds on the clock of the file, and the picture, uint8 `(height, width, 3)`, or `(height, width)`
+        for gray.
+
+    Raises:
+        MissingStreamError: the file has no picture.
+        RecordingError: nothing can be decoded, or a limit is exceeded.
+    """
+    shown, times, ends = None, None, None
+    make = _PictureMaker(geometry)
+    for time, seconds, frame in _decoded_frames(recording, limits or DecodingLimits()):
+        if times is None:
+            start = max(time, recording.first)
+            times = _regular_times(start, rate) if total is None else _even_times(recording, start, total)
+            due = next(times)
+        while shown is not None and due is not None and due < time - 1e-6:
+            yield due, make(shown)
+            due = next(times, None)
+        shown, ends = frame, time + seconds
+    ends = min(ends, recording.last) if ends is not None else -1.0
+    while shown is not None and due is not None and (due < ends - 1e-6 or total is not None):
+        yield due, make(shown)
+        due = next(times, None)
+
+
+def read_sound(
+    recording: Recording, rate: int, limits: DecodingLimits | None = None
+) -> Iterator[tuple[float, np.ndarray]]:
+    """
+    Sound of a recording, its channels mixed into one. Gaps between its packets are silence.
+
+    Args:
+        recording (`Recording`): the file and the part of it.
+        rate (`int`): samples a second.
+        limits (`DecodingLimits`, *optional*): what it may cost.
+
+    Yields:
+        Time of its first sample in seconds on the clock of the file, and float32 `(samples,)`.
+
+    Raises:
+        MissingStreamError: the file has no sound.
+        RecordingError: nothing can be decoded, or a limit is exceeded.
+    """
+    first, written = None, 0
+    for time, sound in _resampled_sound(recording, rate, limits or DecodingLimits()):
+        if first is None:
+            skipped = max(round((recording.first - time) * rate), 0)
+            if skipped >= len(sound):
+                continue
+            first, sound = time + skipped / rate, sound[skipped:]
+        if np.isfinite(recording.last):
+            sound = sound[: max(round((recording.last - first) * rate) - written, 0)]
+        if len(sound):
+            yield first + written / rate, sound
+        written += len(sound)
+
+
+def _regular_times(start: float, rate: float) -> Iterator[float]:
+    return (start + number / rate for number in count())
+
+
+def _even_times(recording: Recording, start: float, total: int) -> Iterator[float]:
+    """`total` times from the first to the last picture, which the packets tell before anything is decoded."""
+    with open_recording(recording) as container:
+        stream = _find_stream(container, recording, "video")
+        zero = _zero(container)
+        times = [
+            float(packet.pts * stream.time_base) - zero for packet in container.demux(stream) if packet.pts is not None
+        ]
+    last = max((time for time in times if time < recording.last), default=start)
+    return iter(np.linspace(start, max(start, last), total).tolist())
+
+
+def _decoded_frames(recording: Recording, limits: DecodingLimits) -> Iterator[tuple[float, float, tuple]]:
+    """Time, duration, and frame of PyAV with the aspect of its pixels, in the order of time."""
+    with open_recording(recording) as container:
+        stream = _find_stream(container, recording, "video")
+        context = stream.codec_context
+        _check_pixels(recording, context.width * context.height, limits)
+        context.options = {**(context.options or {}), "max_pixels": str(limits.max_pixels)}
+        usual = float(1 / (stream.average_rate or stream.guessed_rate or 25))
+        pixel_aspect = float(stream.sample_aspect_ratio or 1)
+        decoder = _Decoder(recording, container, stream, limits)
+        zero, before, end = _zero(container), None, None
+        for number, frame in enumerate(decoder):
+            if number >= limits.max_frames:
+                raise RecordingError(
+                    f"{recording}: more than max_frames={limits.max_frames} pictures; give start and end."
+                )
+            _check_pixels(recording, frame.width * frame.height, limits)
+            time = frame.time - zero if frame.time is not None else 0.0 if end is None else end
+            if frame.is_corrupt or (before is not None and time <= before):
+                continue
+            if time >= recording.last:
+                break
+            _check_seconds(recording, time - recording.first, limits)
+            before, seconds = time, float((frame.duration or 0) * (frame.time_base or 0)) or usual
+            end = time + seconds
+            yield time, seconds, (frame, pixel_aspect)
+        decoder.report(end)
+
+
+def _resampled_sound(recording: Recording, rate: int, limits: DecodingLimits) -> Iterator[tuple[float, np.ndarray]]:
+    """Time and samples without gaps, from the first packet at or after a keyframe before the start."""
+    av = import_media("av")
+    with open_recording(recording) as container:
+        stream = _find_stream(container, recording, "audio")
+        decoder = _Decoder(recording, container, stream, limits)
+        zero, expected, layout, resampler = _zero(container), None, None, None
+        for frame in decoder:
+            time = frame.time - zero if frame.time is not None else expected or 0.0
+            expected = max(time, 0.0) if expected is None else expected
+            seconds = frame.samples / frame.sample_rate
+            if time < expected - SOUND_TOLERANCE or frame.is_corrupt:
+                continue
+            if expected >= recording.last:
+                break
+            _check_seconds(recording, time - recording.first, limits)
+            while time - expected > SOUND_TOLERANCE and expected < recording.last:
+                silence = min(time - expected, LONGEST_SILENCE)
+                yield expected, np.zeros(round(silence * rate), np.float32)
+                expected += silence
+            if layout != (layout := (frame.format.name, frame.layout.name, frame.sample_rate)):
+                resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
+            for part in resampler.resample(frame):
+                yield expected, part.to_ndarray()[0]
+            expected += seconds
+        if resampler is not None:
+            for part in resampler.resample(None):
+                yield expected, part.to_ndarray()[0]
+        decoder.report(expected)
+
+
+class _Decoder:
+    """
+    Frames of one stream; damaged packets are left out, and counted.
+
+    Args:
+        recording: the file.
+        container, stream: of PyAV.
+        limits: what it may cost.
+    """
+
+    def __init__(self, recording: Recording, container, stream, limits: DecodingLimits):
+        self.recording, self.container, self.stream = recording, container, stream
+        self.damaged = self.packets = 0
+        header = container.duration / 1e6 if container.duration else 0.0
+        self.header_end = float(stream.duration * stream.time_base) if stream.duration else header
+        if recording.end is None:
+            _check_seconds(recording, max(header, self.header_end) - recording.first, limits, " by its header")
+        stream.codec_context.thread_count = 1  # each thread would hold pictures of its own
+        if recording.first > 1:  # below, decoding from the beginning is as fast
+            self._seek(recording.first)
+
+    def _seek(self, start: float) -> None:
+        """Go to a keyframe before the start; where a file cannot, it is decoded from its beginning."""
+        av = import_media("av")
+        try:
+            self.container.seek(int((start + _zero(self.container)) * 1e6))
+        except av.FFmpegError:
+            logger.warning(f"{self.recording}: cannot be entered in the middle, and is read from its beginning.")
+
+    def __iter__(self):
+        av = import_media("av")
+        for packet in chain(self._packets(), [None]):  # None: what the decoder still holds
+            self.packets += 1
+            try:
+                frames = self.stream.codec_context.decode(packet)
+            except av.EOFError:  # it had given all
+                return
+            except av.FFmpegError:
+                self.damaged += 1
+                continue
+            yield from frames
+
+    def _packets(self):
+        av = import_media("av")
+        try:
+            yield from self.container.demux(self.stream)
+        except av.FFmpegError:  # the file ends in the middle of a packet
+            self.damaged += 1
+
+    def report(self, end: float | None) -> None:
+        """
+        Warn of what is damaged or missing.
+
+        Raises:
+            RecordingError: nothing, or less than half of it, can be decoded.
+        """
+        kind = f"{self.stream.type} stream ({_codec_name(self.stream)})"
+        if end is None:
+            raise RecordingError(f"{self.recording}: no frame of its {kind} can be decoded in the part asked for.")
+        if end <= self.recording.first:
+            raise RecordingError(
+                f"{self.recording}: its {kind} ends at {end:.2f} s, before start={self.recording.start:g}."
+            )
+        if self.damaged > self.packets / 2:
+            raise RecordingError(f"{self.recording}: more than half of its {kind} is damaged.")
+        if self.damaged:
+            logger.warning(f"{self.recording}: {self.damaged} packets of its {kind} are damaged and left out.")
+        if self.recording.end is None and end < TRUNCATED * self.header_end:
+            logger.warning(
+                f"{self.recording}: its {kind} ends at {end:.2f} s, its header says {self.header_end:.2f} s; what is "
+                "there is used."
+            )
+
+
+class _PictureMaker:
+    """Turns frames of PyAV into arrays; a frame that is shown twice is converted once."""
+
+    def __init__(self, geometry: Geometry):
+        self.geometry = geometry
+        self.reformatter = import_media("av.video.reformatter").VideoReformatter()
+        self.last = (None, None)
+
+    def __call__(self, shown: tuple) -> np.ndarray:
+        """Array of a frame with the aspect of its pixels."""
+        if self.last[0] is not shown:
+            self.last = shown, self._convert(*shown)
+        return self.last[1]
+
+    def _convert(self, frame, pixel_aspect: float) -> np.ndarray:
+        geometry, turns = self.geometry, round(frame.rotation / 90) % 4
+        width, height = self._scaled_size(frame, pixel_aspect, turns)
+        if frame.interlaced_frame:
+            frame = _one_field(frame)
+        has_alpha = any(component.is_alpha for component in frame.format.components)
+        colour = "rgba" if has_alpha else geometry.colour
+        scaled = self.reformatter.reformat(frame, width, height, colour, interpolation="AREA")
+        array = scaled.to_ndarray()
+        if has_alpha:
+            array = _on_black(array, geometry.colour)
+        array = np.rot90(array, turns)
+        if geometry.crop is not None:
+            array = _crop_centre(array, *geometry.crop)
+        if geometry.size is not None and array.shape[:2] != tuple(geometry.size):
+            cv2 = import_media("cv2")
+            array = cv2.resize(np.ascontiguousarray(array), tuple(geometry.size)[::-1], interpolation=cv2.INTER_AREA)
+        return np.ascontiguousarray(array)
+
+    def _scaled_size(self, frame, pixel_aspect: float, turns: int) -> tuple[int, int]:
+        """Width and height to scale to, before the picture is turned upright."""
+        geometry = self.geometry
+        if geometry.size is not None and geometry.crop is None and geometry.short_side is None:
+            height, width = geometry.size
+            return (height, width) if turns % 2 else (width, height)
+        width, height = frame.width * pixel_aspect, frame.height
+        scale = 1.0 if geometry.short_side is None else geometry.short_side / min(width, height)
+        return max(round(width * scale), 1), max(round(height * scale), 1)
+
+
+def _one_field(frame):
+    """Every second line of an interlaced frame: the others show another moment."""
+    av = import_media("av")
+    graph = av.filter.Graph()
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or 1
+    )
+    field, sink = graph.add("field", "top"), graph.add("buffersink")
+    source.link_to(field)
+    field.link_to(sink)
+    graph.configure()
+    graph.push(frame)
+    return graph.pull()
+
+
+def _on_black(array: np.ndarray, colour: str) -> np.ndarray:
+    """`(height, width, 4)` with transparency -> the picture on a black ground."""
+    opaque = (array[..., :3] * (array[..., 3:] / 255.0)).round()  # (height, width, 3)
+    return (opaque if colour == "rgb24" else opaque @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+
+
+def _crop_centre(array: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The centre of a picture; what is smaller than the crop stays."""
+    top, left = max(array.shape[0] - height, 0) // 2, max(array.shape[1] - width, 0) // 2
+    return array[top : top + height, left : left + width]
+
+
+def _find_stream(container, recording: Recording, kind: Literal["video", "audio"]):
+    """The main stream of a kind, which a cover picture is not."""
+    streams = getattr(container.streams, kind)
+    attached = import_module("av.stream").Disposition.attached_pic
+    usable = [stream for stream in streams if not stream.disposition & attached and stream.codec_context is not None]
+    if not usable:
+        found = ", ".join(f"{stream.type} ({_codec_name(stream)})" for stream in container.streams) or "no stream"
+        raise MissingStreamError(f"{recording}: has no {kind} stream; the file holds {found}.")
+    size: Callable = (lambda stream: stream.width * stream.height) if kind == "video" else (lambda stream: 0)
+    return max(usable, key=size)
+
+
+def _zero(container) -> float:
+    """Where the clock of the file begins: at 0, but for broadcast streams, whose clock begins anywhere."""
+    broadcast = container.format.flags & import_module("av.format").Flags.ts_discont.value
+    return (container.start_time or 0) / 1e6 if broadcast else 0.0
+
+
+def _codec_name(stream) -> str:
+    return stream.codec_context.name if stream.codec_context is not None else "unknown codec"
+
+
+def _check_pixels(recording: Recording, pixels: int, limits: DecodingLimits) -> None:
+    if pixels > limits.max_pixels:
+        raise RecordingError(
+            f"{recording}: a picture has {pixels} pixels, more than max_pixels={limits.max_pixels}; make it smaller, "
+            "or raise the limit."
+        )
+
+
+def _check_seconds(recording: Recording, seconds: float, limits: DecodingLimits, source: str = "") -> None:
+    if seconds > limits.max_seconds:
+        raise RecordingError(
+            f"{recording}: lasts {seconds:.0f} s{source}, more than max_seconds={limits.max_seconds:g}; give start "
+            "and end."
+        )
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,295 @@
+"""Encoders: from windows of pictures or sound to feature clips. A recipe names one for each modality.
+
+An encoder is a class with the attributes of [`Encoder`] and `encode(windows)`. Add yours to [`ENCODERS`].
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoModel, AutoVideoProcessor
+from transformers.audio_utils import mel_filter_bank
+
+from .decoding_limssr import import_media
+
+
+class Encoder:
+    """
+    What encoders have in common.
+
+    Args:
+        feature_size (`int`): width of the clips, as the recipe says.
+
+    Attributes:
+        source (`str`): `"video"` or `"audio"`.
+        colour (`str`): of the pictures, `"rgb24"` or `"gray"`.
+        takes_parts (`bool`): whether the last window of a recording may be shorter than the others.
+        consecutive (`bool`): whether each window must begin where the last one ended.
+    """
+
+    source: ClassVar[Literal["video", "audio"]]
+    colour: ClassVar[Literal["rgb24", "gray"]] = "rgb24"
+    takes_parts: ClassVar[bool] = False
+    consecutive: ClassVar[bool] = False
+
+    def __init__(self, feature_size: int):
+        self.feature_size = feature_size
+
+    def encode(self, windows: Iterable[np.ndarray]) -> np.ndarray:
+        """
+        Encode the windows of one recording, in their order.
+
+        Args:
+            windows: pictures, uint8 `(pictures, height, width[, 3])`, or sound, float32 `(samples,)`.
+
+        Returns:
+            float32 `(clips, feature size)`, one clip a window.
+
+        Raises:
+            ValueError: the windows do not suffice.
+        """
+        raise NotImplementedError
+
+
+class ClassicVideo(Encoder):
+    """
+    Motion and shape without any weights; a clip is mean and deviation of its pictures.
+
+    A picture gives, on a grid of 4 x 4 cells, the dense optical flow (DIS) to it as a histogram of 8 directions
+    weighted by speed, in picture heights a second; motion energy, the mean change of brightness; and the foreground,
+    what differs from the recent past: its area, place, extent and direction, and its outline on 6 x 6 cells of its
+    bounding box.
+
+    Args:
+        feature_size (`int`): 378.
+        rate (`float`): pictures a second.
+    """
+
+    source = "video"
+    colour = "gray"
+    takes_parts = True
+    consecutive = True
+    grid, directions, outline = 4, 8, 6
+    SIZE: ClassVar[int] = 2 * (grid * grid * (directions + 1) + 9 + outline * outline)
+
+    def __init__(self, feature_size: int, rate: float):
+        super().__init__(feature_size)
+        self.rate = rate
+
+    def encode(self, windows: Iterable[np.ndarray]) -> np.ndarray:
+        cv2 = import_media("cv2")
+        flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        foreground = cv2.createBackgroundSubtractorMOG2(history=250, varThreshold=16, detectShadows=False)
+        before, clips = None, []
+        for window in windows:
+            described = []
+            for picture in window:
+                mask = foreground.apply(picture)
+                if before is not None and before.shape == picture.shape:
+                    motion = self._describe_motion(before, picture, flow.calc(before, picture, None))
+                    described.append(np.concatenate([motion, self._describe_foreground(mask)]))
+                before = picture
+            if not described:
+                raise ValueError("there is a single picture, which shows no motion.")
+            clips.append(mean_and_deviation(np.stack(described)))
+        return np.stack(clips)
+
+    def _describe_motion(self, before: np.ndarray, picture: np.ndarray, flow: np.ndarray) -> np.ndarray:
+        """Histogram of the flow `(height, width, 2)`, and motion energy, by cell."""
+        cv2 = import_media("cv2")
+        height, width = picture.shape
+        speed, angle = cv2.cartToPolar(flow[..., 0], flow[..., 1])
+        bins = (angle * (self.directions / (2 * np.pi))).astype(np.intp) % self.directions  # (height, width)
+        rows = np.arange(height) * self.grid // height
+        columns = np.arange(width) * self.grid // width
+        bins += (rows[:, None] * self.grid + columns) * self.directions
+        histogram = np.bincount(bins.ravel(), speed.ravel(), minlength=self.grid**2 * self.directions)
+        histogram *= self.grid**2 / (height * width) * self.rate / height  # mean speed, in heights a second
+        energy = cv2.resize(cv2.absdiff(before, picture), (self.grid, self.grid), interpolation=cv2.INTER_AREA)
+        return np.concatenate([histogram, energy.ravel() / 255.0])
+
+    def _describe_foreground(self, mask: np.ndarray) -> np.ndarray:
+        """Area, place, extent and direction of the foreground, then its outline; zeros where there is none."""
+        cv2 = import_media("cv2")
+        height, width = mask.shape
+        moments = cv2.moments(mask, binaryImage=True)
+        if moments["m00"] < 4:
+            return np.zeros(9 + self.outline**2)
+        left, top, wide, high = cv2.boundingRect(mask)
+        x, y, area = moments["m10"] / moments["m00"], moments["m01"] / moments["m00"], moments["m00"]
+        across, down, slant = (moments[name] / area for name in ("mu20", "mu02", "mu11"))
+        spread = max(across + down, 1e-6)
+        place = [area / (height * width), x / width, y / height, wide / width, high / height]
+        shape = [spread**0.5 / height, (across - down) / spread, 2 * slant / spread, area / (wide * high)]
+        box = mask[top : top + high, left : left + wide]
+        outline = cv2.resize(box, (self.outline, self.outline), interpolation=cv2.INTER_AREA) / 255.0
+        return np.concatenate([place, shape, outline.ravel()])
+
+
+class ClassicAudio(Encoder):
+    """
+    Loudness by pitch without any weights; a clip is mean and deviation of its frames of 25 ms, one each 10 ms.
+
+    A frame has the power of 40 mel bands and of the whole, both in units of 10 dB, and the onset strength, the mean
+    rise of the bands since the frame before.
+
+    Args:
+        feature_size (`int`): 84.
+        rate (`int`): samples a second.
+    """
+
+    source = "audio"
+    takes_parts = True
+    bands = 40
+    SIZE: ClassVar[int] = 2 * (bands + 2)
+
+    def __init__(self, feature_size: int, rate: int):
+        super().__init__(feature_size)
+        self.length, self.hop = rate // 40, rate // 100
+        self.filters = mel_filter_bank(
+            num_frequency_bins=self.length // 2 + 1,
+            num_mel_filters=self.bands,
+            min_frequency=20.0,
+            max_frequency=rate / 2,
+            sampling_rate=rate,
+            mel_scale="htk",
+        )  # (frequencies, bands)
+
+    def encode(self, windows: Iterable[np.ndarray]) -> np.ndarray:
+        return np.stack([mean_and_deviation(self._describe(window)) for window in windows])
+
+    def _describe(self, sound: np.ndarray) -> np.ndarray:
+        """Sound `(samples,)` -> `(frames, bands + 2)`."""
+        if len(sound) < self.length:
+            sound = np.pad(sound, (0, self.length - len(sound)))
+        frames = np.lib.stride_tricks.sliding_window_view(sound, self.length)[:: self.hop]  # (frames, length)
+        power = np.abs(np.fft.rfft(frames * np.hanning(self.length), axis=1)) ** 2 / self.length
+        mel = np.log10(power @ self.filters + 1e-8)  # (frames, bands)
+        loudness = np.log10(np.square(frames).mean(axis=1, keepdims=True) + 1e-8)
+        onset = np.maximum(np.diff(mel, axis=0, prepend=mel[:1]), 0).mean(axis=1, keepdims=True)
+        return np.concatenate([mel, loudness, onset], axis=1)
+
+
+class HubEncoder(Encoder):
+    """
+    A pretrained model of the Hub, or of a folder, with its own processor; a clip is the pooled last hidden state.
+
+    Args:
+        feature_size (`int`): hidden size of the model.
+        repository (`str`): Hub name or folder. Code that a repository brings is never run.
+        revision (`str`, defaults to `"main"`): branch, tag or, to be sure of the same weights, commit.
+        dtype (`str`, defaults to `"float32"`): precision of the model.
+        pooling (`"mean"`, `"first"` or `"pooler"`, defaults to `"mean"`): mean over the tokens, first token, or the
+            model's own pooled output.
+        batch_size (`int`, defaults to 8): windows encoded at a time.
+
+    Raises:
+        ValueError: the model has another hidden size, or no such pooling.
+    """
+
+    def __init__(
+        self,
+        feature_size: int,
+        repository: str,
+        revision: str = "main",
+        dtype: str = "float32",
+        pooling: Literal["mean", "first", "pooler"] = "mean",
+        batch_size: int = 8,
+    ):
+        super().__init__(feature_size)
+        if pooling not in ("mean", "first", "pooler"):
+            raise ValueError(f"pooling is {pooling!r}; allowed are 'mean', 'first' and 'pooler'.")
+        self.pooling, self.batch_size = pooling, batch_size
+        where = {"revision": revision, "trust_remote_code": False}
+        self.model = AutoModel.from_pretrained(repository, dtype=getattr(torch, dtype), **where).eval()
+        self.processor = self.load_processor(repository, **where)
+        if torch.accelerator.is_available():
+            self.model.to(torch.accelerator.current_accelerator())
+
+    def load_processor(self, repository: str, **where):
+        """The processor that makes the model's inputs."""
+        raise NotImplementedError
+
+    def prepare(self, windows: list[np.ndarray]) -> dict[str, torch.Tensor]:
+        """Model inputs of a batch of windows."""
+        raise NotImplementedError
+
+    @torch.inference_mode()
+    def encode(self, windows: Iterable[np.ndarray]) -> np.ndarray:
+        return np.concatenate([self._pool(batch) for batch in _batched(windows, self.batch_size)])
+
+    def _pool(self, windows: list[np.ndarray]) -> np.ndarray:
+        inputs = {
+            name: values.to(self.model.device, self.model.dtype if values.is_floating_point() else None)
+            for name, values in self.prepare(windows).items()
+        }
+        outputs = self.model(**inputs)
+        if self.pooling == "pooler":
+            pooled = outputs.pooler_output
+        else:
+            states = outputs.last_hidden_state  # (batch, tokens, hidden)
+            pooled = states.float().mean(1) if self.pooling == "mean" else states[:, 0]
+        if pooled.shape[-1] != self.feature_size:
+            raise ValueError(
+                f"the encoder gives {pooled.shape[-1]} numbers a clip, the recipe says {self.feature_size}."
+            )
+        return pooled.float().cpu().numpy()
+
+
+class HubVideo(HubEncoder):
+    """A video model (VideoMAE, V-JEPA 2, TimeSformer, ...), see [`HubEncoder`]."""
+
+    source = "video"
+
+    def load_processor(self, repository: str, **where):
+        try:
+            return AutoVideoProcessor.from_pretrained(repository, **where)
+        except (OSError, ValueError, ImportError):  # an older one, which takes a video as a list of pictures
+            return AutoImageProcessor.from_pretrained(repository, **where)
+
+    def prepare(self, windows: list[np.ndarray]) -> dict[str, torch.Tensor]:
+        return self.processor([list(window) for window in windows], return_tensors="pt")
+
+
+class HubAudio(HubEncoder):
+    """
+    A sound model (AST, wav2vec 2, ...), see [`HubEncoder`].
+
+    Args:
+        rate (`int`): samples a second, for which the model was made.
+        **settings: arguments of [`HubEncoder`].
+    """
+
+    source = "audio"
+
+    def __init__(self, feature_size: int, rate: int, **settings):
+        super().__init__(feature_size, **settings)
+        self.rate = rate
+
+    def load_processor(self, repository: str, **where):
+        return AutoFeatureExtractor.from_pretrained(repository, **where)
+
+    def prepare(self, windows: list[np.ndarray]) -> dict[str, torch.Tensor]:
+        return self.processor(windows, sampling_rate=self.rate, return_tensors="pt")
+
+
+# Name in a recipe -> class.
+ENCODERS: dict[str, type[Encoder]] = {
+    "classic_video": ClassicVideo,
+    "classic_audio": ClassicAudio,
+    "hub_video": HubVideo,
+    "hub_audio": HubAudio,
+}
+
+
+def mean_and_deviation(described: np.ndarray) -> np.ndarray:
+    """`(frames, size)` -> mean and standard deviation over the frames, float32 `(2 * size,)`."""
+    return np.concatenate([described.mean(axis=0), described.std(axis=0)]).astype(np.float32)
+
+
+def _batched(windows: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+    windows = iter(windows)
+    while batch := list(islice(windows, size)):
+        yield batch

@@ -1,0 +1,401 @@
+"""Recipes: how a recording becomes clips, for each modality; and the extraction itself."""
+
+import difflib
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .decoding_limssr import (
+    DecodingLimits,
+    Geometry,
+    MissingStreamError,
+    Recording,
+    RecordingError,
+    describe_streams,
+    read_pictures,
+    read_sound,
+)
+from .encoders_limssr import ENCODERS, ClassicAudio, ClassicVideo, Encoder
+
+
+@dataclass(frozen=True)
+class ModalityRecipe:
+    """
+    How the clips of one modality are made.
+
+    A clip is made of a window of `clip` pictures, or samples of sound, at `rate`; the next window begins `stride`
+    later.
+
+    Args:
+        encoder (`str`): key of [`ENCODERS`].
+        feature_size (`int`): width of the clips.
+        clip (`int`): pictures or samples of a window.
+        stride (`int`): pictures or samples from the beginning of a window to that of the next.
+        rate (`float`, *optional*): pictures or samples a second.
+        total (`int`, *optional*): in place of a rate, number of pictures taken evenly of the whole recording.
+        pictures (`int`, *optional*): pictures of a window that the encoder gets, evenly; by default all.
+        short_side, crop, size (*optional*): see [`Geometry`].
+        options (`dict`): further arguments of the encoder, such as `repository`, `revision` and `pooling`.
+
+    Raises:
+        ValueError: an impossible value, or an unknown encoder; the message begins with the field.
+    """
+
+    encoder: str
+    feature_size: int
+    clip: int
+    stride: int
+    rate: float | None = None
+    total: int | None = None
+    pictures: int | None = None
+    short_side: int | None = None
+    crop: tuple[int, int] | None = None
+    size: tuple[int, int] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.encoder not in ENCODERS:
+            raise ValueError(f"encoder is {self.encoder!r}; known are {', '.join(ENCODERS)}.")
+        for name in ("feature_size", "clip", "stride"):
+            _require_whole(name, getattr(self, name))
+        for name in ("total", "pictures", "short_side"):
+            if getattr(self, name) is not None:
+                _require_whole(name, getattr(self, name))
+        for name in ("crop", "size"):
+            if (pair := getattr(self, name)) is not None:
+                if not isinstance(pair, list | tuple) or len(pair) != 2:
+                    raise ValueError(f"{name} is {pair!r}; expected [height, width].")
+                for side in pair:
+                    _require_whole(name, side)
+                object.__setattr__(self, name, tuple(pair))
+        if (self.rate is None) == (self.total is None):
+            raise ValueError("rate and total: give one of them.")
+        if self.rate is not None and not 0 < self.rate < 1e6:
+            raise ValueError(f"rate is {self.rate!r}; expected a number above 0.")
+        if self.source == "audio" and (self.total or self.pictures or self.rate != round(self.rate)):
+            raise ValueError("rate of sound is a whole number, without total and pictures.")
+        if self.stride > self.clip:
+            raise ValueError(f"stride is {self.stride}, more than clip, {self.clip}; what lies between would be lost.")
+        if self.pictures is not None and self.pictures > self.clip:
+            raise ValueError(f"pictures is {self.pictures}, more than the {self.clip} of a window.")
+        if ENCODERS[self.encoder].consecutive and self.stride != self.clip:
+            raise ValueError(f"stride is {self.stride}; the encoder {self.encoder} needs that of clip, {self.clip}.")
+        if (width := getattr(ENCODERS[self.encoder], "SIZE", self.feature_size)) != self.feature_size:
+            raise ValueError(f"feature_size is {self.feature_size}; the encoder {self.encoder} gives {width}.")
+        try:
+            inspect.signature(ENCODERS[self.encoder]).bind(**self._encoder_arguments())
+        except TypeError as error:
+            raise ValueError(f"options do not fit the encoder {self.encoder}: {error}.") from error
+
+    @property
+    def source(self) -> str:
+        """`"video"` or `"audio"`."""
+        return ENCODERS[self.encoder].source
+
+    def make_encoder(self) -> Encoder:
+        return ENCODERS[self.encoder](**self._encoder_arguments())
+
+    def _encoder_arguments(self) -> dict[str, Any]:
+        arguments = {"feature_size": self.feature_size, **self.options}
+        if "rate" in inspect.signature(ENCODERS[self.encoder]).parameters:
+            arguments["rate"] = self.rate
+        return arguments
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """
+    How a recording becomes clips.
+
+    Args:
+        name (`str`): what people call it.
+        modalities (`dict[str, ModalityRecipe]`): modality -> how its clips are made.
+        version (`int`): goes up when the same words mean other numbers.
+
+    Raises:
+        ValueError: a modality cannot be made so; the message names it.
+    """
+
+    name: str
+    modalities: dict[str, ModalityRecipe]
+    version: int = 1
+
+    def __post_init__(self):
+        if not isinstance(self.modalities, dict) or not self.modalities:
+            raise ValueError(f"recipe {self.name!r}: modalities is {self.modalities!r}; expected one or more.")
+        made = {}
+        for modality, given in self.modalities.items():
+            try:
+                made[modality] = given if isinstance(given, ModalityRecipe) else ModalityRecipe(**given)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"recipe {self.name!r}, modality {modality!r}: {error}") from error
+        object.__setattr__(self, "modalities", made)
+
+    @classmethod
+    def load(cls, given: "str | Path | dict | Recipe") -> "Recipe":
+        """
+        A recipe from its name, a JSON file, or a dict.
+
+        Raises:
+            ValueError: there is no such recipe, or it is none.
+        """
+        if isinstance(given, cls):
+            return given
+        if isinstance(given, str | Path) and str(given) in RECIPES:
+            return cls(**RECIPES[str(given)])
+        if isinstance(given, str | Path):
+            given = _read_recipe(given)
+        if not isinstance(given, dict) or not {"name", "modalities"} <= given.keys() <= {f.name for f in fields(cls)}:
+            raise ValueError(f"a recipe has name, modalities and version, got {str(given)[:80]!r}.")
+        return cls(**given)
+
+    def to_dict(self) -> dict:
+        """What a JSON file holds."""
+        recipes = {
+            modality: {name: value for name, value in asdict(recipe).items() if value not in (None, {})}
+            for modality, recipe in self.modalities.items()
+        }
+        return {"name": self.name, "version": self.version, "modalities": json.loads(json.dumps(recipes))}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all but the name: recipes with the same digest make the same features."""
+        content = {name: value for name, value in self.to_dict().items() if name != "name"}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def feature_sizes(self) -> dict[str, int]:
+        return {name: recipe.feature_size for name, recipe in self.modalities.items()}
+
+
+@dataclass(frozen=True)
+class Clips:
+    """
+    Clips of one modality of a recording.
+
+    Args:
+        features (`np.ndarray`): float32 `(clips, feature size)`.
+        times (`np.ndarray`): float64 `(clips, 2)`, seconds on the clock of the file at which each begins and ends.
+    """
+
+    features: np.ndarray
+    times: np.ndarray
+
+
+class ClipExtractor:
+    """
+    Extracts clips from recordings. Encoders are made when they are first needed, and kept.
+
+    Args:
+        recipe (`Recipe`, or what [`Recipe.load`] takes): how.
+        limits (`DecodingLimits`, *optional*): what a recording may cost.
+    """
+
+    def __init__(self, recipe, limits: DecodingLimits | None = None):
+        self.recipe, self.limits = Recipe.load(recipe), limits or DecodingLimits()
+        self._encoders: dict[str, Encoder] = {}
+
+    def extract(self, recording, modalities: Iterable[str] | None = None) -> dict[str, Clips]:
+        """
+        Clips of a recording, without the modalities that it lacks.
+
+        Args:
+            recording (`Recording`, path, or dict of `path`, `start` and `end`): what to read.
+            modalities (*optional*): names of those wanted; by default all of the recipe.
+
+        Raises:
+            RecordingError: the file cannot be used, or has none of the modalities; the message says what it holds.
+            ModuleNotFoundError: PyAV or OpenCV is not installed.
+        """
+        recording = Recording.of(recording)
+        wanted = list(self.recipe.modalities if modalities is None else modalities)
+        found = {}
+        for modality in wanted:
+            try:
+                found[modality] = self.extract_modality(recording, modality)
+            except MissingStreamError:
+                continue
+        if not found:
+            sources = sorted({self.recipe.modalities[name].source for name in wanted})
+            raise RecordingError(
+                f"{recording}: has no {' or '.join(sources)} stream to make {', '.join(wanted)} of; the file holds "
+                f"{describe_streams(recording)}."
+            )
+        return found
+
+    def extract_modality(self, recording, modality: str) -> Clips:
+        """
+        Clips of one modality.
+
+        Raises:
+            MissingStreamError: the recording lacks what it is made of.
+            RecordingError, ModuleNotFoundError: as for `extract`.
+        """
+        recording, recipe, times = Recording.of(recording), self.recipe.modalities[modality], []
+        if modality not in self._encoders:
+            self._encoders[modality] = recipe.make_encoder()
+        encoder = self._encoders[modality]
+
+        def watched() -> Iterator[np.ndarray]:
+            for begin, end, window in self._windows(recording, recipe, encoder):
+                times.append((begin, end))
+                yield window
+
+        windows = watched()
+        first = next(windows, None)
+        if first is None:
+            length = f"{recipe.clip / recipe.rate:g} s" if recipe.rate else f"{recipe.clip} pictures"
+            raise RecordingError(f"{recording}: too short for one clip of {modality!r}, which takes {length}.")
+        try:
+            features = encoder.encode(chain([first], windows))
+        except RecordingError:
+            raise
+        except ValueError as error:
+            raise RecordingError(f"{recording}: {modality!r} cannot be made: {error}") from error
+        return Clips(features, np.array(times))
+
+    def _windows(
+        self, recording: Recording, recipe: ModalityRecipe, encoder: Encoder
+    ) -> Iterator[tuple[float, float, np.ndarray]]:
+        """Begin, end, and content of each window."""
+        if recipe.source == "audio":
+            pieces = read_sound(recording, int(recipe.rate), self.limits)
+        else:
+            geometry = Geometry(recipe.short_side, recipe.crop, recipe.size, encoder.colour)
+            pieces = read_pictures(recording, geometry, recipe.rate, recipe.total, self.limits)
+            pieces = ((time, picture[None]) for time, picture in pieces)
+        starts = []  # of the pieces; with a rate, the first one tells the others
+
+        def items() -> Iterator[np.ndarray]:
+            for time, piece in pieces:
+                if recipe.total or not starts:
+                    starts.append(time)
+                yield piece
+
+        for number, window in cut_windows(items(), recipe.clip, recipe.stride, encoder.takes_parts):
+            if recipe.total:
+                begin, end = starts[number], starts[number + len(window) - 1]
+            else:
+                begin, end = (starts[0] + place / recipe.rate for place in (number, number + len(window)))
+            if recipe.pictures is not None and len(window) == recipe.clip:
+                window = window[np.arange(recipe.pictures) * recipe.clip // recipe.pictures]
+            yield begin, end, window
+
+
+def cut_windows(
+    pieces: Iterable[np.ndarray], clip: int, stride: int, takes_parts: bool = False
+) -> Iterator[tuple[int, np.ndarray]]:
+    """
+    Cut a stream into windows; only the present one is in memory.
+
+    Args:
+        pieces: consecutive items, each `(items, ...)`.
+        clip: items of a window.
+        stride: items from the beginning of a window to that of the next, at most `clip`.
+        takes_parts: also give the rest at the end, if it is half a stride or all there is.
+
+    Yields:
+        Number of the first item of a window, and its items.
+    """
+    held, length, number = [], 0, 0
+    for piece in pieces:
+        held.append(piece)
+        length += len(piece)
+        if length < clip:
+            continue
+        together = np.concatenate(held)
+        while len(together) >= clip:
+            yield number, together[:clip]
+            together, number = together[stride:], number + stride
+        held, length = [together], len(together)
+    unseen = length - (clip - stride if number else 0)
+    if takes_parts and unseen > 0 and (number == 0 or 2 * unseen >= stride):
+        yield number, np.concatenate(held)
+
+
+def _read_recipe(path: str | Path) -> Any:
+    if not os.path.isfile(path):
+        close = difflib.get_close_matches(str(path), RECIPES, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(RECIPES)}, or give a JSON file."
+        raise ValueError(f"there is no recipe {str(path)!r}; {hint}")
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not a recipe in JSON: {error}") from error
+
+
+def _require_whole(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r}; allowed are whole numbers of 1 and more.")
+
+
+_AST = {
+    "encoder": "hub_audio",
+    "feature_size": 768,
+    "rate": 16000,
+    "options": {"repository": "MIT/ast-finetuned-audioset-10-10-0.4593", "pooling": "pooler"},
+}
+_VIDEOMAE = {
+    "encoder": "hub_video",
+    "feature_size": 768,
+    "pictures": 16,
+    "options": {"repository": "MCG-NJU/videomae-base-finetuned-kinetics"},
+}
+_TIMESFORMER = {
+    "encoder": "hub_video",
+    "feature_size": 768,
+    "pictures": 8,
+    "options": {"repository": "facebook/timesformer-base-finetuned-k400", "pooling": "first"},
+}
+# Named recipes. The published ones have the published clip arithmetic around encoders that the Hub has.
+RECIPES: dict[str, dict[str, Any]] = {
+    "classic": {
+        "name": "classic",
+        "modalities": {
+            "video": {
+                "encoder": "classic_video",
+                "feature_size": ClassicVideo.SIZE,
+                "rate": 25,
+                "clip": 8,
+                "stride": 8,
+                "short_side": 112,
+            },
+            "audio": {
+                "encoder": "classic_audio",
+                "feature_size": ClassicAudio.SIZE,
+                "rate": 16000,
+                "clip": 5120,  # 0.32 s, like eight pictures
+                "stride": 5120,
+            },
+        },
+    },
+    "pamfn": {
+        "name": "pamfn",
+        "modalities": {
+            "video": {**_VIDEOMAE, "rate": 25, "clip": 32, "stride": 32, "short_side": 256, "crop": (224, 300)}
+            | {"size": (224, 224)},
+            "audio": {**_AST, "clip": 20480, "stride": 20480},  # 1.28 s
+        },
+    },
+    "fs1000": {
+        "name": "fs1000",
+        "modalities": {
+            "video": {**_TIMESFORMER, "rate": 8, "clip": 40, "stride": 16, "short_side": 224, "crop": (224, 224)},
+            "audio": {**_AST, "clip": 80000, "stride": 32000},  # 5 s every 2 s
+        },
+    },
+    "diving": {
+        "name": "diving",
+        "modalities": {
+            "video": {**_VIDEOMAE, "total": 96, "clip": 16, "stride": 10, "size": (224, 224)},
+        },
+    },
+}

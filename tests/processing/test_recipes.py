@@ -1,0 +1,245 @@
+"""Recipes: how a recording becomes clips, by name, from a file, and with encoders of one's own."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    ASTConfig,
+    ASTFeatureExtractor,
+    ASTModel,
+    TimesformerConfig,
+    TimesformerModel,
+    VideoMAEConfig,
+    VideoMAEImageProcessorPil,
+    VideoMAEModel,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Model,
+)
+
+pytest.importorskip("av", reason="the extra `media` is not installed")
+
+from limssr.processing import decoding_limssr
+from limssr.processing.decoding_limssr import RecordingError
+from limssr.processing.encoders_limssr import ENCODERS, ClassicVideo, Encoder
+from limssr.processing.recipes_limssr import RECIPES, ClipExtractor, Recipe, cut_windows
+from tests.helpers.recordings import grey_pictures, moving_pictures, tone, write_recording
+
+
+@pytest.fixture(scope="module")
+def dive(tmp_path_factory):
+    """A second and a half of moving pictures with a tone."""
+    path = tmp_path_factory.mktemp("recordings") / "dive.mp4"
+    return write_recording(path, moving_pictures(38), sound=tone(1.52))
+
+
+def test_named_recipes_are_valid_and_a_file_says_the_same(tmp_path):
+    for name in RECIPES:
+        recipe = Recipe.load(name)
+        (tmp_path / "mine.json").write_text(json.dumps({**recipe.to_dict(), "name": "mine"}))
+        again = Recipe.load(tmp_path / "mine.json")
+        assert again.digest == recipe.digest
+        assert again.modalities == recipe.modalities
+    assert len({Recipe.load(name).digest for name in RECIPES}) == len(RECIPES)
+
+
+def test_every_number_of_a_recipe_counts_in_its_digest():
+    given = Recipe.load("classic").to_dict()
+    given["modalities"]["video"]["short_side"] = 120
+    assert Recipe.load(given).digest != Recipe.load("classic").digest
+    assert Recipe.load({**Recipe.load("classic").to_dict(), "version": 2}).digest != Recipe.load("classic").digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder": "clasic_video"}, "encoder is 'clasic_video'; known are classic_video, classic_audio"),
+        ({"clip": 0}, "clip is 0; allowed are whole numbers of 1 and more"),
+        ({"stride": 4}, "the encoder classic_video needs that of clip, 8"),
+        ({"feature_size": 12}, "feature_size is 12; the encoder classic_video gives 378"),
+        ({"total": 10}, "rate and total: give one of them"),
+        ({"options": {"repository": "a/b"}}, "options do not fit the encoder classic_video"),
+        ({"fps": 25}, "unexpected keyword argument 'fps'"),
+        ({"crop": 224}, r"crop is 224; expected \[height, width\]"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_named(changes, message):
+    given = Recipe.load("classic").to_dict()
+    given["modalities"]["video"] |= changes
+    with pytest.raises(ValueError, match=f"recipe 'classic', modality 'video': .*{message}"):
+        Recipe.load(given)
+
+
+def test_an_unknown_recipe_names_the_close_one(tmp_path):
+    with pytest.raises(ValueError, match="there is no recipe 'clasic'; did you mean 'classic'"):
+        Recipe.load("clasic")
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(ValueError, match=r"a\.json: not a recipe in JSON"):
+        Recipe.load(tmp_path / "a.json")
+    with pytest.raises(ValueError, match="a recipe has name, modalities and version, got"):
+        Recipe.load({"modalities": {}})
+
+
+def test_the_clip_arithmetic_of_the_published_recipes():
+    def windows(name: str, modality: str, seconds: float) -> list[tuple[float, float]]:
+        recipe = Recipe.load(name).modalities[modality]
+        count = recipe.total or round(seconds * recipe.rate)
+        found = cut_windows([np.zeros(count)], recipe.clip, recipe.stride)
+        scale = recipe.rate or 1
+        return [(number / scale, (number + len(window)) / scale) for number, window in found]
+
+    assert windows("pamfn", "video", 5.0) == [(0, 1.28), (1.28, 2.56), (2.56, 3.84)]
+    assert windows("pamfn", "audio", 5.0) == windows("pamfn", "video", 5.0)
+    assert windows("fs1000", "video", 10.0) == windows("fs1000", "audio", 10.0) == [(0, 5), (2, 7), (4, 9)]
+    assert windows("diving", "video", 3.0) == [(start, start + 16) for start in range(0, 81, 10)]
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 100])
+def test_windows_do_not_depend_on_the_pieces(size):
+    items = np.arange(23)
+    pieces = [items[start : start + size] for start in range(0, 23, size)]
+    found = [(number, window.tolist()) for number, window in cut_windows(iter(pieces), 6, 4, takes_parts=True)]
+    assert found == [(start, list(range(start, min(start + 6, 23)))) for start in (0, 4, 8, 12, 16)]  # 1 left
+    assert [number for number, _ in cut_windows(iter(pieces), 6, 4)] == [0, 4, 8, 12, 16]
+
+
+def test_classic_clips_have_times_and_sizes(dive):
+    found = ClipExtractor("classic").extract(dive)
+    assert {name: clips.features.shape for name, clips in found.items()} == {"video": (5, 378), "audio": (5, 84)}
+    for clips in found.values():
+        assert clips.features.dtype == np.float32
+        assert np.isfinite(clips.features).all()
+        np.testing.assert_allclose(clips.times[:4], [[n * 0.32, n * 0.32 + 0.32] for n in range(4)], atol=1e-6)
+    assert found["video"].times[4].tolist() == pytest.approx([1.28, 1.52])
+
+
+def test_classic_video_measures_speed_and_direction(tmp_path):
+    extractor = ClipExtractor("classic")
+    speeds = []
+    for speed in (0, 1, 2):
+        path = write_recording(tmp_path / f"{speed}.mp4", moving_pictures(25, 112, 150, speed), options={"qp": "10"})
+        histogram = extractor.extract(path)["video"].features[:, :128].reshape(-1, 16, 8)  # (clips, cells, directions)
+        assert histogram[:, :, [0, 7]].sum() >= 0.8 * histogram.sum()  # to the right
+        speeds.append(float(histogram.sum((1, 2)).mean()))
+    assert speeds[0] < 0.1 * speeds[1]
+    assert speeds[2] > 1.5 * speeds[1]
+
+
+def test_classic_audio_hears_pitch_and_onset(tmp_path):
+    silence = np.zeros((1, 8000), np.float32)
+    path = write_recording(
+        tmp_path / "a.wav",
+        sound=np.concatenate([silence, tone(0.5, frequency=300), tone(0.5, frequency=3000)], axis=1),
+        sound_codec="pcm_s16le",
+    )
+    features = ClipExtractor("classic").extract(path)["audio"].features
+    loudest = features[:, :40].argmax(axis=1)
+    assert loudest[2] < loudest[4]
+    assert features[0, 40] < features[2, 40]
+    assert features[1, 41] > 3 * features[2, 41]  # the clip in which the sound begins
+
+
+def test_a_recording_without_sound_lacks_a_modality(tmp_path):
+    silent = write_recording(tmp_path / "a.mp4", moving_pictures(10))
+    extractor = ClipExtractor("classic")
+    assert list(extractor.extract(silent)) == ["video"]
+    with pytest.raises(RecordingError, match=r"no audio stream to make audio of; the file holds video \(h264\)"):
+        extractor.extract(silent, ["audio"])
+
+
+def test_one_picture_shows_no_motion_and_short_recordings_are_refused(tmp_path):
+    with pytest.raises(RecordingError, match=r"a\.mp4: 'video' cannot be made: there is a single picture"):
+        ClipExtractor("classic").extract(write_recording(tmp_path / "a.mp4", grey_pictures(1)))
+
+
+def test_a_library_that_is_not_installed_is_named_with_its_extra(dive, monkeypatch):
+    def absent(name):
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(decoding_limssr, "import_module", absent)
+    with pytest.raises(ModuleNotFoundError, match=r"need the package av: pip install 'limssr\[media\]'"):
+        ClipExtractor("classic").extract(dive)
+
+
+class MeanColour(Encoder):
+    source = "video"
+
+    def encode(self, windows):
+        return np.stack([window.mean(axis=(0, 1, 2)) for window in windows]).astype(np.float32)
+
+
+def test_an_encoder_of_ones_own_is_a_class_and_a_line(dive, monkeypatch):
+    monkeypatch.setitem(ENCODERS, "mean_colour", MeanColour)
+    modality = {"encoder": "mean_colour", "feature_size": 3, "clip": 10, "stride": 5, "rate": 25, "size": [8, 8]}
+    clips = ClipExtractor({"name": "mine", "modalities": {"video": modality}}).extract(dive)["video"]
+    assert clips.features.shape == (6, 3)
+    np.testing.assert_allclose(clips.times[:, 0], np.arange(6) * 0.2)
+    assert ClassicVideo.SIZE == 378
+
+
+EDGE = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+def save_video_mae(folder):
+    VideoMAEModel(VideoMAEConfig(image_size=32, patch_size=16, num_frames=4, **TINY)).save_pretrained(folder)
+    VideoMAEImageProcessorPil(**EDGE).save_pretrained(folder)
+
+
+def save_timesformer(folder):
+    TimesformerModel(TimesformerConfig(image_size=32, patch_size=16, num_frames=4, **TINY)).save_pretrained(folder)
+    VideoMAEImageProcessorPil(**EDGE).save_pretrained(folder)
+
+
+def save_ast(folder):
+    ASTModel(ASTConfig(max_length=64, num_mel_bins=32, **TINY)).save_pretrained(folder)
+    ASTFeatureExtractor(max_length=64, num_mel_bins=32).save_pretrained(folder)
+
+
+def save_wav2vec2(folder):
+    layers = {"conv_dim": (8, 8), "conv_kernel": (10, 3), "conv_stride": (5, 2), "num_conv_pos_embeddings": 16}
+    config = Wav2Vec2Config(**TINY, **layers, num_feat_extract_layers=2, num_conv_pos_embedding_groups=2)
+    Wav2Vec2Model(config).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor().save_pretrained(folder)
+
+
+PICTURES = {"encoder": "hub_video", "rate": 25, "clip": 8, "stride": 8, "pictures": 4, "short_side": 32}
+SOUND = {"encoder": "hub_audio", "rate": 16000, "clip": 5120, "stride": 5120}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("save", "modality", "pooling"),
+    [
+        (save_video_mae, PICTURES, "mean"),
+        (save_timesformer, PICTURES, "first"),
+        (save_ast, SOUND, "pooler"),
+        (save_wav2vec2, SOUND, "mean"),
+    ],
+)
+def test_models_of_the_hub_encode_in_batches(dive, tmp_path, save, modality, pooling, dtype):
+    torch.manual_seed(0)
+    save(tmp_path)
+    options = {"repository": str(tmp_path), "pooling": pooling, "dtype": dtype}
+
+    def extract(**changes) -> np.ndarray:
+        given = {**modality, "feature_size": 16, "options": {**options, **changes}}
+        return ClipExtractor({"name": "tiny", "modalities": {"it": given}}).extract(dive)["it"].features
+
+    together = extract()
+    assert together.shape == (4, 16)
+    assert np.isfinite(together).all()
+    assert np.abs(together).max() > 0
+    tolerance = 1e-5 if dtype == "float32" else 5e-2
+    np.testing.assert_allclose(extract(batch_size=1), together, atol=tolerance)
+    if dtype == "bfloat16":
+        np.testing.assert_allclose(extract(dtype="float32"), together, atol=0.2)
+
+
+def test_a_model_of_another_size_is_refused(dive, tmp_path):
+    save_ast(tmp_path)
+    modality = {**SOUND, "feature_size": 768, "options": {"repository": str(tmp_path)}}
+    with pytest.raises(RecordingError, match="the encoder gives 16 numbers a clip, the recipe says 768"):
+        ClipExtractor({"name": "tiny", "modalities": {"audio": modality}}).extract(dive)
