@@ -165,6 +165,9 @@ class LimssrConfig(PreTrainedConfig):
     aggregation: Literal["dual", "reasoning", "cross_modal"] = described(
         "dual", "scoring paths: both, or one of them alone"
     )
+    linear_shortcut: bool = described(
+        False, "add a linear map of the mean and maximum of the features to the score logits of both paths"
+    )
     language_model_training: Literal["lora", "full", "frozen"] = described(
         "lora", "how the language model is trained; its vocabulary is always frozen"
     )

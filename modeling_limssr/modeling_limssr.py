@@ -22,6 +22,7 @@ from .language_model_limssr import (
     read_weight_names,
     refuse_added_tokens,
 )
+from .linear_shortcut_limssr import LimssrLinearShortcut, RunningStandardisation
 from .losses_limssr import consistency_loss, is_outside, regression_loss, token_separation_loss
 from .outputs_limssr import LimssrModelOutput, LimssrScoreOutput
 from .prefix_cache_limssr import PrefixCache
@@ -58,6 +59,12 @@ class LimssrPreTrainedModel(LimssrSavingMixin, PreTrainedModel):
             init.constant_(module.missing_confidence, 0.6)
         elif isinstance(module, LimssrForScoreRegression) and hasattr(module, "reasoning_weight"):
             init.constant_(module.reasoning_weight, 0.7)
+        elif isinstance(module, LimssrLinearShortcut):
+            init.zeros_(module.weight)
+        elif isinstance(module, RunningStandardisation):
+            init.zeros_(module.count)
+            init.zeros_(module.mean)
+            init.ones_(module.variance)
 
 
 class LimssrModel(LimssrPreTrainedModel):
@@ -273,7 +280,7 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
     # The loss is a mean over samples, so `Trainer` itself must divide it by the gradient accumulation steps.
     accepts_loss_kwargs = False
     # As in LimssrModel, whose lists join these.
-    _keep_in_fp32_modules_strict = ("reasoning_path", "cross_modal_path", "reasoning_weight")
+    _keep_in_fp32_modules_strict = ("reasoning_path", "cross_modal_path", "reasoning_weight", "linear_shortcut")
     _keep_in_fp32_modules = ("model.projectors", "reasoning_path", "cross_modal_path")
 
     def __init__(self, config: LimssrConfig):
@@ -285,6 +292,8 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
             self.cross_modal_path = LimssrCrossModalPath(config)
         if config.aggregation == "dual":
             self.reasoning_weight = nn.Parameter(torch.full((1,), 0.7))
+        if config.linear_shortcut:
+            self.linear_shortcut = LimssrLinearShortcut(config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -313,7 +322,10 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
         """
         outputs = self.model(input_ids, attention_mask, return_dict=True, **kwargs)
         with torch.autocast(input_ids.device.type, enabled=False):
-            score, reasoning, cross_modal = self.score(outputs)  # normalised to 0..1
+            shortcut = 0.0
+            if self.config.linear_shortcut:
+                shortcut = self.linear_shortcut(kwargs, outputs.modality_mask)  # (batch, scores)
+            score, reasoning, cross_modal = self.score(outputs, shortcut)  # normalised to 0..1
             losses = {}
             if labels is not None:
                 losses = self.losses(labels, score, reasoning, cross_modal, outputs.fusion_hidden_state)
@@ -333,17 +345,26 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
             attentions=outputs.attentions,
         )
 
-    def score(self, outputs: LimssrModelOutput) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Normalised scores s, s_main and s_aux, each `(batch, scores)`; `None` for a path that is left out."""
+    def score(
+        self, outputs: LimssrModelOutput, shortcut: torch.Tensor | float = 0.0
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """
+        Normalised scores s, s_main and s_aux, each `(batch, scores)`; `None` for a path that is left out.
+
+        Args:
+            outputs: output of the model without heads.
+            shortcut (`(batch, scores)`): logits that join those of both paths, see [`LimssrLinearShortcut`].
+        """
         fusion_states, modality_states = outputs.fusion_hidden_state, outputs.modality_hidden_state
         reasoning = cross_modal = None
         if self.config.aggregation != "cross_modal":
             dtype = self.reasoning_path.norm.weight.dtype  # float32, unless the whole model was cast
             states = modality_states if fusion_states is None else fusion_states
-            reasoning = self.reasoning_path(states.to(dtype), outputs.modality_mask.to(dtype)).float()
+            reasoning = self.reasoning_path(states.to(dtype), outputs.modality_mask.to(dtype), shortcut).float()
         if self.config.aggregation != "reasoning":
             dtype = self.cross_modal_path.missing_confidence.dtype
-            cross_modal = self.cross_modal_path(modality_states.to(dtype), outputs.modality_mask.to(dtype)).float()
+            mask = outputs.modality_mask.to(dtype)
+            cross_modal = self.cross_modal_path(modality_states.to(dtype), mask, shortcut).float()
         if reasoning is None or cross_modal is None:
             return (cross_modal if reasoning is None else reasoning), reasoning, cross_modal
         weight = self.reasoning_weight.to(reasoning.device)

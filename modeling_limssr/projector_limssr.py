@@ -39,14 +39,14 @@ class ClipBatchNorm(nn.BatchNorm1d):
 
     @torch.no_grad()
     def _update_running_statistics(self, count, mean, deviation) -> None:
-        count, mean, deviation = self._gather_statistics(count, mean, deviation)
+        count, mean, deviation = self.gather_statistics(count, mean, deviation)
         is_enough = count > 1
         for running, value in ((self.running_mean, mean), (self.running_var, deviation / (count - 1).clamp(min=1))):
             running.copy_(torch.where(is_enough, running.lerp(value.to(running.dtype), self.momentum), running))
         self.num_batches_tracked += is_enough
 
     @staticmethod
-    def _gather_statistics(count, mean, deviation) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def gather_statistics(count, mean, deviation) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Count `()`, mean `(hidden,)` and sum of squared deviations `(hidden,)` over the clips of all processes."""
         if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
             return count, mean, deviation

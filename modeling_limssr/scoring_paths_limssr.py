@@ -41,11 +41,14 @@ class LimssrReasoningPath(nn.Module):
         )
         self.score_head = make_score_head(hidden_size, config.num_scores, config.head_dropout)
 
-    def forward(self, states: torch.Tensor, modality_mask: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, states: torch.Tensor, modality_mask: torch.Tensor, shortcut: torch.Tensor | float = 0.0
+    ) -> torch.Tensor:
         """
         Args:
             states (`(batch, fusion tokens, hidden)`): h_k; with `fusion="mean"` the modality states, to be averaged.
             modality_mask (`(batch, modalities)`): m, 1 where the modality is available.
+            shortcut (`(batch, scores)`): logits of the linear shortcut, which join those of the head.
 
         Returns:
             s_main `(batch, scores)`, normalised to 0..1.
@@ -57,7 +60,7 @@ class LimssrReasoningPath(nn.Module):
         pooled = self.norm(pooled)
         condition = torch.cat([pooled, modality_mask], dim=-1)  # (batch, hidden + modalities)
         gate = self.condition_gate(condition).sigmoid()
-        return self.score_head(pooled + gate * self.condition_head(condition)).sigmoid()
+        return (self.score_head(pooled + gate * self.condition_head(condition)) + shortcut).sigmoid()
 
 
 class CrossModalAttention(nn.MultiheadAttention):
@@ -97,16 +100,19 @@ class LimssrCrossModalPath(nn.Module):
         self.missing_confidence = nn.Parameter(torch.full((num_modalities,), 0.6))
         self.score_head = make_score_head(hidden_size, config.num_scores, config.head_dropout)
 
-    def forward(self, modality_states: torch.Tensor, modality_mask: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, modality_states: torch.Tensor, modality_mask: torch.Tensor, shortcut: torch.Tensor | float = 0.0
+    ) -> torch.Tensor:
         """
         Args:
             modality_states (`(batch, modalities, hidden)`): h_m.
             modality_mask (`(batch, modalities)`): m, 1 where the modality is available.
+            shortcut (`(batch, scores)`): logits of the linear shortcut, which join those of the head.
 
         Returns:
             s_aux `(batch, scores)`, normalised to 0..1.
         """
-        return self.score_head(self.pool(modality_states, modality_mask)).sigmoid()
+        return (self.score_head(self.pool(modality_states, modality_mask)) + shortcut).sigmoid()
 
     def pool(self, modality_states: torch.Tensor, modality_mask: torch.Tensor) -> torch.Tensor:
         """z_aux `(batch, hidden)`."""

@@ -19,6 +19,7 @@ ABLATIONS = [
     {"regression_weight": 0},
     {"consistency_weight": 0},
     {"separation_weight": 0},
+    {"linear_shortcut": True},
     {"num_fusion_tokens": 1},
     {"modalities": {"video": 16}},
     {"modalities": {"flow": 8, "audio": 12}},

@@ -329,7 +329,9 @@ def _project(model, windows: Sequence[tuple[int, ...]], inputs: list[Inputs]) ->
     for name, projector in model.model.projectors.items():
         clips = {}
         for window, each in sorted(zip(windows, inputs, strict=True), key=lambda pair: pair[0]):
-            features = each.pop(f"{name}_features")[0]  # (clips, feature size)
+            # The linear shortcut reads the features too.
+            take = each.get if model.config.linear_shortcut else each.pop
+            features = take(f"{name}_features")[0]  # (clips, feature size)
             if len(features):
                 clips.setdefault(window, features)
         together = torch.cat([torch.zeros(0, model.config.modalities[name]), *clips.values()])  # of no clip, too
