@@ -131,6 +131,7 @@ class LimssrConfig(PreTrainedConfig):
         "regression_loss",
         "consistency_loss",
         "separation_loss",
+        "pairwise_loss",
         "fusion_hidden_state",
         "modality_hidden_state",
         "hidden_states",
@@ -155,6 +156,9 @@ class LimssrConfig(PreTrainedConfig):
     consistency_weight: float | int = described(1.0, "weight of the consistency loss of the two paths, at least 0")
     separation_weight: float | int = described(1.0, "weight of the token separation loss, at least 0")
     separation_margin: float | int = described(1.0, "margin of the token separation loss, at least 0")
+    pairwise_weight: float | int = described(
+        0.0, "weight of a ranking loss over the pairs of samples in a batch, at least 0"
+    )
     imputation: Literal["tokens", "zeros"] = described(
         "tokens", "what replaces a missing clip: a trained placeholder token or the zero vector"
     )
@@ -349,7 +353,8 @@ class LimssrConfig(PreTrainedConfig):
         for name in ("projector_dropout", "head_dropout", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; allowed are rates from 0 to below 1.")
-        for name in ("regression_weight", "consistency_weight", "separation_weight", "separation_margin"):
+        weights = ("regression_weight", "consistency_weight", "separation_weight", "pairwise_weight")
+        for name in (*weights, "separation_margin"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; allowed are finite numbers of 0 and more.")
         if not 0 < self.lora_alpha < math.inf:

@@ -1,9 +1,11 @@
-"""The three terms of the LIMSSR loss (paper, section 3.6). All scores are normalised to 0..1."""
+"""The terms of the LIMSSR loss: three of the paper (section 3.6), one optional. All scores are normalised to 0..1."""
 
 import torch
 import torch.nn.functional as F
 
-LOSS_TERMS = ("regression_loss", "consistency_loss", "separation_loss")  # as the model returns them
+# As the model returns them; the weight of each is the field of the configuration named alike.
+LOSS_TERMS = ("regression_loss", "consistency_loss", "separation_loss", "pairwise_loss")
+PAIR_STEEPNESS = 10.0  # logits of a difference as large as the score range
 
 
 def is_outside(values: torch.Tensor, lowest, highest) -> torch.Tensor:
@@ -62,3 +64,27 @@ def token_separation_loss(fusion_states: torch.Tensor, margin: float) -> torch.T
     positive = distance.masked_fill(~(same_slot & other_sample), 0).amax(1)
     negative = distance.masked_fill(same_slot, torch.inf).amin(1)
     return F.relu(positive - negative + margin).mean()
+
+
+def pairwise_loss(score: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """
+    Ranking loss of all pairs of samples in the batch whose targets differ, in each score by itself:
+
+        sum w_ij log(1 + exp(-10 (s_i - s_j))) / sum w_ij   over y_i > y_j,   w_ij = y_i - y_j
+
+    The logistic loss of a difference is RankNet's (Burges et al., "Learning to rank using gradient descent", 2005). A
+    pair weighs as much as its targets differ because Spearman's rho, which selects checkpoints, counts a pair in the
+    wrong order by the difference of its ranks (Durbin and Stuart, "Inversions and rank correlation coefficients",
+    1951); pairs that the judges themselves can hardly tell apart then weigh little.
+
+    Args:
+        score (`(batch, scores)`): predictions s.
+        target (`(batch, scores)`): judges' scores y; NaN targets are in no pair.
+
+    Returns:
+        Loss `()`; 0 without a pair.
+    """
+    weights = (target[:, None] - target[None]).nan_to_num().clamp(min=0)  # (batch, batch, scores)
+    losses = F.softplus(-PAIR_STEEPNESS * (score[:, None] - score[None]))  # (batch, batch, scores)
+    total = weights.sum()
+    return (weights * losses).sum() / torch.where(total > 0, total, 1)

@@ -23,7 +23,7 @@ from .language_model_limssr import (
     refuse_added_tokens,
 )
 from .linear_shortcut_limssr import LimssrLinearShortcut, RunningStandardisation
-from .losses_limssr import consistency_loss, is_outside, regression_loss, token_separation_loss
+from .losses_limssr import consistency_loss, is_outside, pairwise_loss, regression_loss, token_separation_loss
 from .outputs_limssr import LimssrModelOutput, LimssrScoreOutput
 from .prefix_cache_limssr import PrefixCache
 from .projector_limssr import LimssrProjector
@@ -372,7 +372,8 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
 
     def losses(self, labels, score, reasoning, cross_modal, fusion_states=None) -> dict[str, torch.Tensor]:
         """
-        Weighted loss and its unweighted terms, each `()`: MSE(s, y), MSE(s_main, s_aux) and token separation.
+        Weighted loss and its unweighted terms, each `()`: MSE(s, y), MSE(s_main, s_aux), token separation and, with a
+        `pairwise_weight`, the ranking of pairs.
 
         Args:
             labels (`(batch, scores)`): judges' scores in judges' units, NaN = not given.
@@ -382,24 +383,18 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
             fusion_states (`(batch, fusion tokens, hidden)`, *optional*): h_k; without them the separation term is 0.
         """
         config = self.config
-        regression = regression_loss(score, self.normalise_labels(labels.to(score.device)).to(score.dtype))
-        consistency = separation = score.new_zeros(())
-        if config.aggregation == "dual":
-            consistency = consistency_loss(reasoning, cross_modal)
+        target = self.normalise_labels(labels.to(score.device)).to(score.dtype)
+        losses = self._losses_of_samples(target, score, reasoning, cross_modal)
+        losses["separation_loss"] = score.new_zeros(())
         if fusion_states is not None:
-            separation = token_separation_loss(fusion_states, config.separation_margin)
-        return {
-            "loss": config.regression_weight * regression
-            + config.consistency_weight * consistency
-            + config.separation_weight * separation,
-            "regression_loss": regression,
-            "consistency_loss": consistency,
-            "separation_loss": separation,
-        }
+            losses["separation_loss"] = token_separation_loss(fusion_states, config.separation_margin)
+        if config.pairwise_weight:
+            losses["pairwise_loss"] = pairwise_loss(score, target)
+        return {"loss": self._weigh(losses), **losses}
 
     def loss_of_scores(self, labels, scores, reasoning_scores, cross_modal_scores) -> torch.Tensor:
         """
-        Loss `()` of earlier predictions, without the separation term, which is defined on batches.
+        Loss `()` of earlier predictions, without separation and pairs, which are defined on batches.
 
         Args:
             labels (`(samples, scores)`): judges' scores in judges' units, NaN = not given.
@@ -407,7 +402,20 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
             reasoning_scores (`(samples, scores)`): scores of the reasoning path, in judges' units.
             cross_modal_scores (`(samples, scores)`): scores of the cross-modal path, in judges' units.
         """
-        return self.losses(labels, *map(self.normalise, (scores, reasoning_scores, cross_modal_scores)))["loss"]
+        normalised = map(self.normalise, (scores, reasoning_scores, cross_modal_scores))
+        return self._weigh(self._losses_of_samples(self.normalise_labels(labels).to(scores.dtype), *normalised))
+
+    def _losses_of_samples(self, target, score, reasoning, cross_modal) -> dict[str, torch.Tensor]:
+        """The terms that are means over samples, of normalised scores."""
+        consistency = score.new_zeros(())
+        if self.config.aggregation == "dual":
+            consistency = consistency_loss(reasoning, cross_modal)
+        return {"regression_loss": regression_loss(score, target), "consistency_loss": consistency}
+
+    def _weigh(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
+        return sum(
+            getattr(self.config, f"{name.removesuffix('_loss')}_weight") * value for name, value in losses.items()
+        )
 
     def in_judges_units(self, score: torch.FloatTensor | None) -> torch.FloatTensor | None:
         """0..1 -> judges' units, `(batch, scores)`."""

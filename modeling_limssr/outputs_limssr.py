@@ -61,12 +61,13 @@ class LimssrModelOutput(ShortOutput):
 class LimssrScoreOutput(ShortOutput):
     """
     Args:
-        loss (`()`, *optional*): weighted sum of the three terms; returned when `labels` are given.
+        loss (`()`, *optional*): weighted sum of the terms; returned when `labels` are given.
         scores (`(batch, scores)`): predicted scores, in judges' units.
         reasoning_scores, cross_modal_scores (`(batch, scores)`, *optional*): scores of the two paths, in judges'
             units; `None` for a path that `aggregation` leaves out.
         path_disagreement (`(batch, scores)`, *optional*): |reasoning_scores - cross_modal_scores|, with both paths.
         regression_loss, consistency_loss, separation_loss (`()`, *optional*): the unweighted terms of the loss.
+        pairwise_loss (`()`, *optional*): unweighted ranking term, with a `pairwise_weight`.
         fusion_hidden_state (`(batch, fusion tokens, hidden)`, *optional*): h_k.
         modality_hidden_state (`(batch, modalities, hidden)`): h_m.
         hidden_states (`tuple` of `(batch, length, hidden)`, *optional*): given `output_hidden_states=True`.
@@ -81,6 +82,7 @@ class LimssrScoreOutput(ShortOutput):
     regression_loss: torch.FloatTensor | None = None
     consistency_loss: torch.FloatTensor | None = None
     separation_loss: torch.FloatTensor | None = None
+    pairwise_loss: torch.FloatTensor | None = None
     fusion_hidden_state: torch.FloatTensor | None = None
     modality_hidden_state: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None

@@ -235,7 +235,18 @@ def test_terms_of_the_loss_are_logged(make_trainer):
     for entry in history(trainer, "loss", "regression_loss", "consistency_loss", "separation_loss"):
         weighted = 10 * entry["regression_loss"] + entry["consistency_loss"] + entry["separation_loss"]
         assert entry["loss"] == pytest.approx(weighted, rel=1e-4)
+    assert not [entry for entry in trainer.state.log_history if "pairwise_loss" in entry]
     assert list(Path(trainer.args.output_dir, "logs").glob("events*"))
+
+
+def test_the_ranking_of_pairs_is_logged_where_it_is_trained(make_trainer):
+    trainer = make_trainer(config={"pairwise_weight": 2}, max_steps=2)
+    trainer.train()
+    terms = ("regression_loss", "consistency_loss", "separation_loss", "pairwise_loss")
+    weights = dict(zip(terms, (10, 1, 1, 2), strict=True))
+    for entry in history(trainer, "loss", *terms):
+        assert entry["loss"] == pytest.approx(sum(weights[name] * entry[name] for name in terms), rel=1e-4)
+        assert entry["pairwise_loss"] > 0
 
 
 def test_checkpoints_hold_what_was_trained_and_no_pickle(make_trainer, tmp_path, tiny_language_model, data):

@@ -1,11 +1,13 @@
-"""The three loss terms, and one switch for each ablation of the paper."""
+"""The loss terms, and one switch for each ablation of the paper."""
+
+import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
-from limssr.modeling_limssr.losses_limssr import token_separation_loss
+from limssr.modeling_limssr.losses_limssr import pairwise_loss, token_separation_loss
 from tests.helpers.feature_rows import SIZES
 
 ABLATIONS = [
@@ -20,6 +22,7 @@ ABLATIONS = [
     {"consistency_weight": 0},
     {"separation_weight": 0},
     {"linear_shortcut": True},
+    {"pairwise_weight": 0.5},
     {"num_fusion_tokens": 1},
     {"modalities": {"video": 16}},
     {"modalities": {"flow": 8, "audio": 12}},
@@ -154,3 +157,63 @@ def test_a_single_fusion_token_has_nothing_to_be_kept_apart_from():
     loss.backward()
     assert loss == 0
     assert not states.grad.any()
+
+
+def pairs_by_loops(score, target) -> float:
+    losses, weights = [], []
+    for column in range(score.shape[1]):
+        for first in range(len(score)):
+            for second in range(len(score)):
+                gap = float(target[first, column] - target[second, column])
+                if gap > 0:
+                    difference = float(score[first, column] - score[second, column])
+                    losses.append(gap * math.log1p(math.exp(-10 * difference)))
+                    weights.append(gap)
+    return sum(losses) / sum(weights)
+
+
+def test_pairs_have_the_logistic_loss_of_their_difference_weighted_by_the_judged_one():
+    generator = torch.Generator().manual_seed(0)
+    score, target = torch.rand(7, 2, generator=generator), torch.rand(7, 2, generator=generator)
+    target[3, 0] = target[4, 0]  # equal: no pair
+    target[5, 1] = float("nan")
+    torch.testing.assert_close(pairwise_loss(score, target), torch.tensor(pairs_by_loops(score, target)))
+    pair = pairwise_loss(torch.tensor([[0.3], [0.5]]), torch.tensor([[0.9], [0.1]]))
+    torch.testing.assert_close(pair, torch.tensor(math.log1p(math.exp(2))))  # whatever its size, it is the only one
+
+
+def test_the_ranking_of_pairs_moves_them_apart_and_leaves_out_what_is_not_given():
+    score = torch.tensor([[0.5, 0.5], [0.5, 0.5], [0.5, 0.5]], requires_grad=True)
+    pairwise_loss(score, torch.tensor([[0.2, 0.3], [0.8, float("nan")], [float("nan"), 0.3]])).backward()
+    gradient = score.grad
+    assert gradient[1, 0] < 0 < gradient[0, 0]
+    assert gradient[0, 0] == -gradient[1, 0]
+    assert not gradient[2].any()
+    assert not gradient[:, 1].any()  # equal scores
+
+
+@pytest.mark.parametrize("target", [[[0.4]], [[0.4], [0.4]], [[0.4], [float("nan")]]], ids=str)
+def test_without_a_pair_there_is_no_ranking_loss(target):
+    score = torch.rand(len(target), 1, requires_grad=True)
+    loss = pairwise_loss(score, torch.tensor(target))
+    loss.backward()
+    assert loss == 0
+    assert not score.grad.any()
+
+
+@pytest.mark.parametrize("fields", [{}, {"fusion": "mean"}], ids=str)
+def test_the_ranking_of_pairs_is_a_term_of_batches(fields, tiny_text_config, tiny_tokenizer, tiny_features):
+    fields = {"score_names": ["tes", "pcs"], "score_ranges": [100, 50], **fields}
+    labels = [[10, 50], [None, 20], [90, None]]
+    plain, processor = make(tiny_text_config, tiny_tokenizer, **fields)
+    batch = processor(features=tiny_features, labels=labels)
+    model, _ = make(tiny_text_config, tiny_tokenizer, pairwise_weight=3, **fields)
+    without, outputs = plain.eval()(**batch), model.eval()(**batch)
+    assert "pairwise_loss" not in without
+    expected = pairs_by_loops(
+        outputs.scores.detach() / torch.tensor([100, 50]), batch.labels / torch.tensor([100, 50])
+    )
+    torch.testing.assert_close(outputs.pairwise_loss, torch.tensor(expected))
+    torch.testing.assert_close(outputs.loss, without.loss + 3 * outputs.pairwise_loss)
+    predicted = (batch.labels, outputs.scores, outputs.reasoning_scores, outputs.cross_modal_scores)
+    assert torch.equal(model.loss_of_scores(*predicted), plain.loss_of_scores(*predicted))

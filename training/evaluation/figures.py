@@ -161,7 +161,7 @@ def draw_curve(history: Sequence[dict], kept_step: int | None = None) -> Figure:
     validated = "eval_spearman" in names
     figure = Figure(figsize=(13 if validated else 5.5, 4.2), layout="constrained")
     losses, *validation = np.atleast_1d(figure.subplots(1, 3 if validated else 1))
-    for name in LOSS_TERMS:
+    for name in (name for name in LOSS_TERMS if name in names):
         losses.plot(*_series(history, name), **POINTS, label=f"{name.removesuffix('_loss')} loss")
     _scale_with_zeros(losses)
     _finish(losses, "training loss, unweighted terms", "epoch")

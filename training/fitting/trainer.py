@@ -45,7 +45,7 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
     - validation scores each sample once, also over several processes, and logs AQA metrics in judges' units;
     - checkpoints hold only what was trained, with processor and code, and no pickle (`TrainingStateMixin`); loading
       one fails on any weight that is missing or left over; whole revisions go to the Hub (`HubMixin`);
-    - the three terms of the loss are logged, and the language model can have a learning rate of its own;
+    - the terms of the loss are logged, and the language model can have a learning rate of its own;
     - a schedule-free optimizer, or any with `average_decay`, is validated, saved and kept with its average of the
       weights, not with those of its steps.
 
@@ -166,13 +166,14 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training and outputs.get("loss") is not None:  # a `compute_loss_func` takes the labels away
             for name in LOSS_TERMS:
-                self._loss_terms[name].append(outputs[name].detach())
+                if name in outputs:
+                    self._loss_terms[name].append(outputs[name].detach())
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._loss_terms:
-            means = torch.stack([torch.stack(self._loss_terms[name]).mean() for name in LOSS_TERMS])
-            logs |= dict(zip(LOSS_TERMS, self.accelerator.reduce(means, "mean").tolist(), strict=True))
+            means = torch.stack([torch.stack(values).mean() for values in self._loss_terms.values()])
+            logs |= dict(zip(self._loss_terms, self.accelerator.reduce(means, "mean").tolist(), strict=True))
             self._loss_terms.clear()
         super().log(logs, start_time)
 

@@ -22,7 +22,7 @@ EXTRACTORS = {
     "rhythmic_gymnastics": "video from Video Swin, audio from AST, flow from I3D",
     "synthetic": "generated with the scores",
 }
-LOSS_WEIGHTS = ("regression_weight", "consistency_weight", "separation_weight")
+LOSS_WEIGHTS = ("regression_weight", "consistency_weight", "separation_weight", "pairwise_weight")
 
 
 def write_model_card(folder: str | Path, repo_id: str) -> None:
