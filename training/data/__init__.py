@@ -23,6 +23,7 @@ REGISTRY = {
     "percepiano": "PercePiano",
     "prepared": "Prepared",
     "rhythmic_gymnastics": "RhythmicGymnastics",
+    "simulated_dives": "SimulatedDives",
     "speechocean762": "SpeechOcean762",
     "synthetic": "Synthetic",
 }

@@ -4,10 +4,7 @@ import hashlib
 import inspect
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,7 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.py_utils import convert_file_size_to_int
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from ..utils.files import without_paths
+from ..utils.files import scratch_folder, without_paths
 from ..utils.markdown import markdown_table
 from . import AqaData, build, dataset_class, report_missing
 from .aqa_data import MissingFeature, MissingSummary
@@ -199,21 +196,6 @@ def is_prepared(out: Path, fingerprint: str) -> bool:
             "remove it"
         )
     return True
-
-
-@contextmanager
-def scratch_folder(out: Path) -> Iterator[Path]:
-    """Temporary folder beside `out`; folders of killed runs are removed.
-
-    Its name is unique, because the worker processes of a killed run may still be writing to theirs.
-    """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{out.name}.preparing-"
-    for old in out.parent.iterdir():
-        if old.name.startswith(prefix):
-            shutil.rmtree(old, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=out.parent) as scratch:
-        yield out.parent / scratch
 
 
 def _reason(error: Exception) -> str:

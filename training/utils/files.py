@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,21 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())  # a power failure could otherwise keep the name and lose the content
         os.replace(unfinished, path)
+
+
+@contextmanager
+def scratch_folder(out: Path) -> Iterator[Path]:
+    """Temporary folder beside `out`; folders of killed runs are removed.
+
+    Its name is unique, because the worker processes of a killed run may still be writing to theirs.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{out.name}.preparing-"
+    for old in out.parent.iterdir():
+        if old.name.startswith(prefix):
+            shutil.rmtree(old, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=out.parent) as scratch:
+        yield out.parent / scratch
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:

@@ -1,0 +1,1 @@
+"""Simulated dives: what happens, how it looks and sounds, what is said about it, and what judges give."""
