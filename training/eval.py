@@ -52,6 +52,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--require_complete", action="store_true", help="fail if any feature is missing")
     parser.add_argument("--split", default="test")
     parser.add_argument("--batch_size", type=int, default=16)
+    wrong = "write prompts that say the wrong modalities are available, to see whether the model reads them"
+    parser.add_argument("--wrong_prompt", action="store_true", help=wrong)
     add_language_model_flag(parser)
     add_ensemble_flag(parser)
     add_loading_flags(parser)

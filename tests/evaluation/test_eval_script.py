@@ -140,6 +140,19 @@ def test_it_names_the_models_of_an_ensemble_and_flags_one_selected_on_the_test_s
     assert f"mean of {checkpoint}, other, other on synthetic" in text
 
 
+def test_a_wrong_prompt_is_flagged_and_changes_the_scores(checkpoint, evaluate, tmp_path):
+    words = [checkpoint, *SYNTHETIC, "--protocol", "subsets"]
+    evaluate(*words, "--output_dir", "right")
+    said = evaluate(*words, "--output_dir", "wrong", "--wrong_prompt")
+    assert "(the prompts say the wrong modalities)" in said
+    metrics = json.loads((tmp_path / "wrong" / "metrics.json").read_text())
+    assert (metrics["wrong_prompt"], metrics["caveats"]) == (True, ["the prompts say the wrong modalities"])
+    right, wrong = (pq.read_table(tmp_path / name / "predictions.parquet").to_pandas() for name in ("right", "wrong"))
+    columns = ["sample_id", "mask", "used", "target", "ridge"]
+    assert right[columns].equals(wrong[columns])
+    assert (right["score"] != wrong["score"]).any()
+
+
 def test_the_selection_split_is_found_beside_a_checkpoint_or_in_its_run(tmp_path):
     assert selection_split(str(tmp_path)) is None
     (tmp_path / "run.json").write_text(json.dumps({"selection": {"on": "validation"}}))

@@ -63,7 +63,7 @@ def write_run(folder: Path, noise: float, samples=60, masks=MASKS, seed=0, chang
         change(columns)
     kinds = {"rates": pa.string(), "seed": pa.int64()}
     table = pa.table({name: pa.array(values, kinds.get(name)) for name, values in columns.items()})
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     pq.write_table(
         table.replace_schema_metadata({"caveats": json.dumps(list(caveats))}), folder / "predictions.parquet"
     )

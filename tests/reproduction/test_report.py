@@ -8,7 +8,7 @@ from limssr.training.evaluation.results import ScoredRow
 from limssr.training.reproduction.report import find_verdict, write_report
 from limssr.training.reproduction.runner import find_state, plan_runs
 from limssr.training.reproduction.tables import AVERAGE, COMPLETE, TABLES, task_row
-from tests.helpers.results import metrics, write_results
+from tests.helpers.results import metrics, write_results, write_run
 
 FOLDERS = {"fs1000": "FS1000", "fisv": "Fis-V", "rhythmic_gymnastics": "RG"}
 BASELINES = {"ridge": metrics(0.25, 8.5), "mean_baseline": metrics(None, 9.5)}
@@ -106,6 +106,7 @@ def test_an_ablation_shows_what_a_part_is_worth_on_any_dataset(quick_config, tmp
     spearman = {"as_configured": (0.8, 0.6), "reasoning_path": (0.7, 0.55), "cross_modal_path": (0.8, None)}
     for run in runs[:-1]:
         finish(run, {"a+b": (spearman[run.variant.name][run.repetition], 4.0), "a": (0.5, 9.0), "b": (0.5, 7.0)})
+        write_run(run.folder, 4)
     markdown, entries = report_of("paths", runs, tmp_path)
     changed = entries["quick", "reasoning_path", "a+b", "spearman"]
     assert changed["differences"] == [pytest.approx(-0.1), pytest.approx(-0.05)]
@@ -113,6 +114,34 @@ def test_an_ablation_shows_what_a_part_is_worth_on_any_dataset(quick_config, tmp
     assert entries["quick", "as_configured", AVERAGE, "mse"]["here"] == 8.0
     assert "-0.075 ± 0.035" in markdown
     assert "| published" not in markdown
+
+
+def test_components_are_paired_with_the_configuration_as_it_is(quick_config, tmp_path):
+    runs = plan_runs(TABLES["components"], [str(quick_config())], tmp_path, seeds=[0, 1])
+    noise = {"as_configured": 4, "without_separation": 4, "1_fusion_token": 12}
+    for run in runs:
+        if run.variant.name in noise and (run.variant.name, run.repetition) != ("without_separation", 1):
+            finish(run, dict.fromkeys(("video+audio", "video", "audio"), (0.5, 9.0)))
+            write_run(run.folder, noise[run.variant.name], seed=run.repetition)
+    markdown, _ = report_of("components", runs, tmp_path)
+    (section,) = json.loads((tmp_path / "report.json").read_text())["paired"]
+    variants = section["variants"]
+    assert (section["configuration"], section["samples"]) == ("quick", 60)
+    assert [variants[name]["seeds"] for name in noise] == [2, 1, 2]
+    worse, same = variants["1_fusion_token"], variants["without_separation"]
+    assert worse["incomplete"]["mse"]["interval"][0] > 0
+    assert same["incomplete"]["mse"] == {
+        "value": same["incomplete"]["mse"]["value"],
+        "difference": 0,
+        "interval": [0, 0],
+    }
+    rows = {cells[0].strip(): cells for cells in (line.strip("|").split("|") for line in markdown.splitlines())}
+    assert "60 test samples." in markdown
+    assert rows["1 fusion token"][9].strip().endswith("*")
+    assert not rows["without separation"][9].strip().endswith("*")
+    assert "- frozen: not possible: the language model of this configuration is a random one" in markdown
+    assert "- wrong prompt: not possible: this configuration has no prompt" in markdown
+    assert "- without separation: to do" in markdown
 
 
 def test_several_scores_of_one_model_are_several_tasks(quick_config, tmp_path):

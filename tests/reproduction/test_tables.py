@@ -79,9 +79,9 @@ def test_what_is_not_published_is_empty():
 def test_every_published_row_has_one_variant():
     """Except the row of the published model itself, which is the configuration as it is."""
     rows = PUBLISHED["ablations"]["variants"]
-    used = [tuple(variant.published) for table in TABLES.values() for variant in table.variants.values()]
-    used = [row for row in used if row]
-    assert len(set(used)) == len(used)
+    variants = [variant for table in TABLES.values() for variant in table.variants.values() if variant.published]
+    used = {tuple(variant.published): variant for variant in variants}
+    assert all(used[tuple(variant.published)] == variant for variant in variants)
     assert set(used) | set(PUBLISHED_MODEL.items()) == {(table, row) for table in rows for row in rows[table]}
 
 

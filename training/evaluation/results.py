@@ -20,7 +20,7 @@ from .metrics.aqa_metrics import (
     repetition_metrics,
     score_metrics,
 )
-from .metrics.bootstrap import CONFIDENCE, RESAMPLES, add_intervals, average_resampled, resampled_metrics
+from .metrics.bootstrap import CONFIDENCE, RESAMPLES, ResampledTargets, add_intervals, average_resampled
 
 METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
 PARTS = ("model", "ridge", "mean_baseline", "best")
@@ -85,7 +85,8 @@ def measure_row(
         resamples: (samples, resamples) of `draw_resamples`.
         **about: `best` and `ridge_reason` of the row.
     """
-    resampled = {part: resampled_metrics(values, targets, resamples) for part, values in scored.items()}
+    resampled_targets = ResampledTargets(targets, resamples)
+    resampled = {part: resampled_targets.measure(values) for part, values in scored.items()}
     parts = {part: add_intervals(score_metrics(values, targets), resampled[part]) for part, values in scored.items()}
     for part, values in scored.items():
         parts[part]["calibration"] = calibration_line(values, targets)

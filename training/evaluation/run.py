@@ -24,10 +24,11 @@ from .evaluator import Evaluator
 from .figures import save_figure
 from .results import METRICS, PREDICTIONS, EvaluationResult, write_predictions
 from .tables import evaluation_table, result_caveats, title_with_caveats
+from .wrong_prompt import with_wrong_prompt
 
 FIGURE = "evaluation.png"
 RECORDED = ("model", "ensemble_with", "data", "data_options", "split", "train_missing_rates", "train_missing_seed")
-RECORDED += ("dtype", "attention", "quantization")
+RECORDED += ("dtype", "attention", "quantization", "wrong_prompt")
 
 
 def evaluate_checkpoint(arguments: argparse.Namespace, data: AqaData, accelerator) -> EvaluationResult:
@@ -45,6 +46,8 @@ def evaluate_checkpoint(arguments: argparse.Namespace, data: AqaData, accelerato
     with exit_on_error(f"cannot load {models}"):
         options = loading_options(arguments.dtype, arguments.attention, arguments.quantization)
         members = load_members(arguments.models, arguments.language_model, accelerator.device, **options)
+        if arguments.wrong_prompt:
+            members = [(model, with_wrong_prompt(processor)) for model, processor in members]
     (model, processor), *others = members
     modalities = [name for name in data.modalities if name in model.config.modalities]
     if not modalities:
@@ -113,6 +116,7 @@ def report_evaluation(result: EvaluationResult, arguments: argparse.Namespace, d
     """Print the table and write the files of `eval.py`; both name the caveats."""
     selections, count = [selection_split(model) for model in arguments.models], len(arguments.models)
     caveats = result_caveats(data.leaky, "test" in selections)
+    caveats += ["the prompts say the wrong modalities"] if arguments.wrong_prompt else []
     models = ("mean of " if count > 1 else "") + ", ".join(arguments.models)
     heading = f"{models} on {arguments.data}, {arguments.split}: {data.description}"
     print(f"{title_with_caveats(heading, caveats)}\n\n{evaluation_table(result)}")

@@ -198,16 +198,17 @@ def _compared_cells(row: Difference, metric: str, own_interval: bool) -> list[st
         low, high = row.intervals[metric]
         first_is_better = low > 0 if metric == "spearman" else high < 0
         better = (" A" if first_is_better else " B") if low > 0 or high < 0 else ""
-        interval = f"{_signed(low, metric)} to {_signed(high, metric)}{better}"
+        interval = f"{signed_metric(low, metric)} to {signed_metric(high, metric)}{better}"
     cells = [first, *([format_interval(row.first, metric)] if own_interval else []), second]
-    cells += [NOTHING if difference is None else _signed(difference, metric), interval]
+    cells += [NOTHING if difference is None else signed_metric(difference, metric), interval]
     if metric != "spearman":
         return cells
     p_value = row.tests["spearman"].p_value if row.tests else None
     return [*cells, NOTHING if p_value is None else "<.001" if p_value < 0.001 else f"{p_value:.3f}"]
 
 
-def _signed(value: float, metric: str) -> str:
+def signed_metric(value: float, metric: str) -> str:
+    """`format_metric` with a sign."""
     return ("+" if value >= 0 else "") + format_metric(value, metric)
 
 

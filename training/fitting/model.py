@@ -1,6 +1,8 @@
 """The model and the processor that a training run begins with."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,11 +46,16 @@ def build_model(arguments: ModelArguments, data: AqaData) -> tuple[LimssrForScor
 
 
 def _around_random(arguments: ModelArguments, settings: dict):
-    tokenizer = make_byte_tokenizer()
-    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    text_config = {"vocab_size": len(tokenizer), **ids, **arguments.language_model_config}
+    text_config, tokenizer = describe_random(arguments.language_model_config)
     config = LimssrConfig(text_config=text_config, **{**settings, "language_model_training": "full"})
     return LimssrForScoreRegression(config), tokenizer
+
+
+def describe_random(language_model_config: Mapping[str, Any]) -> tuple[dict, PreTrainedTokenizerFast]:
+    """Return the whole configuration of a small random language model, and its tokenizer, which reads bytes."""
+    tokenizer = make_byte_tokenizer()
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    return {"vocab_size": len(tokenizer), **ids, **language_model_config}, tokenizer
 
 
 def _around_pretrained(arguments: ModelArguments, settings: dict):

@@ -10,10 +10,10 @@ from ..evaluation.results import EvaluationResult, ScoredRow, average_rows, beat
 from ..utils.files import atomic_write_text, without_paths, write_json
 from ..utils.markdown import markdown_table
 from . import tables
+from .changes import CHANGES, pair_variants, paired_table
 from .runner import FINISHED, PUBLISHED_DATASETS, Run
-from .tables import AS_CONFIGURED, AVERAGE, COMPLETE, METRICS, PUBLISHED, Table, Variant
+from .tables import AS_CONFIGURED, AVERAGE, COMPLETE, HEADINGS, METRICS, PUBLISHED, Table, Variant
 
-HEADINGS = {"spearman": "Spearman", "mse": "MSE"}
 MEANING = """
 ## What the words mean
 
@@ -34,12 +34,15 @@ def write_report(path: Path, table: Table, runs: Sequence[Run], states: Sequence
     """Write `<path>.md` and `<path>.json` about the runs of a table; `changes` are the settings changed in all."""
     progress = {run.name: state for run, state in zip(runs, states, strict=True)}
     results = {run.name: read_results(run.folder) for run in runs if progress[run.name] == FINISHED}
-    caveats = list(dict.fromkeys(caveat for result in results.values() for caveat in result.caveats))
+    trained = [results[run.name] for run in runs if run.name in results and run.trained is None]
+    caveats = list(dict.fromkeys(caveat for result in trained for caveat in result.caveats))
     datasets = dict.fromkeys(run.dataset for run in runs)
     groups = [DatasetResults([run for run in runs if run.dataset == dataset], results) for dataset in datasets]
     entries = [entry for group in groups for entry in group.entries(table)]
     about = {"title": table.title, "table": table.number, "source": PUBLISHED["source"], "changes": dict(changes)}
-    document = without_paths(about | {"caveats": caveats, "entries": entries, "runs": progress})
+    configurations = dict.fromkeys(run.configuration for run in runs) if table.is_ablation else ()
+    paired = [pair_variants([run for run in runs if run.configuration == name], progress) for name in configurations]
+    document = without_paths(about | {"caveats": caveats, "paired": paired, "entries": entries, "runs": progress})
     write_json(path.with_suffix(".json"), document)
     changed = ", ".join(f"`{name}={value}`" for name, value in document["changes"].items())
     parts = [
@@ -48,10 +51,18 @@ def write_report(path: Path, table: Table, runs: Sequence[Run], states: Sequence
         f"**Changed from the configurations in all runs:** {changed or 'nothing'}.",
         f"**Caveats:** {'; '.join(caveats) or 'none'}.",
     ]
+    for pairs in paired:
+        parts += [f"## {pairs['configuration']}: each change", paired_table(pairs)]
     for (dataset, metric), group in groupby(entries, key=itemgetter("dataset", "metric")):
         parts += [f"## {dataset}: {HEADINGS[metric]}", _format_table(metric, list(group))]
     listed = "\n".join(f"- {name}: {state}" for name, state in progress.items())
-    parts += [MEANING.strip(), "## Runs", f"{len(results)} of {len(progress)} finished.", listed]
+    parts += [
+        MEANING.strip(),
+        *([CHANGES.strip()] if paired else []),
+        "## Runs",
+        f"{len(results)} of {len(progress)} finished.",
+        listed,
+    ]
     atomic_write_text(path.with_suffix(".md"), "\n\n".join(parts) + "\n")
 
 
@@ -78,8 +89,9 @@ class DatasetResults:
     def entries(self, table: Table) -> list[dict]:
         """Compare each row and column of the table with the paper; `docs/reproduce.md` describes the keys."""
         variants = {run.variant.name: run.variant for run in self.runs}
-        rows = [None] if self.is_published else []  # the mean over the tasks, all that the paper's ablations show
-        rows += [] if self.is_published and table.is_ablation else self.tasks
+        averages_alone = table.is_ablation and (self.is_published or len(self.tasks) > 1)  # as the paper's ablations
+        rows = [None] if self.is_published or averages_alone else []  # the mean over the tasks
+        rows += [] if averages_alone else self.tasks
         return [self._entry(*key) for key in product(METRICS, variants.values(), rows, self._columns(table))]
 
     def _columns(self, table: Table) -> list[str]:

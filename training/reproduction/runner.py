@@ -1,6 +1,7 @@
 """The runs of a table: every configuration under every variant with every seed, one `train.py` after another.
 
-Finished runs stay, interrupted ones go on, failures are reported. Beside the folder of a run lie its settings
+Finished runs stay, interrupted ones go on, failures are reported. A wrong prompt trains nothing: `eval.py` reads the
+finished run as configured once more. Beside the folder of a run lie its settings
 (`seed_0.yaml`: `train.py` on this file alone repeats it) and everything it printed (`seed_0.log`). The log is locked
 during the run, so that two `reproduce.py` (one per GPU) share the work.
 """
@@ -16,16 +17,21 @@ from itertools import product
 from pathlib import Path
 from typing import Any, TextIO
 
+import torch
 import yaml
-from transformers import AutoModel, AutoTokenizer, set_seed
+from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
+from ...configuration.configuration_limssr import LimssrConfig
 from ...modeling_limssr.language_model_limssr import load_language_model
 from ..arguments import training_parser
 from ..data import REGISTRY, dataset_class
-from ..fitting.model import locate_language_model
+from ..evaluation.results import METRICS
+from ..evaluation.run import FIGURE
+from ..fitting.model import describe_random, locate_language_model
+from ..utils.files import RECORD_FILE
 from ..utils.settings import CONFIGS, check_settings, merge, read_pairs, read_yaml
-from .tables import PUBLISHED, Table, Variant
+from .tables import AS_CONFIGURED, PUBLISHED, Table, Variant
 
 TRAINING = Path(__file__).parents[1]
 # States of a run; a reason follows the last three after a colon.
@@ -35,7 +41,7 @@ PUBLISHED_DATASETS = {  # dataset -> its tasks, each with a configuration of its
     dataset: [task for task in PUBLISHED["per_score"]["LIMSSR"] if task.startswith(f"{dataset}_")]
     for dataset in PUBLISHED["missing_modalities"]["datasets"]
 }
-LANGUAGE_MODEL_KEYS = ("language_model", "gguf_file", "revision", "num_hidden_layers")
+LANGUAGE_MODEL_KEYS = ("language_model", "gguf_file", "revision", "num_hidden_layers", "language_model_config")
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,8 @@ class Run:
         repetition: number of the seed, from 0.
         settings: complete settings of `train.py`.
         problem: why it cannot be run; empty where it can.
-        pretrained: where a random language model is used, the `LANGUAGE_MODEL_KEYS` of the one that it replaces.
+        replaced: where a random language model is used, the `LANGUAGE_MODEL_KEYS` of the one that it replaces.
+        trained: where nothing is trained, the folder of the run whose model is evaluated again with a wrong prompt.
     """
 
     dataset: str
@@ -57,11 +64,17 @@ class Run:
     repetition: int
     settings: dict[str, Any]
     problem: str = ""
-    pretrained: dict[str, Any] | None = None
+    replaced: dict[str, Any] | None = None
+    trained: Path | None = None
 
     @property
     def folder(self) -> Path:
         return Path(self.settings["output_dir"])
+
+    @property
+    def is_finished(self) -> bool:
+        last = RECORD_FILE if self.trained is None else FIGURE  # of the files of an evaluation
+        return all((self.folder / name).is_file() for name in (METRICS, last))
 
     @property
     def name(self) -> str:
@@ -138,23 +151,29 @@ def _override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
 
 
 def _run(dataset: str, configuration: str, variant: Variant, repetition: int, settings: dict, output_dir: Path) -> Run:
-    problem, pretrained = variant.impossible or _find_problem(variant, settings), None
+    problem, replaced = variant.impossible or _find_problem(variant, settings), None
     settings = _override(settings, variant.settings)
     settings["seed"] = settings["mask_seed"] = int(settings.get("seed", 0))
-    settings["output_dir"] = str(output_dir / configuration / variant.name / f"seed_{settings['seed']}")
+    folder, place = output_dir / configuration, f"seed_{settings['seed']}"
+    settings["output_dir"] = str(folder / variant.name / place)
+    trained = folder / AS_CONFIGURED / place if variant.wrong_prompt else None
     if variant.random_language_model and not problem:
-        pretrained = {name: settings.get(name) for name in LANGUAGE_MODEL_KEYS}
+        replaced = {name: settings.get(name) for name in LANGUAGE_MODEL_KEYS}
         settings |= dict.fromkeys(LANGUAGE_MODEL_KEYS) | {"language_model": settings["output_dir"] + "_language_model"}
-    return Run(dataset, configuration, variant, repetition, settings, problem, pretrained)
+    return Run(dataset, configuration, variant, repetition, settings, problem, replaced, trained)
 
 
 def _find_problem(variant: Variant, settings: Mapping[str, Any]) -> str:
     """Why a variant of this configuration cannot be run, or would say nothing; empty where it can."""
     dataset, changed = settings["dataset"], {name.partition("_")[0] for name in variant.settings}
+    freezes_random = variant.random_language_model and variant.settings.get("language_model_training") == "frozen"
     changes_language_model = variant.random_language_model or not changed.isdisjoint({"lora", "language"})
-    if settings.get("language_model_config") and changes_language_model:
+    if settings.get("language_model_config") and changes_language_model and not freezes_random:
         return "the language model of this configuration is a random one, trained as a whole"
-    if "prompt" in changed and not settings.get("use_prompt", True):
+    given = {name: settings.get(name, getattr(LimssrConfig, name, None)) for name in variant.settings}
+    if variant.settings and given == variant.settings and not variant.random_language_model:
+        return "this configuration is so as it stands"
+    if ("prompt" in changed or variant.wrong_prompt) and not settings.get("use_prompt", True):
         return "this configuration has no prompt"
     if "prompt" in changed and "template" in settings["prompt"]:
         return "this configuration has a wording of its own, the parts are of the default one"
@@ -167,7 +186,7 @@ def find_state(run: Run) -> str:
     """Tell how far a run is: finished, interrupted (it left a checkpoint to go on from), to do, or not possible."""
     if run.problem:
         return f"{IMPOSSIBLE}: {run.problem}"
-    if all((run.folder / name).is_file() for name in ("metrics.json", "run.json")):
+    if run.is_finished:
         return FINISHED
     return INTERRUPTED if any(run.folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")) else TO_DO
 
@@ -213,28 +232,37 @@ def _run_one(run: Run) -> str:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the child holds it too, should this process be killed
         except BlockingIOError:
             return f"{ELSEWHERE}: another process writes {path.name}"
-        if find_state(run) == FINISHED:  # by another process, in the meantime
+        if run.is_finished:  # by another process, in the meantime
             return FINISHED
+        if run.trained is not None and not (run.trained / RECORD_FILE).is_file():
+            return f"{TO_DO}: needs {run.trained.parent.name} with the same seed, which is not finished"
         try:
             write_random_language_model(run)
         except (OSError, ValueError) as error:
             return f"{FAILED}: no random language model, {error}"
-        code = _train(run, log)
-    if code == 0 and find_state(run) == FINISHED:
+        code = _start(_command(run), log)
+    if code == 0 and run.is_finished:
         return FINISHED
     printed = path.read_text(encoding="utf-8", errors="replace").split("\n")
     return f"{FAILED}: exit {code}, {next((line.strip() for line in reversed(printed) if line.strip()), '')}"
 
 
-def _train(run: Run, log: TextIO) -> int:
-    """Run `train.py`, from the last complete checkpoint where there is one; return its exit code."""
+def _command(run: Run) -> list[str]:
+    """`train.py` on the settings of the run, from the last complete checkpoint where there is one; or `eval.py`."""
+    if run.trained is not None:
+        options = ["--batch_size", str(run.settings.get("per_device_eval_batch_size", 16))]
+        words = [str(run.trained), str(run.trained.with_suffix(".yaml")), "--output_dir", str(run.folder), *options]
+        return [sys.executable, str(TRAINING / "eval.py"), *words, "--wrong_prompt"]
     for checkpoint in run.folder.glob("checkpoint-*"):
         if not (checkpoint / TRAINER_STATE_NAME).is_file():  # which is the last file of a checkpoint
             shutil.rmtree(checkpoint)
     settings = run.folder.with_suffix(".yaml")
     settings.write_text(yaml.safe_dump(run.settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
     resume = ["--resume_from_checkpoint", "last"] if find_state(run) == INTERRUPTED else []
-    command = [sys.executable, str(TRAINING / "train.py"), str(settings), *resume]
+    return [sys.executable, str(TRAINING / "train.py"), str(settings), *resume]
+
+
+def _start(command: list[str], log: TextIO) -> int:
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603
     try:
         return process.wait()
@@ -245,16 +273,25 @@ def _train(run: Run, log: TextIO) -> int:
 
 def write_random_language_model(run: Run) -> None:
     """Save a run's random language model: architecture, layers and tokenizer of the one it replaces, own weights."""
-    if run.pretrained is None or Path(run.settings["language_model"]).is_dir():
+    if run.replaced is None or Path(run.settings["language_model"]).is_dir():
         return
-    location, gguf_file = locate_language_model(run.pretrained["language_model"], run.pretrained["gguf_file"])
-    names = {"gguf_file": gguf_file, "revision": run.pretrained["revision"]}
-    found = {name: value for name, value in names.items() if value is not None}
-    pretrained, _ = load_language_model(location, run.pretrained["num_hidden_layers"], **found)
-    tokenizer = AutoTokenizer.from_pretrained(location, **found)
+    config, tokenizer, dtype = _describe_replaced(run.replaced)
     set_seed(run.settings["seed"])
-    drawn = AutoModel.from_config(pretrained.config).to(pretrained.dtype)
+    drawn = AutoModel.from_config(config).to(dtype)
     unfinished = Path(run.settings["language_model"] + "_unfinished")
     drawn.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
     unfinished.rename(run.settings["language_model"])
+
+
+def _describe_replaced(replaced: Mapping[str, Any]) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, torch.dtype]:
+    """Configuration, tokenizer and precision of the language model that the `LANGUAGE_MODEL_KEYS` name."""
+    if replaced["language_model_config"]:
+        given = read_pairs(replaced["language_model_config"], "language_model_config")
+        text_config, tokenizer = describe_random(given)
+        return LimssrConfig(text_config=text_config).text_config, tokenizer, torch.float32
+    location, gguf_file = locate_language_model(replaced["language_model"], replaced["gguf_file"])
+    names = {"gguf_file": gguf_file, "revision": replaced["revision"]}
+    found = {name: value for name, value in names.items() if value is not None}
+    pretrained, _ = load_language_model(location, replaced["num_hidden_layers"], **found)
+    return pretrained.config, AutoTokenizer.from_pretrained(location, **found), pretrained.dtype

@@ -16,6 +16,7 @@ import yaml
 PUBLISHED = json.loads(Path(__file__).with_name("published_results.json").read_text(encoding="utf-8"))
 AVERAGE, COMPLETE = "average", "video+audio+flow"
 METRICS = {"spearman": 3, "mse": 2}  # metric -> decimals in the paper
+HEADINGS = {"spearman": "Spearman", "mse": "MSE"}
 AS_CONFIGURED = "as_configured"  # the variant that changes nothing
 
 
@@ -28,6 +29,7 @@ class Variant:
     published: Sequence[str] = ()
     impossible: str = ""
     random_language_model: bool = False
+    wrong_prompt: bool = False
 
 
 @dataclass(frozen=True)

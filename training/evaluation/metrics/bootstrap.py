@@ -15,8 +15,7 @@ from .aqa_metrics import CORRELATIONS, METRIC_NAMES
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 LARGEST_UNDEFINED_SHARE = 0.05
-_AT_ONCE = 2**19  # numbers in one block of samples x resamples: small enough for a processor's cache
-_PAIRS = ((0, 0), (0, 1), (1, 1))
+_AT_ONCE = 2**18  # numbers in one block of samples x resamples: small enough for a processor's cache
 
 
 def draw_resamples(samples: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
@@ -28,31 +27,47 @@ def draw_resamples(samples: int, resamples: int = RESAMPLES, seed: int = 0) -> n
 
 
 def resampled_metrics(predictions: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute every metric in every resample.
+    """Compute every metric of one predictor in every resample, see `ResampledTargets.measure`."""
+    return ResampledTargets(targets, counts).measure(predictions)
 
-    `relative_l2` divides by the range of all targets, as published figures do: the range is a unit, not a statistic.
+
+class ResampledTargets:
+    """The targets of one score in every resample, against which any number of predictors are measured.
 
     Args:
-        predictions: (samples,) in judges' units.
         targets: (samples,) in judges' units; NaN = not given, which leaves the sample out.
         counts: (samples, resamples) of `draw_resamples`.
-
-    Returns:
-        Metric -> (resamples,) float64, NaN where a resample leaves the metric undefined.
     """
-    given = ~np.isnan(np.asarray(targets, dtype=np.float64))
-    predictions = np.asarray(predictions, dtype=np.float64)[given]
-    targets = np.asarray(targets, dtype=np.float64)[given]
-    counts = counts[given]
-    resamples = counts.shape[1]
-    if not len(targets) or not np.isfinite(predictions).all():
-        return {name: np.full(resamples, np.nan) for name in METRIC_NAMES}
-    step = max(1, _AT_ONCE // len(targets))
-    blocks = [counts[:, start : start + step].astype(np.float64) for start in range(0, resamples, step)]
-    with np.errstate(all="ignore"):  # what cannot be computed becomes NaN
-        measured = [_measure(predictions, targets, block) for block in blocks]
-    values = {name: np.concatenate([part[name] for part in measured]) for name in METRIC_NAMES}
-    return {name: np.where(np.isfinite(array), array, np.nan) for name, array in values.items()}
+
+    def __init__(self, targets: np.ndarray, counts: np.ndarray):
+        targets = np.asarray(targets, dtype=np.float64)
+        self.given, self.resamples = ~np.isnan(targets), counts.shape[1]
+        self.targets, counts = targets[self.given], counts[self.given]
+        step = max(1, _AT_ONCE // max(len(counts), 1))
+        starts = range(0, self.resamples, step) if len(counts) else ()
+        with np.errstate(all="ignore"):
+            blocks = (counts[:, start : start + step].astype(np.float64) for start in starts)
+            self.blocks = [_Block(self.targets, block) for block in blocks]
+
+    def measure(self, predictions: np.ndarray) -> dict[str, np.ndarray]:
+        """Compute every metric in every resample.
+
+        `relative_l2` divides by the range of all targets, as published figures do: the range is a unit, not a
+        statistic.
+
+        Args:
+            predictions: (samples,) in judges' units.
+
+        Returns:
+            Metric -> (resamples,) float64, NaN where a resample leaves the metric undefined.
+        """
+        predictions = np.asarray(predictions, dtype=np.float64)[self.given]
+        if not len(predictions) or not np.isfinite(predictions).all():
+            return {name: np.full(self.resamples, np.nan) for name in METRIC_NAMES}
+        with np.errstate(all="ignore"):  # what cannot be computed becomes NaN
+            measured = [block.measure(predictions) for block in self.blocks]
+        values = {name: np.concatenate([part[name] for part in measured]) for name in METRIC_NAMES}
+        return {name: np.where(np.isfinite(array), array, np.nan) for name, array in values.items()}
 
 
 def add_intervals(metrics: dict, resampled: dict[str, np.ndarray]) -> dict:
@@ -93,37 +108,45 @@ def average_resampled(
     return averages
 
 
-def _measure(predictions: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Every metric of (samples,) predictions in the resamples of (samples, resamples) counts."""
-    total = counts.sum(axis=0)  # (resamples,)
-    error = predictions - targets
-    squared = error**2 @ counts / total
-    middle = (total + 1) / 2  # mean rank
-    ranks = [_ranks(values, counts) - middle for values in (predictions, targets)]  # (samples, resamples)
-    spearman, vary = _correlation(*(np.einsum("sr,sr,sr->r", counts, ranks[a], ranks[b]) for a, b in _PAIRS))
-    p, t = predictions - predictions.mean(), targets - targets.mean()
-    p_mean, t_mean = p @ counts / total, t @ counts / total
-    products = (p * p @ counts / total - p_mean**2, p * t @ counts / total - p_mean * t_mean)
-    pearson, _ = _correlation(*products, t * t @ counts / total - t_mean**2)
-    return {
-        "spearman": spearman,
-        "pearson": np.where(vary, pearson, np.nan),
-        "mse": squared,
-        "mae": np.abs(error) @ counts / total,
-        "relative_l2": squared / np.ptp(targets) ** 2 * 100,
-    }
+class _Block:
+    """(samples,) targets in some resamples, given by (samples, resamples) counts."""
+
+    def __init__(self, targets: np.ndarray, counts: np.ndarray):
+        self.targets, self.counts, self.total = targets, counts, counts.sum(axis=0)
+        self.deviations = targets - targets.mean()
+        ranks = self._centred_ranks(targets)
+        self.drawn_ranks = counts * ranks
+        self.rank_variance = np.einsum("sr,sr->r", self.drawn_ranks, ranks)
+
+    def measure(self, predictions: np.ndarray) -> dict[str, np.ndarray]:
+        """Every metric of (samples,) predictions: (resamples,) each."""
+        error, p, t = predictions - self.targets, predictions - predictions.mean(), self.deviations
+        terms = np.stack([error**2, np.abs(error), p, t, p * p, p * t, t * t])
+        squared, absolute, p_mean, t_mean, p_square, product, t_square = terms @ self.counts / self.total
+        ranks = self._centred_ranks(predictions)
+        rank_variance = np.einsum("sr,sr,sr->r", self.counts, ranks, ranks)
+        rank_product = np.einsum("sr,sr->r", self.drawn_ranks, ranks)
+        spearman, vary = _correlation(rank_variance, rank_product, self.rank_variance)
+        products = (p_square - p_mean**2, product - p_mean * t_mean, t_square - t_mean**2)
+        return {
+            "spearman": spearman,
+            "pearson": np.where(vary, _correlation(*products)[0], np.nan),
+            "mse": squared,
+            "mae": absolute,
+            "relative_l2": squared / np.ptp(self.targets) ** 2 * 100,
+        }
+
+    def _centred_ranks(self, values: np.ndarray) -> np.ndarray:
+        """Ranks of the drawn values, ties sharing their mean rank, less the mean rank: (samples, resamples)."""
+        order = np.argsort(values, kind="stable")
+        starts = np.flatnonzero(np.diff(values[order], prepend=-np.inf))  # of each group of equal values
+        drawn = np.cumsum(self.counts[order], axis=0)[[*starts[1:] - 1, -1]]  # up to the end of each group
+        ranks = drawn - self.total  # twice a group's mean rank, less twice the mean rank of all
+        ranks[1:] += drawn[:-1]  # with its first rank, beside its last one
+        return (ranks / 2)[np.searchsorted(values[order][starts], values)]
 
 
 def _correlation(first: np.ndarray, both: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Covariances -> correlations, NaN where one of the two does not vary; and where both vary."""
     vary = (first > 0) & (second > 0)
     return np.where(vary, np.clip(both / np.sqrt(first * second), -1, 1), np.nan), vary
-
-
-def _ranks(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Ranks of the drawn values in every resample, ties sharing their mean rank: (samples, resamples)."""
-    order = np.argsort(values, kind="stable")
-    starts = np.flatnonzero(np.diff(values[order], prepend=-np.inf))  # of each group of equal values
-    drawn = np.add.reduceat(counts[order], starts, axis=0)  # (groups, resamples)
-    ranks = np.cumsum(drawn, axis=0) - (drawn - 1) / 2
-    return ranks[np.searchsorted(values[order][starts], values)]
