@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from .sequence_limssr import refuse
+
 # As the model returns them; the weight of each is the field of the configuration named alike.
 LOSS_TERMS = ("regression_loss", "consistency_loss", "separation_loss", "pairwise_loss")
 PAIR_STEEPNESS = 10.0  # logits of a difference as large as the score range
@@ -26,10 +28,46 @@ def is_outside(values: torch.Tensor, lowest, highest) -> torch.Tensor:
     return (values < lowest - tolerance) | (values > highest + tolerance)
 
 
-def regression_loss(score: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of `(batch, scores)` over the given targets; NaN targets are left out, 0 if all are NaN."""
+def check_label_weights(weights: torch.Tensor, labels: torch.Tensor, score_names: list[str]) -> None:
+    """
+    Args:
+        weights (`(batch, scores)`): factor of each label's squared error.
+        labels (`(batch, scores)`): the labels.
+        score_names: name of each score.
+
+    Raises:
+        ValueError: another shape than that of the labels, or a weight that is negative or not finite.
+    """
+    if weights.shape != labels.shape:
+        raise ValueError(
+            f"label_weights have shape {tuple(weights.shape)}, expected {tuple(labels.shape)}, that of the labels."
+        )
+
+    def explain(sample: int, column: int) -> str:
+        return (
+            f"label weight of sample {sample}, score {score_names[column]!r}, is {weights[sample, column].item():g}; "
+            "allowed are finite numbers of 0 and more."
+        )
+
+    refuse(~((weights >= 0) & (weights < torch.inf)), explain)
+
+
+def regression_loss(score: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """
+    Mean squared error over the given targets.
+
+    Args:
+        score (`(batch, scores)`): predictions.
+        target (`(batch, scores)`): judges' scores; NaN targets are left out.
+        weights (`(batch, scores)`, *optional*): factor of each squared error, 1 on average over the training rows.
+
+    Returns:
+        Loss `()`; 0 if all targets are NaN.
+    """
     given = ~target.isnan()
     squared_error = (score - target.nan_to_num()).square() * given
+    if weights is not None:
+        squared_error = squared_error * weights
     return squared_error.sum() / given.sum().clamp(min=1)
 
 

@@ -23,7 +23,14 @@ from .language_model_limssr import (
     refuse_added_tokens,
 )
 from .linear_shortcut_limssr import LimssrLinearShortcut, RunningStandardisation
-from .losses_limssr import consistency_loss, is_outside, pairwise_loss, regression_loss, token_separation_loss
+from .losses_limssr import (
+    check_label_weights,
+    consistency_loss,
+    is_outside,
+    pairwise_loss,
+    regression_loss,
+    token_separation_loss,
+)
 from .outputs_limssr import LimssrModelOutput, LimssrScoreOutput
 from .prefix_cache_limssr import PrefixCache
 from .projector_limssr import LimssrProjector
@@ -308,6 +315,7 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
         input_ids: torch.LongTensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.FloatTensor | None = None,
+        label_weights: torch.FloatTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> LimssrScoreOutput:
         """
@@ -315,10 +323,12 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
             input_ids (`(batch, length)` int64): sequences written by `LimssrProcessor`.
             attention_mask (`(batch, length)`, *optional*): 1 for real positions, 0 for padding on the right.
             labels (`(batch, scores)` float, *optional*): judges' scores, in judges' units; NaN = not given.
+            label_weights (`(batch, scores)` float, *optional*): factor of each label's squared error in the regression
+                loss, 0 or more; 1 by default.
             **kwargs: features, clip masks and arguments of the language model, see [`LimssrModel.forward`].
 
         Raises:
-            ValueError: sequences, features or labels do not fit; a label outside the score range.
+            ValueError: sequences, features, labels or their weights do not fit; a label outside the score range.
         """
         outputs = self.model(input_ids, attention_mask, return_dict=True, **kwargs)
         with torch.autocast(input_ids.device.type, enabled=False):
@@ -328,7 +338,8 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
             score, reasoning, cross_modal = self.score(outputs, shortcut)  # normalised to 0..1
             losses = {}
             if labels is not None:
-                losses = self.losses(labels, score, reasoning, cross_modal, outputs.fusion_hidden_state)
+                paths = score, reasoning, cross_modal
+                losses = self.losses(labels, *paths, outputs.fusion_hidden_state, label_weights)
             reasoning_scores, cross_modal_scores = map(self.in_judges_units, (reasoning, cross_modal))
             disagreement = None
             if self.config.aggregation == "dual":
@@ -370,7 +381,9 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
         weight = self.reasoning_weight.to(reasoning.device)
         return weight * reasoning + (1 - weight) * cross_modal, reasoning, cross_modal
 
-    def losses(self, labels, score, reasoning, cross_modal, fusion_states=None) -> dict[str, torch.Tensor]:
+    def losses(
+        self, labels, score, reasoning, cross_modal, fusion_states=None, label_weights=None
+    ) -> dict[str, torch.Tensor]:
         """
         Weighted loss and its unweighted terms, each `()`: MSE(s, y), MSE(s_main, s_aux), token separation and, with a
         `pairwise_weight`, the ranking of pairs.
@@ -381,10 +394,14 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
             reasoning (`(batch, scores)`): normalised score of the reasoning path.
             cross_modal (`(batch, scores)`): normalised score of the cross-modal path.
             fusion_states (`(batch, fusion tokens, hidden)`, *optional*): h_k; without them the separation term is 0.
+            label_weights (`(batch, scores)`, *optional*): factors of the squared errors.
         """
         config = self.config
+        if label_weights is not None:
+            label_weights = label_weights.to(score)
+            check_label_weights(label_weights, labels, config.score_names)
         target = self.normalise_labels(labels.to(score.device)).to(score.dtype)
-        losses = self._losses_of_samples(target, score, reasoning, cross_modal)
+        losses = self._losses_of_samples(target, score, reasoning, cross_modal, label_weights)
         losses["separation_loss"] = score.new_zeros(())
         if fusion_states is not None:
             losses["separation_loss"] = token_separation_loss(fusion_states, config.separation_margin)
@@ -405,12 +422,12 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
         normalised = map(self.normalise, (scores, reasoning_scores, cross_modal_scores))
         return self._weigh(self._losses_of_samples(self.normalise_labels(labels).to(scores.dtype), *normalised))
 
-    def _losses_of_samples(self, target, score, reasoning, cross_modal) -> dict[str, torch.Tensor]:
+    def _losses_of_samples(self, target, score, reasoning, cross_modal, weights=None) -> dict[str, torch.Tensor]:
         """The terms that are means over samples, of normalised scores."""
         consistency = score.new_zeros(())
         if self.config.aggregation == "dual":
             consistency = consistency_loss(reasoning, cross_modal)
-        return {"regression_loss": regression_loss(score, target), "consistency_loss": consistency}
+        return {"regression_loss": regression_loss(score, target, weights), "consistency_loss": consistency}
 
     def _weigh(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
         return sum(

@@ -123,6 +123,11 @@ class DataArguments:
     clip_dropout: list[str] | None = described(
         None, "RATE, or MODALITY=RATE ...: leave out clips, or words of a text, in training, anew in every epoch"
     )
+    label_weights: Literal["equal", "deviation"] = described(
+        "equal",
+        "weight of each training label in the regression loss; deviation: by the inverse variance of its raters, "
+        "where the dataset has columns `<score>_deviation`",
+    )
     mask_seed: int | None = described(None, "seed of the masks (default: seed)")
     validation_fraction: float = described(0.15, "share of the training split, if the dataset has no validation split")
     validation_masks: Literal["auto", "available", "subsets"] = described(

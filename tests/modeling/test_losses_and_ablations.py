@@ -217,3 +217,25 @@ def test_the_ranking_of_pairs_is_a_term_of_batches(fields, tiny_text_config, tin
     torch.testing.assert_close(outputs.loss, without.loss + 3 * outputs.pairwise_loss)
     predicted = (batch.labels, outputs.scores, outputs.reasoning_scores, outputs.cross_modal_scores)
     assert torch.equal(model.loss_of_scores(*predicted), plain.loss_of_scores(*predicted))
+
+
+def test_weights_of_labels_are_factors_of_the_squared_errors(tiny_text_config, tiny_tokenizer, tiny_features):
+    model, processor = make(
+        tiny_text_config, tiny_tokenizer, score_names=["tes", "pcs"], score_minimums=[0, 0], score_ranges=[100, 50]
+    )
+    batch = processor(features=tiny_features, labels=[[10, None], [None, None], [90, 25]])
+    without = model.eval()(**batch)
+    alike = model(**batch, label_weights=torch.ones(3, 2))
+    assert torch.equal(alike.loss, without.loss)
+    outputs = model(**batch, label_weights=torch.tensor([[0.5, 9], [9, 9], [2, 3]]))
+    scores = outputs.scores / torch.tensor([100, 50])
+    given = torch.stack([scores[0, 0] - 0.1, scores[2, 0] - 0.9, scores[2, 1] - 0.5])
+    torch.testing.assert_close(outputs.regression_loss, (torch.tensor([0.5, 2, 3]) * given.square()).mean())
+    assert torch.equal(outputs.consistency_loss, without.consistency_loss)
+    for wrong, message in (
+        (torch.ones(3, 1), r"label_weights have shape \(3, 1\), expected \(3, 2\)"),
+        (torch.tensor([[1, 1], [1, -2.0], [1, 1]]), "label weight of sample 1, score 'pcs', is -2"),
+        (torch.full((3, 2), float("nan")), "label weight of sample 0, score 'tes', is nan"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model(**batch, label_weights=wrong)

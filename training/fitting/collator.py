@@ -96,6 +96,7 @@ class LimssrCollator:
         modality_dropout: draws a further mask for each sample and epoch.
         all_masks: use each sample with every non-empty subset of its modalities, side by side in the batch.
         clip_dropout: modality -> rate at which clips, or words, are left out, anew for each sample, epoch and mask.
+        label_weights: sample id -> weight of each score's label in the loss; without them all weigh alike.
         crop: `random` for training, `center` for evaluation.
         seed: seed of crops and clip dropout.
     """
@@ -107,6 +108,7 @@ class LimssrCollator:
     modality_dropout: DynamicMask | None = None
     all_masks: bool = False
     clip_dropout: Mapping[str, float] = field(default_factory=dict)
+    label_weights: Mapping[str, Sequence[float]] | None = None
     crop: Literal["random", "center"] = "random"
     seed: int = 0
 
@@ -129,14 +131,19 @@ class LimssrCollator:
             rows = [self.modality_dropout.apply([row], mask)[0] for row, mask in zip(rows, masks, strict=True)]
         if self.all_masks:
             rows = [masked for row in rows for masked in self._under_all_masks(row)]
+        sample_ids = [str(row["sample_id"]) for row in rows]
         batch = self.processor(
             features={name: [self._content(row, name) for row in rows] for name in self.modalities},
             labels=[self._labels(row) for row in rows],
             crop=self.crop,
             generator=torch.Generator().manual_seed(derive_seed(self.seed, *key)),
-            sample_ids=[str(row["sample_id"]) for row in rows],
+            sample_ids=sample_ids,
         )
-        return dict(batch)
+        if self.label_weights is None:
+            return dict(batch)
+        if unknown := [sample_id for sample_id in sample_ids if sample_id not in self.label_weights]:
+            raise ValueError(f"sample {unknown[0]!r} has no label weights")
+        return {**batch, "label_weights": torch.tensor([self.label_weights[sample_id] for sample_id in sample_ids])}
 
     def _under_all_masks(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Yield the row with every non-empty subset of its modalities, fullest first."""

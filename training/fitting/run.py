@@ -14,6 +14,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from ..arguments import Arguments, DataArguments, LimssrTrainingArguments, ModelArguments
 from ..data import AqaData, load, report_missing
 from ..data.aqa_data import read_targets
+from ..data.deviations import deviation_weights
 from ..data.masks import validate_rates
 from ..evaluation.evaluator import EvaluationResult, evaluate_subsets
 from ..evaluation.figures import save_curve
@@ -78,6 +79,7 @@ def prepare_run(
     if model_arguments.start_at_mean:
         start_at_mean(model, read_targets(rows.train, data.score_names))
     modalities = list(data.modalities)
+    by_deviation = data_arguments.label_weights == "deviation"
     collator = LimssrCollator(
         processor,
         modalities,
@@ -86,6 +88,7 @@ def prepare_run(
         modality_dropout=rows.modality_dropout,
         all_masks=data_arguments.all_masks,
         clip_dropout=validate_rates(data_arguments.clip_dropout or 0.0, modalities, "clip dropout"),
+        label_weights=deviation_weights(rows.train, data.score_names) if by_deviation else None,
         seed=args.seed,
     )
     if not rows.validation:

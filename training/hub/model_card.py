@@ -109,12 +109,13 @@ def _metadata(repo_id: str, run: dict, result: EvaluationResult | None, config: 
 
 
 def _settings(run: dict, config: LimssrConfig) -> dict:
-    """The training arguments that shape the model, and the weights of the loss terms."""
+    """The training arguments that shape the model, and the weights of labels and loss terms."""
     if not run:
         return {}
     arguments = run["arguments"]["training"]
     given = {name: arguments.get(name) for name in (*TRAINING_SETTINGS, "bf16", "fp16")}
-    given = {name: value for name, value in given.items() if value not in (None, False, 0, -1, {})}
+    given["label_weights"] = run["arguments"]["data"].get("label_weights")
+    given = {name: value for name, value in given.items() if value not in (None, False, 0, -1, {}, "equal")}
     return without_paths(given) | {name: getattr(config, name) for name in LOSS_WEIGHTS}
 
 
