@@ -27,7 +27,14 @@ logger = logging.get_logger(__name__)
 # What `--help` shows.
 MAIN_FLAGS = {"language_model", "language_model_config", "num_hidden_layers", "language_model_training", "lora_rank"}
 MAIN_FLAGS |= {"quantization", "dataset", "data_options", "missingness", "missing_rates", "modality_dropout"}
-MAIN_FLAGS |= {"validation_masks", "select_on", "output_dir", "num_train_epochs", "per_device_train_batch_size"}
+MAIN_FLAGS |= {
+    "validation_masks",
+    "select_on",
+    "folds",
+    "output_dir",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+}
 MAIN_FLAGS |= {"learning_rate", "seed", "resume_from_checkpoint", "push_to_hub"}
 
 
@@ -140,6 +147,11 @@ class DataArguments:
         "what selects the best checkpoint: validation; test, as is common in publications; nothing, which holds no "
         "sample back and keeps the last checkpoint",
     )
+    folds: int | None = described(
+        None,
+        "train on N - 1 of N folds of the training split in turn, choose the epoch that validates best on average on "
+        "the folds left out, and train as long on the whole split",
+    )
 
     def __post_init__(self):
         self.data_options = read_pairs(self.data_options, "data_options") or {}
@@ -156,6 +168,13 @@ class DataArguments:
             raise ValueError("`all_masks` reads every mask of a sample, so that `modality_dropout` has none to draw.")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"`validation_fraction` is {self.validation_fraction}; allowed is above 0 and below 1.")
+
+        if self.folds is not None and self.folds < 2:
+            raise ValueError(f"`folds` is {self.folds}; allowed is 2 or more.")
+        if self.folds is not None and self.select_on != "validation":
+            raise ValueError(
+                f"`folds` selects on the training split, but `select_on` is {self.select_on!r}: leave one of them out."
+            )
 
     @property
     def validates_subsets(self) -> bool:

@@ -77,7 +77,10 @@ def test_two_processes_train_and_report_what_one_would(launched):
         assert (launched / f"{script}0.txt").read_text().count("| audio+flow ") == 1
         assert "| audio+flow " not in (launched / f"{script}1.txt").read_text()
     folder = launched / "run"
-    assert json.loads((folder / "run.json").read_text())["processes"] == 2
+    record = json.loads((folder / "run.json").read_text())
+    assert record["processes"] == 2
+    assert len(record["selection"]["cross_validation"]["folds"]) == 2
+    assert record["dataset"]["train"]["samples"] == 48
     expected = in_one_process(folder)
     for place in (folder, launched / "eval"):
         reported = json.loads((place / "metrics.json").read_text())

@@ -92,7 +92,7 @@ def main() -> None:
     train_and_resume(config, folder)
     process = torch.distributed.get_rank()
     run = folder / "run"
-    flags = ["--missingness", "dynamic", "--per_device_train_batch_size", 5, "--output_dir", run]
+    flags = ["--missingness", "dynamic", "--per_device_train_batch_size", 5, "--folds", 2, "--output_dir", run]
     run_script("train.py", folder / f"train{process}.txt", config, *flags)
     options = ["--data_options", "samples_train=48", "samples_test=21", "--batch_size", 4]
     run_script("eval.py", folder / f"eval{process}.txt", run, "synthetic", *options, "--output_dir", folder / "eval")

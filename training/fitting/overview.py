@@ -30,7 +30,7 @@ def overview(record: dict, config: LimssrConfig, output_dir: str) -> str:
     processes = f"{record['processes']} process" + ("es" if record["processes"] > 1 else "")
     lines = {
         "data": f"{dataset['name']}: {dataset['description']}",
-        "samples": _samples(dataset, record["selection"]["on"]),
+        "samples": _samples(dataset, record["selection"]["on"], record["arguments"]["data"]["folds"]),
         "hidden": _hidden(record["missingness"], dataset["train"], list(config.modalities)),
         "language model": _language_model(record["arguments"]["model"], config),
         "parameters": f"{parameters['trained']:,} of {parameters['all']:,} trained",
@@ -42,9 +42,10 @@ def overview(record: dict, config: LimssrConfig, output_dir: str) -> str:
     return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
 
 
-def _samples(dataset: dict, selected_on: str) -> str:
+def _samples(dataset: dict, selected_on: str, folds: int | None) -> str:
     train, validation, test = (dataset[split]["samples"] for split in ("train", "validation", "test"))
-    selecting = {"validation": f"{validation} to validate", "test": "selected on the test split (not a fair measure)"}
+    held_back = f"{validation}" if folds is None else f"{folds} folds of them"
+    selecting = {"validation": f"{held_back} to validate", "test": "selected on the test split (not a fair measure)"}
     return ", ".join([f"{train} to train", selecting.get(selected_on, "none to validate"), f"{test} to test"])
 
 

@@ -1,15 +1,19 @@
 """One training run from arguments to results: what `train.py` and the demo call."""
 
+import json
 import logging
 import platform
+from copy import copy
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from pathlib import Path
+from shutil import rmtree
 
+from accelerate.utils import release_memory
 from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, get_last_checkpoint
 
 from ..arguments import Arguments, DataArguments, LimssrTrainingArguments, ModelArguments
 from ..data import AqaData, load, report_missing
@@ -25,6 +29,7 @@ from ..hub.repository import HUB_NAME, fetch_checkpoint
 from ..utils.files import RECORD_FILE, write_json
 from ..utils.launching import command_line
 from .collator import LimssrCollator
+from .folds import EpochChoice, choose_epoch, fold_folder, fold_folders
 from .model import build_model, start_at_mean
 from .overview import KEPT_BY_OPTIMIZER, advise, changed_settings, overview, warn_of_few
 from .splits import TrainingData, prepare_training_data
@@ -36,13 +41,19 @@ PACKAGES = ("limssr", "torch", "transformers", "peft", "accelerate", "datasets")
 
 @dataclass
 class PreparedRun:
-    """A run that is ready to train; `checkpoint` is the folder it continues, None for a new run."""
+    """A run that is ready to train.
+
+    Attributes:
+        checkpoint: folder it continues; None for a new run.
+        choice: what the folds chose, once they are trained.
+    """
 
     arguments: Arguments
     data: AqaData
     rows: TrainingData
     trainer: LimssrTrainer
     checkpoint: str | None
+    choice: EpochChoice | None = None
 
 
 def run_training(*arguments: ModelArguments | DataArguments | LimssrTrainingArguments) -> EvaluationResult:
@@ -68,12 +79,22 @@ def prepare_run(
     Raises:
         OSError, ValueError, ModuleNotFoundError: something is not there or does not fit; the message says what.
     """
-    checkpoint = find_checkpoint(args)
+    checkpoint = find_checkpoint(args, data_arguments.folds)
     with args.main_process_first(desc="loading the dataset"):  # which may write a cache
         data = load(data_arguments.dataset, **data_arguments.data_options)
     if args.process_index == 0 or data_arguments.require_complete:
         report_missing(data, data_arguments.list_missing, data_arguments.require_complete)
-    rows = prepare_training_data(data, data_arguments, args.seed)
+    run = _prepare((model_arguments, data_arguments, args), data, checkpoint)
+    if run.trainer.is_world_process_zero():
+        check_finished_folds(run)
+        announce(run)
+    return run
+
+
+def _prepare(arguments: Arguments, data: AqaData, checkpoint: str | None, fold: int | None = None) -> PreparedRun:
+    """Prepare a run, or that of one of its folds."""
+    model_arguments, data_arguments, args = arguments
+    rows = prepare_training_data(data, data_arguments, args.seed, fold)
     set_seed(args.seed)  # new weights depend on the seed alone, whatever loading drew
     model, processor = build_model(model_arguments, data)
     if model_arguments.start_at_mean:
@@ -94,12 +115,10 @@ def prepare_run(
     if not rows.validation:
         do_not_validate(args)
     trainer = LimssrTrainer(model, args, collator, rows.train, rows.validation or None, processor)
-    run = PreparedRun((model_arguments, data_arguments, args), data, rows, trainer, checkpoint)
+    run = PreparedRun(arguments, data, rows, trainer, checkpoint)
     trainer.describe = partial(describe_run, run)
     if checkpoint is not None:
         trainer.check_training_state(checkpoint)
-    if trainer.is_world_process_zero():
-        announce(run)
     return run
 
 
@@ -120,6 +139,10 @@ def announce(run: PreparedRun) -> None:
 def finish_run(run: PreparedRun) -> EvaluationResult:
     """Train, evaluate and write, see `run_training`."""
     trainer, data, args = run.trainer, run.data, run.trainer.args
+    if run.arguments[1].folds is not None:
+        run.choice = train_folds(run)
+        trainer.share = run.choice.share
+        set_seed(args.seed)  # whatever the folds drew
     seconds = trainer.train(resume_from_checkpoint=run.checkpoint).metrics["train_runtime"]
     result = evaluate_subsets(
         trainer.model,
@@ -140,6 +163,67 @@ def finish_run(run: PreparedRun) -> EvaluationResult:
     return result
 
 
+def train_folds(run: PreparedRun) -> EpochChoice:
+    """Train a model on the rest of each fold, validate it on the fold at each epoch, and choose the best epoch.
+
+    Each fold has a folder in `output_dir`; that of a finished fold holds its record and is not trained again.
+    """
+    args = run.trainer.args
+    histories = []
+    for fold in range(run.arguments[1].folds):
+        record = _read_finished(fold_folder(args.output_dir, fold)) or _train_fold(run, fold)
+        histories.append(record["history"])
+        release_memory()
+    choice = choose_epoch(histories, args.metric_for_best_model or "loss", bool(args.greater_is_better))
+    if run.trainer.is_world_process_zero():
+        best = "undefined" if choice.best is None else f"{choice.best:.4g}"
+        found = f"{args.metric_for_best_model} {best}, mean over {len(histories)} folds"
+        print(f"\nBest after epoch {choice.epoch:g} of {args.num_train_epochs:g} ({found}).", end=" ")
+        print(f"Now the whole training split, for {choice.share:.1%} of the steps.\n", flush=True)
+    return choice
+
+
+def _train_fold(run: PreparedRun, fold: int) -> dict:
+    """Train and validate one fold, and return its record."""
+    model_arguments, data_arguments, args = run.arguments
+    folder, args = fold_folder(args.output_dir, fold), copy(args)
+    args.output_dir, args.eval_strategy = str(folder), IntervalStrategy.EPOCH
+    args.load_best_model_at_end = args.push_to_hub = False
+    checkpoint = newest_checkpoint(args.output_dir)
+    fold_run = _prepare((model_arguments, data_arguments, args), run.data, checkpoint, fold)
+    trainer = fold_run.trainer
+    if trainer.is_world_process_zero():
+        held_back = fold_run.rows.summary["validation"]["samples"]
+        print(f"\nFold {fold + 1} of {data_arguments.folds} in {folder}: {held_back} samples to validate", flush=True)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    record = describe_run(fold_run)
+    trainer.accelerator.wait_for_everyone()  # each process writes its random state into the last checkpoint
+    if trainer.is_world_process_zero():
+        write_json(folder / RECORD_FILE, record)
+        for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):  # nobody needs them any more
+            rmtree(path)
+    return record
+
+
+def _read_finished(folder: Path) -> dict | None:
+    """Return the record of a finished fold."""
+    path = folder / RECORD_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def check_finished_folds(run: PreparedRun) -> None:
+    """
+    Raises:
+        ValueError: a fold was trained with other settings than those that the others would have.
+    """
+    for folder in fold_folders(run.trainer.args.output_dir):
+        record = _read_finished(folder)
+        if record and (changed := changed_settings(folder, describe_run(run) | {"dataset": record["dataset"]})):
+            raise ValueError(
+                f"{folder} was trained with other settings: {'; '.join(changed)}. Give the same, or remove the folder."
+            )
+
+
 def push_run(run: PreparedRun) -> None:
     """Push the finished run if that was asked for.
 
@@ -156,18 +240,24 @@ def push_run(run: PreparedRun) -> None:
         raise OSError(f"{error}. Model and results are complete in {args.output_dir}; push again: {again}") from error
 
 
-def find_checkpoint(args: LimssrTrainingArguments) -> str | None:
+def find_checkpoint(args: LimssrTrainingArguments, folds: int | None = None) -> str | None:
     """Return the checkpoint to continue, see `resume_from_checkpoint`; one on the Hub is fetched into `output_dir`.
 
+    With `folds` there is none before all of them are trained.
+
     Raises:
+        ValueError: `folds` go on from the last checkpoint only.
         HubError: the Hub was not reached, or has no such revision.
         FileNotFoundError: there is no such checkpoint.
         FileExistsError: `output_dir` has checkpoints, but the run is to start anew.
     """
     wanted, newest = args.resume_from_checkpoint, newest_checkpoint(args.output_dir)
-    if wanted is None and newest is not None:
+    begun = fold_folders(args.output_dir)
+    if folds is not None and wanted not in (None, "last"):
+        raise ValueError(f"`resume_from_checkpoint` is {wanted!r}, but a run with `folds` goes on with 'last' only.")
+    if wanted is None and (left := newest or next(iter(begun), None)):
         raise FileExistsError(
-            f"{newest} is left from an earlier run and would be mixed up with the checkpoints of this one: remove it, "
+            f"{left} is left from an earlier run and would be mixed up with the checkpoints of this one: remove it, "
             "name another `output_dir`, or go on with `--resume_from_checkpoint last`."
         )
     if wanted not in (None, "last") and not Path(wanted).exists() and HUB_NAME.fullmatch(wanted):
@@ -176,28 +266,42 @@ def find_checkpoint(args: LimssrTrainingArguments) -> str | None:
                 fetch_checkpoint(wanted, args.output_dir, args.hub_token)
         return get_last_checkpoint(args.output_dir)
     found = newest if wanted == "last" else wanted
+    if folds is not None and begun and found is None:
+        return None
     if wanted is not None and (found is None or not Path(found).is_dir()):
         raise FileNotFoundError(f"`resume_from_checkpoint` is {wanted!r}, but there is no checkpoint to go on from.")
     return found
 
 
-def newest_checkpoint(output_dir: str) -> str | None:
+def newest_checkpoint(output_dir: str | Path) -> str | None:
     return get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
 
 
 def how_to_go_on(output_dir: str) -> str:
     """Name the newest checkpoint of a run that was interrupted, and the command that goes on from it."""
-    newest = newest_checkpoint(output_dir)
-    if newest is None:
+    folds = fold_folders(output_dir)
+    newest = next(filter(None, map(newest_checkpoint, [output_dir, *reversed(folds)])), None)
+    if newest is None and not folds:
         return f"Interrupted. There is no checkpoint in {output_dir} yet: the same command starts anew."
+    kept = f"The newest checkpoint is {newest}" if newest else "Finished folds are kept"
     command = command_line(without=("resume_from_checkpoint", "resume_without_optimizer"))
-    return f"Interrupted. The newest checkpoint is {newest}; go on with: {command} --resume_from_checkpoint last"
+    return f"Interrupted. {kept}; go on with: {command} --resume_from_checkpoint last"
 
 
 def describe_run(run: PreparedRun) -> dict:
     """Return the record of a run: what was trained, on what, how, and the result of the selection."""
     model_arguments, data_arguments, args = run.arguments
     data, rows, trainer, state = run.data, run.rows, run.trainer, run.trainer.state
+    selection = {
+        "on": data_arguments.select_on,
+        "mask_sets": list(rows.validation),
+        "metric": args.metric_for_best_model,
+        "best": _finite(state.best_metric),
+        "step": state.best_global_step,
+        "steps": state.global_step,
+    }
+    if run.choice is not None:
+        selection |= {"best": run.choice.best, "step": state.global_step, "cross_validation": run.choice.to_dict()}
     return {
         "dataset": {
             "name": data_arguments.dataset,
@@ -215,14 +319,7 @@ def describe_run(run: PreparedRun) -> dict:
             "clip_dropout": data_arguments.clip_dropout,
             "seed": rows.mask_seed,
         },
-        "selection": {
-            "on": data_arguments.select_on,
-            "mask_sets": list(rows.validation),
-            "metric": args.metric_for_best_model,
-            "best": _finite(state.best_metric),
-            "step": state.best_global_step,
-            "steps": state.global_step,
-        },
+        "selection": selection,
         "seeds": {"training": args.seed, "data": args.data_seed, "masks": rows.mask_seed},
         "parameters": parameter_counts(trainer.model),
         "processes": args.world_size,
@@ -260,7 +357,8 @@ def write_results(result: EvaluationResult, record: dict, folder: Path) -> None:
     selection, figure_format = record["selection"], record["arguments"]["training"]["figure_format"]
     write_evaluation(result, folder, title, caveats, figure_format, selected_on=selection["on"])
     heading = title_with_caveats(dataset["description"], caveats)
-    save_curve(record["history"], folder / "curve.png", heading, selection["step"], figure_format)
+    history = [*record["history"], *selection.get("cross_validation", {}).get("means", [])]
+    save_curve(history, folder / "curve.png", heading, selection["step"], figure_format)
     write_json(folder / RECORD_FILE, record)
     heading = title_with_caveats(title, caveats)
     advice = advise(result, record)

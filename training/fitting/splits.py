@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from datasets import Dataset
-from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 
 from ..arguments import DataArguments
 from ..data import AqaData
@@ -40,8 +40,14 @@ class TrainingData:
     summary: dict
 
 
-def prepare_training_data(data: AqaData, arguments: DataArguments, seed: int) -> TrainingData:
+def prepare_training_data(data: AqaData, arguments: DataArguments, seed: int, fold: int | None = None) -> TrainingData:
     """Hide modalities, and hold validation rows back by `seed`.
+
+    Args:
+        data: dataset.
+        arguments: how to hide and what to hold back; with `folds`, nothing but the fold.
+        seed: seed of the run.
+        fold: which of the `folds` to hold back, from 0; None for none.
 
     Raises:
         ValueError: nothing is left to train on, a rate is impossible, or a split is missing.
@@ -49,7 +55,7 @@ def prepare_training_data(data: AqaData, arguments: DataArguments, seed: int) ->
     mask_seed = seed if arguments.mask_seed is None else arguments.mask_seed
     modalities = list(data.modalities)
     usable = _usable(data, "train", arguments)
-    train, validation = _hold_back(usable, data, arguments, seed)
+    train, validation = _hold_back(usable, data, arguments, seed, fold)
     masked = {
         name: MaskedDataset(rows, modalities, _allowed_masks(rows, modalities, arguments, mask_seed))
         for name, rows in (("train", train), ("validation", validation), ("baseline", usable))
@@ -82,18 +88,25 @@ def _usable(data: AqaData, split: str, arguments: DataArguments) -> Dataset:
     return rows.select(np.flatnonzero(usable))
 
 
-def _hold_back(rows: Dataset, data: AqaData, arguments: DataArguments, seed: int) -> tuple[Dataset, Dataset]:
+def _hold_back(
+    rows: Dataset, data: AqaData, arguments: DataArguments, seed: int, fold: int | None
+) -> tuple[Dataset, Dataset]:
     """Return the rows to train on, and the rows that select the best checkpoint."""
     if arguments.select_on == "nothing":
         return rows, rows.select([])
     if arguments.select_on == "test":
         return rows, _usable(data, "test", arguments)
-    if "validation" in data.splits:
+    if "validation" in data.splits and arguments.folds is None:
         return rows, _usable(data, "validation", arguments)
     groups = (
         None if data.group_column is None else np.array(rows.select_columns([data.group_column])[data.group_column])
     )
-    train, validation = split_validation(rows, data.score_names, arguments.validation_fraction, seed, groups)
+    if arguments.folds is None:
+        parts = split_validation(rows, data.score_names, arguments.validation_fraction, seed, groups)
+    else:
+        folds = split_folds(rows, data.score_names, arguments.folds, seed, groups)
+        parts = (range(len(rows)), []) if fold is None else folds[fold]
+    train, validation = parts
     return rows.select(train), rows.select(validation)
 
 
@@ -138,8 +151,7 @@ def split_validation(
     Raises:
         ValueError: the split has too few rows for two parts of at least 2, or too few groups.
     """
-    column = target_columns(train.column_names, score_names)[0]
-    scores = np.array(train.select_columns([column])[column][:], dtype=np.float64)  # (rows,), NaN = not given
+    scores = _first_scores(train, score_names)
     validating = round(len(scores) * fraction)
     if min(validating, len(scores) - validating) < 2:
         raise ValueError(
@@ -162,9 +174,44 @@ def _split_groups(scores: np.ndarray, groups: np.ndarray, most: int, fraction: f
             f"`validation_fraction` {fraction} holds back one of {parts} parts of whole groups, and the training "
             f"split has {found} groups; give a larger fraction."
         )
-    strata = _strata(scores, min(most, len(scores) // parts))  # each has a row for every part
-    folds = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
-    return list(next(folds.split(scores, strata, groups)))
+    return _folds(scores, groups, parts, most, seed)[0]
+
+
+def split_folds(
+    train: Dataset, score_names: list[str], count: int, seed: int, groups: np.ndarray | None = None
+) -> list[list[np.ndarray]]:
+    """Return row numbers of training and validation for each fold; each row is validated on in one fold.
+
+    Args:
+        train: rows of the training split.
+        score_names: see `AqaData`.
+        count: number of folds.
+        seed: seed of the draw.
+        groups: group of each row, `(rows,)`; rows of a group stay together.
+
+    Raises:
+        ValueError: there are fewer groups than folds, or fewer than 2 rows in a fold.
+    """
+    scores, found = _first_scores(train, score_names), len(train) if groups is None else len(np.unique(groups))
+    if found < count:
+        of_what = "rows" if groups is None else "groups, each of which is in one fold"
+        raise ValueError(f"`folds` is {count}, but the training split has {found} {of_what}; give at most {found}.")
+    folds = _folds(scores, groups, count, MOST_STRATA, seed)
+    if (fewest := min(len(validation) for _, validation in folds)) < 2:
+        raise ValueError(f"`folds` {count} leaves a fold of {len(train)} training rows with {fewest}; give fewer.")
+    return folds
+
+
+def _folds(scores: np.ndarray, groups: np.ndarray | None, count: int, most: int, seed: int) -> list[list[np.ndarray]]:
+    strata = _strata(scores, min(most, len(scores) // count))  # each has a row for every fold
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    return [list(parts) for parts in kind(count, shuffle=True, random_state=seed).split(scores, strata, groups)]
+
+
+def _first_scores(rows: Dataset, score_names: list[str]) -> np.ndarray:
+    """Return the first score of each row, `(rows,)`, NaN = not given."""
+    column = target_columns(rows.column_names, score_names)[0]
+    return np.array(rows.select_columns([column])[column][:], dtype=np.float64)
 
 
 def _strata(scores: np.ndarray, most: int) -> np.ndarray:

@@ -62,6 +62,7 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
 
     Attributes:
         describe: returns the record of the run so far, for `run.json` in its checkpoints; None for no record.
+        share: share of the optimizer steps after which to stop, in (0, 1]; the schedule stays that of the whole run.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
             do_not_validate(args)
         self.describe: Callable[[], dict] | None = None
         self.weight_average: WeightAverage | None = None
+        self.share, self._schedule_steps = 1.0, None
         self._loss_terms: dict[str, list[torch.Tensor]] = defaultdict(list)
         data = (data_collator, train_dataset, eval_dataset, processing_class)
         super().__init__(model, args, *data, *arguments, **kwargs)
@@ -159,6 +161,19 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
             {"params": parameters, "lr": rates[in_language_model], "weight_decay": args.weight_decay * decays}
             for (in_language_model, decays), parameters in groups.items()
         ]
+
+    def set_initial_training_values(self, args, dataloader):
+        """Stop after a `share` of the steps, at the end of a training as short as any other: it resumes alike."""
+        epochs, steps_per_epoch, *others, steps = super().set_initial_training_values(args, dataloader)
+        if self.share < 1:
+            self._schedule_steps, steps = steps, max(1, round(self.share * steps))
+            epochs = math.ceil(steps / steps_per_epoch)
+        return (epochs, steps_per_epoch, *others, steps)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """Make the schedule of the whole run, also for a `share` of it."""
+        whole = num_training_steps if self._schedule_steps is None else self._schedule_steps
+        return super().create_scheduler(whole, optimizer)
 
     # Loss.
 
