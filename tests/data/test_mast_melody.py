@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from limssr.training.data import load
-from limssr.training.data.mast_melody import encode_contour
+from limssr.training.data.mast_melody import encode_contour, resample
 from limssr.training.data.sources.files import FeatureFileError
 
 
@@ -28,53 +29,65 @@ def all_rows(data) -> list[dict]:
 
 def test_the_real_data_has_the_known_counts_and_labels(loaded):
     assert {name: len(rows) for name, rows in loaded.splits.items()} == {"train": 789, "test": 207}
-    assert loaded.modalities == {"performance": 20, "reference": 20}
+    assert loaded.modalities == {"performance": 4, "reference": 4}
     assert (loaded.score_names, loaded.score_minimums, loaded.score_ranges) == (["score"], [1], [3])
     rows = {row["sample_id"]: row for row in all_rows(loaded)}
     row = rows["510_mel1_per109558"]  # graded 1, 1, 1, 2, 1
     assert (row["score"], row["score_deviation"], row["melody"]) == pytest.approx((1.2, 0.4, "510_mel1"))
-    assert max(len(row[name]) for row in rows.values() for name in loaded.modalities) == loaded.max_clips
-    clips = np.concatenate([row["performance"] for row in rows.values()])  # (all clips, 20)
+    assert {len(row[name]) for row in rows.values() for name in loaded.modalities} == {loaded.max_clips}
+    clips = np.concatenate([row["performance"] for row in rows.values()])  # (all clips, 4)
     assert np.isfinite(clips).all()
-    assert (clips[:, :10][clips[:, 10:] == 0] == 0).all()  # no pitch where nothing is voiced
-    assert 0 <= clips[:, 10:].min() < clips[:, 10:].max() <= 1
+    np.testing.assert_allclose((clips[:, 1:3] ** 2).sum(1), 1, atol=1e-5)  # cosine and sine
+    assert 0 <= clips[:, 3].min() < clips[:, 3].max() <= 1
 
 
-def test_melodies_are_held_out_and_references_are_of_the_same_melody(folder):
+def test_the_distance_of_the_real_contours_tells_the_score(loaded):
+    """Moment by moment, an octave apart or not; the paper's scores lie in the comparison."""
+    rows = all_rows(loaded)
+    contours = [[np.array(row[name])[:, 1:3] for name in loaded.modalities] for row in rows]
+    distances = [np.square(performance - reference).sum(1).mean() for performance, reference in contours]
+    assert spearmanr(distances, [row["score"] for row in rows]).statistic < -0.5
+
+
+def test_melodies_are_held_out(folder):
     tested = []
     for fold in range(5):
         data = load("mast_melody", folder=folder, fold=fold)
         sides = [set(data.splits[name]["melody"]) for name in ("train", "test")]
         assert sides[0].isdisjoint(sides[1])
         assert data.group_column == "melody"
-        assert all(row["reference_id"].startswith(f"{row['melody']}_reference") for row in all_rows(data))
         tested += data.splits["test"]["sample_id"][:]
     assert len(tested) == len(set(tested)) == 20
 
 
-def test_training_draws_references_by_the_seed_and_the_test_split_takes_the_first(folder):
-    first, again, other = (load("mast_melody", folder=folder, seed=seed).splits for seed in (0, 0, 1))
-    drawn = [splits["train"]["reference_id"][:] for splits in (first, again, other)]
-    assert drawn[0] == drawn[1] != drawn[2]
-    assert len({reference[-1] for reference in drawn[0]}) == 3
-    for splits in (first, other):
-        assert {reference[-1] for reference in splits["test"]["reference_id"]} == {"0"}
+def test_the_reference_is_the_median_of_the_recordings_of_the_melody(folder):
+    archive = np.load(folder / "contours.npz")
+    starts = np.concatenate([[0], np.cumsum(archive["n"])])
+    lines = (folder / "labels.csv").read_text().splitlines()[1:]
+    of_melody = [
+        resample(archive["contour"][starts[row] : starts[row + 1]], 32, line)
+        for row, line in enumerate(lines)
+        if line.startswith("mel0_reference")
+    ]
+    assert len(of_melody) > 1
+    for row in all_rows(load("mast_melody", folder=folder)):
+        if row["melody"] == "mel0":
+            np.testing.assert_array_equal(row["reference"], encode_contour(np.median(of_melody, axis=0)))
 
 
-def test_a_melody_in_another_key_has_the_same_clips(folder):
-    """The first performance of a melody is its first reference, five semitones higher."""
-    rows = load("mast_melody", folder=folder).splits["test"]
-    for row in rows:
-        if row["sample_id"].endswith("0"):
-            np.testing.assert_allclose(row["performance"], row["reference"], atol=1e-5)
+def test_a_contour_is_read_from_its_first_to_its_last_pitch():
+    contour = np.array([[np.nan, 0.25], [30, 1], [np.nan, 0.5], [36, 1], [np.nan, 0]])
+    np.testing.assert_allclose(resample(contour, 5, "here"), [[30, 1], [31.5, 0.5], [33, 0], [34.5, 0.5], [36, 1]])
+    np.testing.assert_allclose(resample(contour[1:2], 3, "here"), [[30, 1]] * 3)  # a single pitch
 
 
-def test_a_contour_becomes_clips_of_relative_pitch_and_voiced_share():
-    contour = np.array([[np.nan, 0.25], [30, 1], [32, 0.5], [37, 1], [np.nan, 0]])
-    clips = encode_contour(contour, 2, "here")
+def test_clips_hold_pitch_and_pitch_class():
+    contour = np.array([[24, 1], [36, 0.5], [27, 0]])
+    clips = encode_contour(contour)
     assert clips.dtype == np.float32
-    np.testing.assert_array_equal(clips, [[0, -2, 0, 1], [0, 5, 0.5, 1], [0, 0, 0, 0]])
-    np.testing.assert_array_equal(encode_contour(contour, 5, "here"), [[0, -2, 0, 5, 0, 0, 1, 0.5, 1, 0]])
+    expected = [[-0.25, 1, 0, 1], [0.75, 1, 0, 0.5], [0, 0, 1, 0]]
+    np.testing.assert_allclose(clips, expected, atol=1e-6)
+    np.testing.assert_allclose(encode_contour(contour + [12, 0]), expected, atol=1e-6)  # an octave higher
 
 
 @pytest.mark.parametrize(
@@ -88,7 +101,7 @@ def test_a_contour_becomes_clips_of_relative_pitch_and_voiced_share():
 )
 def test_a_contour_without_a_melody_is_a_missing_modality(contour, said, cause):
     with pytest.raises(FeatureFileError, match=said) as raised:
-        encode_contour(contour, 2, "here")
+        resample(contour, 2, "here")
     assert raised.value.cause == cause
 
 
@@ -135,7 +148,7 @@ def test_labels_that_cannot_be_used_are_refused(folder, change, said):
     ("options", "said"),
     [
         ({"fold": 7}, r"labels\.csv: fold is 7, the folds of melody_fold are 0, 1, 2, 3, 4"),
-        ({"clip_steps": 0}, "clip_steps is 0, expected 1 or more"),
+        ({"clips": 1}, "clips is 1, expected 2 or more"),
     ],
 )
 def test_impossible_options_are_refused(folder, options, said):

@@ -1,9 +1,9 @@
 """MAST melody: melodies sung from memory at an entrance exam, beside how they were played."""
 
 import logging
-import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import pyarrow as pa
 from .aqa_data import AqaData, feature_column
 from .file_dataset import FileDataset, build_label_splits, hold_out_fold
 from .sources.archives import find_array, read_archive
-from .sources.files import FeatureFileError, FeatureSource, Reader, check_clips
+from .sources.files import FeatureFileError, FeatureSource, Reader
 from .sources.labels import LabelError, Labels, check_range, read_label_csv
 
 logger = logging.getLogger(__name__)
@@ -20,19 +20,18 @@ logger = logging.getLogger(__name__)
 GRADINGS = ("expert_a_first", "expert_a_second", "expert_b", "expert_c_first", "expert_c_second")
 LOWEST, HIGHEST = 1.0, 4.0
 MODALITIES = ("performance", "reference")
-LONGEST_CONTOUR = 213  # steps
+FEATURE_SIZE = 4
 
 
-def encode_contour(contour: np.ndarray, clip_steps: int, where: str) -> np.ndarray:
-    """Clips of a contour: float32 (clips, 2 * clip_steps).
+def resample(contour: np.ndarray, count: int, where: str) -> np.ndarray:
+    """A contour at `count` equally spaced moments from its first to its last pitch, float64 (count, 2).
 
-    The first `clip_steps` features are semitones above the median of the contour, so that a melody in another key
-    looks the same; they are 0 where there is no pitch. The others say what share of each step has a pitch. Steps past
-    the end have none.
+    Silences within get the pitch on the line between their neighbours, so that two renditions of a melody can be
+    compared moment by moment, and keep their voiced share.
 
     Args:
         contour: (steps, 2), semitones above any pitch, NaN where there is none, and the voiced share of each step.
-        clip_steps: steps in a clip.
+        count: number of moments.
         where: start of an error message.
 
     Raises:
@@ -43,41 +42,58 @@ def encode_contour(contour: np.ndarray, clip_steps: int, where: str) -> np.ndarr
     if np.isinf(contour).any():
         raise FeatureFileError(f"{where}: a step is infinite, expected a number or NaN", "non-finite")
     semitones, share = contour.T  # each (steps,)
-    silent = np.isnan(semitones)
-    if silent.all():
+    voiced = np.flatnonzero(~np.isnan(semitones))
+    if not len(voiced):
         raise FeatureFileError(f"{where}: none of the {len(contour)} steps has a pitch", "empty")
-    relative = np.where(silent, 0, semitones - np.median(semitones[~silent]))
-    steps = np.stack([relative, np.where(silent, 0, share)])  # (2, steps)
-    steps = np.pad(steps, [(0, 0), (0, -len(contour) % clip_steps)])
-    clips = steps.reshape(2, -1, clip_steps).swapaxes(0, 1).reshape(-1, 2 * clip_steps)  # (clips, 2 * clip_steps)
-    return check_clips(clips, where)[0]
+    moments = np.linspace(voiced[0], voiced[-1], count)
+    share = np.where(np.isnan(semitones), 0, share)
+    return np.stack(
+        [np.interp(moments, voiced, semitones[voiced]), np.interp(moments, np.arange(len(share)), share)], axis=1
+    )
+
+
+def encode_contour(contour: np.ndarray) -> np.ndarray:
+    """Clips of a contour without gaps, one for each moment: float32 (clips, 4).
+
+    Octaves above its median, so that a melody in another key looks the same; cosine and sine of the pitch class, which
+    are equal an octave higher; the voiced share.
+    """
+    semitones, share = contour.T
+    angle = 2 * np.pi * semitones / 12
+    clips = [(semitones - np.median(semitones)) / 12, np.cos(angle), np.sin(angle), share]
+    return np.stack(clips, axis=1).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class ContourSource:
-    """Contours of an archive as clips.
+    """Contours of an archive as clips; of several recordings the median of each moment.
 
     Args:
         path: the archive.
         sample_ids: recordings of the archive in their order.
-        recordings: sample id -> its recording.
-        clip_steps: steps in a clip.
+        recordings: sample id -> its recordings.
+        clips: clips of a contour.
     """
 
     path: Path
     sample_ids: tuple[str, ...]
-    recordings: dict[str, str]
-    clip_steps: int
+    recordings: dict[str, tuple[str, ...]]
+    clips: int
 
     def open(self, cache: Path | None = None) -> Reader:
         """Read the archive; FeatureFileError if it cannot be used."""
-        return partial(self._read, read_archive(self.path, "contour", self.sample_ids))
+        contours = read_archive(self.path, "contour", self.sample_ids)
+        return partial(self._read, lru_cache(maxsize=None)(partial(self._encode, contours)))
 
-    def _read(self, contours: dict[str, np.ndarray], sample_id: str) -> tuple[pa.ListArray, list[str]]:
-        recording = self.recordings[sample_id]
-        contour = find_array(contours, recording, self.path)
-        clips = encode_contour(contour, self.clip_steps, f"{self.path}, {recording!r}")
-        return feature_column(clips, [len(clips)]), []
+    def _read(self, encode: Callable[[tuple[str, ...]], np.ndarray], sample_id: str) -> tuple[pa.ListArray, list[str]]:
+        return feature_column(encode(self.recordings[sample_id]), [self.clips]), []
+
+    def _encode(self, contours: dict[str, np.ndarray], recordings: tuple[str, ...]) -> np.ndarray:
+        resampled = [
+            resample(find_array(contours, recording, self.path), self.clips, f"{self.path}, {recording!r}")
+            for recording in recordings
+        ]
+        return encode_contour(np.median(resampled, axis=0))
 
 
 @dataclass
@@ -90,13 +106,10 @@ class MastMelody(FileDataset):
             contours.npz    n, contour: pitch in steps of 50 ms, in the order of labels.csv, see `encode_contour`
 
     Samples are the performances; one without a score is left out. `score` is the mean of five gradings by three
-    experts, 1 to 4. Modalities: `performance` and `reference`, the contours of the performance and of a recording of
-    its melody, as clips of the same kind; the score lies in their comparison. A melody has 22 to 111 references:
-    training draws one for each performance from `seed` and the sample id, the test split takes the first one in
-    `labels.csv`.
-
-    Further columns: `melody`, `melody_fold`, `reference_id` and `score_deviation`, the standard deviation of the
-    gradings (divided by their number, not by one less). Validation holds back melodies, like the test split.
+    experts, 1 to 4. Modalities: `performance`, its contour, and `reference`, the median of the 22 to 111 recordings of
+    its melody, both stretched to the same number of clips, see `encode_contour`; the score lies in their comparison.
+    Further columns: `melody`, `melody_fold` and `score_deviation`, the standard deviation of the gradings (divided by
+    their number, not by one less). Validation holds back melodies, like the test split.
 
     Source: https://github.com/barisbozkurt/MASTmelody_dataset, CC BY-NC-SA 4.0, for research. Bozkurt, Baysal and
     Yuret, "A dataset and baseline system for singing voice assessment", CMMR 2017.
@@ -104,68 +117,55 @@ class MastMelody(FileDataset):
     Args:
         folder: folder as above.
         fold: fold of the melodies that are the test split, 0 to 4.
-        clip_steps: steps of 50 ms in a clip, which has twice as many features.
-        seed: seed of the references of the training split.
+        clips: clips of a contour.
     """
 
     folder: str | Path
     fold: int = 0
-    clip_steps: int = 10
-    seed: int = 0
+    clips: int = 32
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
-        if type(self.clip_steps) is not int or self.clip_steps < 1:
-            raise ValueError(f"mast_melody: clip_steps is {self.clip_steps!r}, expected 1 or more")
+        if type(self.clips) is not int or self.clips < 2:
+            raise ValueError(f"mast_melody: clips is {self.clips!r}, expected 2 or more")
 
     def read_labels(self) -> AqaData:
         table = read_label_csv(self.folder / "labels.csv", ["score", *GRADINGS], ["melody", "kind", "melody_fold"])
         check_range(table, "score", LOWEST, HIGHEST)
         self._sample_ids = tuple(table.sample_ids)
-        references = _references(table)
+        self._references = _references(table)
         labels = hold_out_fold(_performances(table), "melody_fold", self.fold)
-        for split, part in labels.items():
-            part.texts["reference_id"] = [
-                self._choose(references, part, row, split) for row in range(len(part.sample_ids))
-            ]
+        for part in labels.values():
+            for row, melody in enumerate(part.texts["melody"]):
+                if melody not in self._references:
+                    raise LabelError(f"{part.where(row)}: its melody {melody!r} has no reference")
         return AqaData(
             splits=build_label_splits(labels, ["score"]),
-            modalities=dict.fromkeys(MODALITIES, 2 * self.clip_steps),
+            modalities=dict.fromkeys(MODALITIES, FEATURE_SIZE),
             score_names=["score"],
             score_minimums=[LOWEST],
             score_ranges=[HIGHEST - LOWEST],
-            max_clips=-(-LONGEST_CONTOUR // self.clip_steps),
+            max_clips=self.clips,
             description=(
-                f"MAST melody, melodies of fold {self.fold} held out, pitch contours in semitones from their median, "
-                f"{self.clip_steps} steps of 50 ms a clip"
+                f"MAST melody, melodies of fold {self.fold} held out, pitch contours stretched to {self.clips} clips"
             ),
             group_column="melody",
         )
 
     def sources(self, labels: AqaData) -> dict[str, FeatureSource]:
-        rows = [row for split in labels.splits.values() for row in split.select_columns(["sample_id", "reference_id"])]
+        rows = [row for split in labels.splits.values() for row in split.select_columns(["sample_id", "melody"])]
         recordings = {
-            "performance": {row["sample_id"]: row["sample_id"] for row in rows},
-            "reference": {row["sample_id"]: row["reference_id"] for row in rows},
+            "performance": {row["sample_id"]: (row["sample_id"],) for row in rows},
+            "reference": {row["sample_id"]: self._references[row["melody"]] for row in rows},
         }
         archive = self.folder / "contours.npz"
         return {
-            name: ContourSource(archive, self._sample_ids, of_sample, self.clip_steps)
+            name: ContourSource(archive, self._sample_ids, of_sample, self.clips)
             for name, of_sample in recordings.items()
         }
 
-    def _choose(self, references: dict[str, list[str]], labels: Labels, row: int, split: str) -> str:
-        """Reference of a performance."""
-        melody = labels.texts["melody"][row]
-        if melody not in references:
-            raise LabelError(f"{labels.where(row)}: its melody {melody!r} has no reference")
-        if split == "test":
-            return references[melody][0]
-        draw = zlib.crc32(f"reference/{self.seed}/{labels.sample_ids[row]}".encode())
-        return references[melody][draw % len(references[melody])]
 
-
-def _references(table: Labels) -> dict[str, list[str]]:
+def _references(table: Labels) -> dict[str, tuple[str, ...]]:
     """References of each melody in their order; LabelError if a recording is of an unknown kind."""
     references: dict[str, list[str]] = {}
     for row, kind in enumerate(table.texts["kind"]):
@@ -173,7 +173,7 @@ def _references(table: Labels) -> dict[str, list[str]]:
             raise LabelError(f"{table.where(row)}: kind is {kind!r}, expected one of {', '.join(MODALITIES)}")
         if kind == "reference":
             references.setdefault(table.texts["melody"][row], []).append(table.sample_ids[row])
-    return references
+    return {melody: tuple(recordings) for melody, recordings in references.items()}
 
 
 def _performances(table: Labels) -> Labels:

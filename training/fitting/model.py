@@ -52,10 +52,17 @@ def _around_random(arguments: ModelArguments, settings: dict):
 
 
 def describe_random(language_model_config: Mapping[str, Any]) -> tuple[dict, PreTrainedTokenizerFast]:
-    """Return the whole configuration of a small random language model, and its tokenizer, which reads bytes."""
+    """Return the whole configuration of a small random language model, and its tokenizer, which reads bytes.
+
+    Weights begin with variance 1 / hidden size unless `initializer_range` is given: the 0.02 of large language models
+    leaves a narrow one so close to the identity that it learns too slowly (docs/experiments/why_ridge_won.md).
+    """
     tokenizer = make_byte_tokenizer()
-    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    return {"vocab_size": len(tokenizer), **ids, **language_model_config}, tokenizer
+    defaults = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    defaults["pad_token_id"] = tokenizer.pad_token_id
+    if "hidden_size" in language_model_config:
+        defaults["initializer_range"] = language_model_config["hidden_size"] ** -0.5
+    return {**defaults, **language_model_config}, tokenizer
 
 
 def _around_pretrained(arguments: ModelArguments, settings: dict):
