@@ -87,7 +87,7 @@ def test_clips_hold_pitch_and_pitch_class():
     assert clips.dtype == np.float32
     expected = [[-0.25, 1, 0, 1], [0.75, 1, 0, 0.5], [0, 0, 1, 0]]
     np.testing.assert_allclose(clips, expected, atol=1e-6)
-    np.testing.assert_allclose(encode_contour(contour + [12, 0]), expected, atol=1e-6)  # an octave higher
+    np.testing.assert_allclose(encode_contour(contour + np.array([12, 0])), expected, atol=1e-6)  # an octave higher
 
 
 @pytest.mark.parametrize(
@@ -154,3 +154,19 @@ def test_labels_that_cannot_be_used_are_refused(folder, change, said):
 def test_impossible_options_are_refused(folder, options, said):
     with pytest.raises(ValueError, match=said):
         load("mast_melody", folder=folder, **options)
+
+
+def test_training_rows_are_sung_in_another_key_and_rubato(folder):
+    data = load("mast_melody", folder=folder)
+    row = data.splits["train"].with_format("numpy")[0]
+    before = {name: row[name].copy() for name in data.modalities}
+    first, second = (data.augment(row, np.random.default_rng(seed)) for seed in (0, 1))
+    for name in data.modalities:
+        np.testing.assert_array_equal(row[name], before[name])  # the row itself is left alone
+        assert not np.allclose(first[name], second[name])
+    angles = [np.unwrap(np.arctan2(*clips[:, 2:0:-1].T)) for clips in (before["reference"], first["reference"])]
+    assert np.ptp(np.mod(angles[1] - angles[0] + 1, 2 * np.pi)) < 1e-4  # the same interval throughout
+    np.testing.assert_array_equal(first["reference"][:, [0, 3]], before["reference"][:, [0, 3]])
+    alone = data.augment({**row, "reference": None}, np.random.default_rng(0))
+    assert alone["reference"] is None
+    np.testing.assert_array_equal(alone["performance"], first["performance"])

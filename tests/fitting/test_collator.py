@@ -242,3 +242,16 @@ def test_label_weights_follow_their_samples_under_all_masks_too(tiny_processor):
     assert "label_weights" not in make_collator(tiny_processor)(make_rows()[:1])
     with pytest.raises(ValueError, match="sample 's1' has no label weights"):
         make_collator(tiny_processor, label_weights={"s0": [1.0]})(make_rows()[:2])
+
+
+def test_rows_are_augmented_anew_in_every_epoch_and_repeatably_before_anything_is_hidden(tiny_processor):
+    def shift(row, generator):
+        return {**row, "video": row["video"] + generator.normal()}
+
+    rows = [{**row, "training_epoch": epoch} for epoch in (0, 1) for row in make_rows(2)]
+    plain, augmented = (make_collator(tiny_processor, crop="center", **each) for each in ({}, {"augment": shift}))
+    first, second = (augmented(rows[epoch : epoch + 2])["video_features"] for epoch in (0, 2))
+    torch.testing.assert_close(first, augmented(rows[:2])["video_features"], rtol=0, atol=0)
+    shifts = [(batch - plain(rows[:2])["video_features"]) for batch in (first, second)]
+    assert not torch.allclose(shifts[0], shifts[1])
+    assert not torch.allclose(shifts[0][0, 0], shifts[0][1, 0])  # each sample its own

@@ -50,3 +50,15 @@ def test_attention_that_is_not_installed_is_refused_before_anything_is_loaded():
     arguments = ModelArguments(language_model="nowhere", attention="flash_attention_2")
     with pytest.raises(ValueError, match="flash_attention_2 needs"):
         build_model(arguments, data)
+
+
+@pytest.mark.parametrize(("given", "deviation"), [({}, 1 / 8), ({"initializer_range": 0.02}, 0.02)])
+def test_a_narrow_random_language_model_begins_with_variance_1_over_hidden_size(given, deviation):
+    sizes = {"model_type": "qwen3", "hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 128}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16, **given}
+    options = [f"{name}={value}" for name, value in sizes.items()]
+    data = load("synthetic", samples_train=20, samples_test=10)
+    model, _ = build_model(ModelArguments(language_model_config=options), data)
+    layer = model.model.language_model.layers[0]
+    for weight in (layer.self_attn.q_proj.weight, layer.mlp.up_proj.weight):
+        assert weight.std().item() == pytest.approx(deviation, rel=0.05)

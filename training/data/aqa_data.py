@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from html import escape
 from typing import Any
@@ -96,6 +96,8 @@ class AqaData:
         leaky: the features are known to reveal the label.
         group_column: column of the rows, such as that of the performer, whose values the validation rows do not share
             with the training rows; None where samples are independent.
+        augment: changes a training row, given a generator of random numbers, so that its scores stay right, anew in
+            every epoch; None leaves rows as they are. `prepare.py` does not keep it.
         best_attainable: lowest possible `mse` and `mae` and highest possible `spearman` for each mask, where known.
         missing: missing features and their causes; by default the nulls of the columns.
     """
@@ -109,6 +111,7 @@ class AqaData:
     description: str
     leaky: bool = False
     group_column: str | None = None
+    augment: Callable[[dict[str, Any], np.random.Generator], dict[str, Any]] | None = None
     best_attainable: dict[Mask, dict[str, float]] | None = None
     missing: MissingSummary | None = None
 

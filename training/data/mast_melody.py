@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ GRADINGS = ("expert_a_first", "expert_a_second", "expert_b", "expert_c_first", "
 LOWEST, HIGHEST = 1.0, 4.0
 MODALITIES = ("performance", "reference")
 FEATURE_SIZE = 4
+RUBATO = 0.03  # standard deviation, as a share of the melody
 
 
 def resample(contour: np.ndarray, count: int, where: str) -> np.ndarray:
@@ -62,6 +64,25 @@ def encode_contour(contour: np.ndarray) -> np.ndarray:
     angle = 2 * np.pi * semitones / 12
     clips = [(semitones - np.median(semitones)) / 12, np.cos(angle), np.sin(angle), share]
     return np.stack(clips, axis=1).astype(np.float32)
+
+
+def sing_otherwise(row: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
+    """A training row in another key, both contours alike, and sung with another rubato: its score is the same."""
+    angle = generator.uniform(0, 2 * np.pi)
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]], np.float32)
+    changed = {name: np.array(row[name]) for name in MODALITIES if row.get(name) is not None}
+    for clips in changed.values():
+        clips[:, 1:3] = clips[:, 1:3] @ rotation  # pitch class, from its cosine and sine
+    if "performance" in changed:
+        changed["performance"] = _stretch(changed["performance"], *generator.normal(0, RUBATO, 2))
+    return {**row, **changed}
+
+
+def _stretch(clips: np.ndarray, bow: float, wave: float) -> np.ndarray:
+    """Clips (clips, dim) at moments that run ahead or behind by up to about these shares of the whole."""
+    time = np.linspace(0, 1, len(clips))
+    moved = np.clip(time + bow * np.sin(np.pi * time) + wave * np.sin(2 * np.pi * time), 0, 1)
+    return np.stack([np.interp(moved, time, column) for column in clips.T], axis=1).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -110,6 +131,7 @@ class MastMelody(FileDataset):
     its melody, both stretched to the same number of clips, see `encode_contour`; the score lies in their comparison.
     Further columns: `melody`, `melody_fold` and `score_deviation`, the standard deviation of the gradings (divided by
     their number, not by one less). Validation holds back melodies, like the test split.
+    Training draws another key and rubato in each epoch, see `sing_otherwise`.
 
     Source: https://github.com/barisbozkurt/MASTmelody_dataset, CC BY-NC-SA 4.0, for research. Bozkurt, Baysal and
     Yuret, "A dataset and baseline system for singing voice assessment", CMMR 2017.
@@ -150,6 +172,7 @@ class MastMelody(FileDataset):
                 f"MAST melody, melodies of fold {self.fold} held out, pitch contours stretched to {self.clips} clips"
             ),
             group_column="melody",
+            augment=sing_otherwise,
         )
 
     def sources(self, labels: AqaData) -> dict[str, FeatureSource]:

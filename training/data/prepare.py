@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -25,6 +26,7 @@ from .prepared import DESCRIPTION_FILE, Prepared, read_description, write_descri
 from .sources.files import FeatureSource, Reader
 from .sources.walk import walk_files
 
+logger = logging.getLogger(__name__)
 NO_FOLDER = "-"
 CHECKSUM_FILE = "checksums.sha256"
 CARD = """
@@ -147,6 +149,8 @@ def prepare_data(
             raise OSError(f"{out} could not be written: {_reason(error)}") from error
         data = replace(labels, missing=builder.missing())
         report_missing(data, list_missing, require_complete)
+        if data.augment is not None:
+            logger.warning("%s changes its training rows anew in every epoch; prepared data do not", dataset)
         complete = scratch / "complete"
         complete.mkdir()
         (scratch / "data").rename(complete / "data")

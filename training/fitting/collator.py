@@ -1,6 +1,6 @@
 """Order and content of training batches, repeatable for any number of workers and after a resume."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, compress
 from typing import Any, Literal
@@ -97,6 +97,7 @@ class LimssrCollator:
         all_masks: use each sample with every non-empty subset of its modalities, side by side in the batch.
         clip_dropout: modality -> rate at which clips, or words, are left out, anew for each sample, epoch and mask.
         label_weights: sample id -> weight of each score's label in the loss; without them all weigh alike.
+        augment: changes each row anew in every epoch, before anything is hidden, see `AqaData`.
         crop: `random` for training, `center` for evaluation.
         seed: seed of crops and clip dropout.
     """
@@ -108,6 +109,7 @@ class LimssrCollator:
     modality_dropout: DynamicMask | None = None
     all_masks: bool = False
     clip_dropout: Mapping[str, float] = field(default_factory=dict)
+    augment: Callable[[dict[str, Any], np.random.Generator], dict[str, Any]] | None = None
     label_weights: Mapping[str, Sequence[float]] | None = None
     crop: Literal["random", "center"] = "random"
     seed: int = 0
@@ -124,6 +126,9 @@ class LimssrCollator:
             )
         sample_ids = [str(row["sample_id"]) for row in rows]
         key = (rows[0].get(EPOCH_COLUMN, 0), *sample_ids)
+        if self.augment is not None:
+            seeds = [derive_seed(self.seed, "augment", key[0], sample_id) for sample_id in sample_ids]
+            rows = [self.augment(row, np.random.default_rng(seed)) for row, seed in zip(rows, seeds, strict=True)]
         if self.dynamic_mask is not None:
             rows = self.dynamic_mask.apply(rows, self.dynamic_mask.draw(*key))
         if self.modality_dropout is not None:

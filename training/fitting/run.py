@@ -110,6 +110,7 @@ def _prepare(arguments: Arguments, data: AqaData, checkpoint: str | None, fold: 
         all_masks=data_arguments.all_masks,
         clip_dropout=validate_rates(data_arguments.clip_dropout or 0.0, modalities, "clip dropout"),
         label_weights=deviation_weights(rows.train, data.score_names) if by_deviation else None,
+        augment=data.augment,
         seed=args.seed,
     )
     if not rows.validation:
