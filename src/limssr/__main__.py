@@ -10,7 +10,19 @@ from pathlib import Path
 from limssr import __version__
 from limssr.training.utils.launching import run_script
 
-COMMANDS = ("train", "eval", "predict", "compare", "summarize", "publish", "prepare", "reproduce", "benchmark", "demo")
+COMMANDS = (
+    "train",
+    "search",
+    "eval",
+    "predict",
+    "compare",
+    "summarize",
+    "publish",
+    "prepare",
+    "reproduce",
+    "benchmark",
+    "demo",
+)
 HELP = ("-h", "--help")
 
 

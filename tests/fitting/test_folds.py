@@ -1,6 +1,7 @@
 """`folds`: every training row validates once, the best mean epoch is chosen, and all rows are trained on as long."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def test_between_equals_the_squared_error_decides_and_undefined_epochs_are_never
     folds = [history((0.5, 9), (0.5, 7), (0.5, 8), (0.9, 1)), history((0.5, 9), (0.5, 7), (0.5, 8), (None, 1))]
     choice = choose_epoch(folds, "spearman", greater_is_better=True)
     assert (choice.epoch, choice.best) == (2, pytest.approx(0.5))
-    choice = choose_epoch([history((None, 9), (None, 8))], "spearman", greater_is_better=True)
+    choice = choose_epoch([history((None, 9), (math.nan, 8))], "spearman", greater_is_better=True)
     assert (choice.epoch, choice.share, choice.best) == (2, 1, None)
 
 

@@ -59,7 +59,8 @@ def choose_epoch(histories: Sequence[Sequence[dict]], criterion: str, greater_is
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    return None if None in values else float(np.mean(values))
+    """Return the mean; None if a value is undefined, which is NaN in memory and None in a record."""
+    return None if None in values or np.isnan(values).any() else float(np.mean(values))
 
 
 def fold_folder(output_dir: str | Path, fold: int) -> Path:

@@ -15,6 +15,7 @@ from accelerate.utils import release_memory
 from transformers import set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, get_last_checkpoint
 
+from ...processing.processing_limssr import LimssrProcessor
 from ..arguments import Arguments, DataArguments, LimssrTrainingArguments, ModelArguments
 from ..data import AqaData, load, report_missing
 from ..data.aqa_data import read_targets
@@ -99,20 +100,7 @@ def _prepare(arguments: Arguments, data: AqaData, checkpoint: str | None, fold: 
     model, processor = build_model(model_arguments, data)
     if model_arguments.start_at_mean:
         start_at_mean(model, read_targets(rows.train, data.score_names))
-    modalities = list(data.modalities)
-    by_deviation = data_arguments.label_weights == "deviation"
-    collator = LimssrCollator(
-        processor,
-        modalities,
-        data.score_names,
-        dynamic_mask=rows.dynamic_mask,
-        modality_dropout=rows.modality_dropout,
-        all_masks=data_arguments.all_masks,
-        clip_dropout=validate_rates(data_arguments.clip_dropout or 0.0, modalities, "clip dropout"),
-        label_weights=deviation_weights(rows.train, data.score_names) if by_deviation else None,
-        augment=data.augment,
-        seed=args.seed,
-    )
+    collator = make_collator(data, data_arguments, rows, processor, args.seed)
     if not rows.validation:
         do_not_validate(args)
     trainer = LimssrTrainer(model, args, collator, rows.train, rows.validation or None, processor)
@@ -121,6 +109,26 @@ def _prepare(arguments: Arguments, data: AqaData, checkpoint: str | None, fold: 
     if checkpoint is not None:
         trainer.check_training_state(checkpoint)
     return run
+
+
+def make_collator(
+    data: AqaData, arguments: DataArguments, rows: TrainingData, processor: LimssrProcessor, seed: int
+) -> LimssrCollator:
+    """Make the collator of training batches."""
+    modalities = list(data.modalities)
+    by_deviation = arguments.label_weights == "deviation"
+    return LimssrCollator(
+        processor,
+        modalities,
+        data.score_names,
+        dynamic_mask=rows.dynamic_mask,
+        modality_dropout=rows.modality_dropout,
+        all_masks=arguments.all_masks,
+        clip_dropout=validate_rates(arguments.clip_dropout or 0.0, modalities, "clip dropout"),
+        label_weights=deviation_weights(rows.train, data.score_names) if by_deviation else None,
+        augment=data.augment,
+        seed=seed,
+    )
 
 
 def announce(run: PreparedRun) -> None:
