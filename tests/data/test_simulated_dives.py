@@ -155,7 +155,7 @@ def test_truth_is_a_column_and_no_feature(folder, rows):
 def test_difficulties_and_marks_are_within_their_ranges():
     dives = drawn(2000)
     difficulties = [each.difficulty for each in dives]
-    assert min(difficulties) >= 1
+    assert min(difficulties) >= 0.6
     assert max(difficulties) <= HIGHEST_DIFFICULTY
     assert all(each.half_somersaults % 2 == (not each.armstand) for each in dives)  # hands enter first
     assert all(each.opening < each.opened < each.entry < DURATION for each in dives)

@@ -11,12 +11,12 @@ from .performance import HIGHEST_DIFFICULTY, draw_dive
 # Points that a judge without noise deducts for each fault in its worst form.
 DEDUCTIONS = {
     "board_noise": 0.8,
-    "bent_knees": 1.8,
-    "over_rotation": 2.4,
-    "under_rotation": 2.4,
-    "loose_opening": 1.4,
-    "crooked_entry": 1.6,
-    "splash": 3.0,
+    "bent_knees": 1.2,
+    "over_rotation": 3.0,
+    "under_rotation": 3.0,
+    "loose_opening": 1.0,
+    "crooked_entry": 2.0,
+    "splash": 4.5,
 }
 JUDGES = 5
 HIGHEST_MARK = 10.0

@@ -27,7 +27,7 @@ def make_dives(folder: Path, counts: dict[str, int], seed: int, size: int, fps: 
         folder: empty folder.
         counts: number of dives of each split.
         seed: seed of all draws.
-        size: width and height of the picture in pixels.
+        size: height of the picture in pixels.
         fps: pictures a second.
     """
     (folder / "recordings").mkdir()

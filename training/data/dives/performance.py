@@ -13,9 +13,9 @@ REACH = 1.05  # metres from the centre of mass to the hands, which enter first
 DURATION = 3.0  # seconds of every recording
 
 # Difficulty: a base, and what each part of the dive adds to it.
-BASE, PER_HALF_SOMERSAULT, PER_HALF_TWIST, FOR_ARMSTAND = 0.9, 0.35, 0.2, 0.2
-FOR_POSITION = {"tuck": 0.0, "pike": 0.3, "straight": 0.6}
-HIGHEST_DIFFICULTY = 4.3
+BASE, PER_HALF_SOMERSAULT, PER_HALF_TWIST, FOR_ARMSTAND = 0.2, 0.45, 0.15, 0.2
+FOR_POSITION = {"tuck": 0.0, "pike": 0.2, "straight": 0.4}
+HIGHEST_DIFFICULTY = 4.0
 MOST_HALF_SOMERSAULTS = {"tuck": 7, "pike": 7, "straight": 5}
 MOST_HALF_TWISTS = 3
 
@@ -71,7 +71,7 @@ class Dive:
 
     @property
     def difficulty(self) -> float:
-        """1.2 to 4.3, in tenths."""
+        """0.6 to 4.0, in tenths."""
         turns = PER_HALF_SOMERSAULT * self.half_somersaults + PER_HALF_TWIST * self.half_twists
         return round(BASE + turns + FOR_POSITION[self.position] + FOR_ARMSTAND * self.armstand, 1)
 

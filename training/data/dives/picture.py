@@ -8,8 +8,9 @@ import numpy as np
 from .performance import DURATION, GRAVITY, PLATFORM_HEIGHT, Dive
 from .pose import body_points, step
 
-VIEW = 8.6  # metres, of width and height
-LEFT, BOTTOM = -3.0, -1.2  # metres, the corner of the picture
+HEIGHT = 8.2  # metres
+LEFT, BOTTOM = -1.9, -0.8  # metres, the corner of the picture
+ASPECT = 0.625  # width of the picture for its height
 SHIFT = 4  # binary digits of a pixel's fraction in OpenCV's drawing
 WALL, WATER, PLATFORM = (176, 190, 196), (46, 120, 168), (120, 116, 112)  # RGB
 SKINS = ((236, 196, 168), (198, 150, 116), (150, 104, 76), (104, 70, 52))
@@ -19,12 +20,12 @@ DROPS = 130  # of the largest splash
 
 
 def draw_frames(dive: Dive, generator: np.random.Generator, size: int, fps: int) -> Iterator[np.ndarray]:
-    """Draw a recording: uint8 RGB (size, size, 3), one picture at a time.
+    """Draw a recording: uint8 RGB (size, 0.625 size, 3), one picture at a time.
 
     Args:
         dive: what happens.
         generator: of the looks of pool and diver, of the drops and of the camera's noise.
-        size: width and height in pixels.
+        size: height in pixels.
         fps: pictures a second.
     """
     times = np.arange(round(DURATION * fps)) / fps
@@ -36,7 +37,7 @@ def draw_frames(dive: Dive, generator: np.random.Generator, size: int, fps: int)
     hands = (points["left_hand"] + points["right_hand"]) / 2
     splash = _Splash(dive, float(np.interp(dive.entry, times, hands[:, 0])), generator)
     surface = round(float(_to_pixels(np.zeros((1, 2)), size)[0, 1]))
-    noise = generator.normal(0, 2.0, (len(times), size, size)).astype(np.int8)
+    noise = generator.normal(0, 2.0, (len(times), size, picture_width(size))).astype(np.int8)
     for index, time in enumerate(times):
         frame = pool.copy()
         _draw_platform(frame, dive, time)
@@ -46,9 +47,14 @@ def draw_frames(dive: Dive, generator: np.random.Generator, size: int, fps: int)
         yield cv2.add(frame, cv2.merge([noise[index]] * 3), dtype=cv2.CV_8U)
 
 
+def picture_width(size: int) -> int:
+    """Width of a picture in pixels, even as H.264 wants it, for its height."""
+    return 2 * round(size * ASPECT / 2)
+
+
 def _to_pixels(points: np.ndarray, size: int) -> np.ndarray:
     """Metres (..., 2) -> pixels (..., 2), y down."""
-    scaled = (points - (LEFT, BOTTOM)) / VIEW
+    scaled = (points - (LEFT, BOTTOM)) / HEIGHT
     return np.stack([scaled[..., 0], 1 - scaled[..., 1]], axis=-1) * size
 
 
@@ -61,7 +67,7 @@ def _fixed(point: np.ndarray) -> tuple[int, int]:
 def _draw_pool(generator: np.random.Generator, size: int) -> np.ndarray:
     """Wall, tower and water: what stands still."""
     light = generator.uniform(0.85, 1.1)
-    texture = cv2.resize(generator.normal(0, 6, (size // 8, size // 8, 1)), (size, size))[..., None]
+    texture = cv2.resize(generator.normal(0, 6, (16, 10)), (picture_width(size), size))[..., None]
     picture = np.clip(np.array(WALL) * light + texture, 0, 255)
     picture[:: size // 8] -= 14  # tiles
     picture[:, :: size // 8] -= 14
@@ -69,7 +75,7 @@ def _draw_pool(generator: np.random.Generator, size: int) -> np.ndarray:
     depth = np.linspace(1.0, 0.6, size - surface)[:, None, None]
     picture[surface:] = np.array(WATER) * light * depth + texture[surface:] / 2
     picture = np.clip(picture, 0, 255).astype(np.uint8)
-    corners = _to_pixels(np.array([[-2.6, 0.0], [-1.9, PLATFORM_HEIGHT - 0.3]]), size)
+    corners = _to_pixels(np.array([[-1.7, 0.0], [-1.0, PLATFORM_HEIGHT - 0.3]]), size)
     cv2.rectangle(picture, *(_fixed(corner) for corner in corners), PLATFORM, -1, cv2.LINE_AA, SHIFT)
     return picture
 
@@ -80,14 +86,14 @@ def _draw_platform(frame: np.ndarray, dive: Dive, time: float) -> None:
     shake = 0.0
     if since > 0:
         shake = 0.22 * dive.severity("board_noise") * np.exp(-5 * since) * np.sin(2 * np.pi * 6 * since)
-    root, end = (-3.1, PLATFORM_HEIGHT - 0.15), (0.15, PLATFORM_HEIGHT - 0.15 - shake)
+    root, end = (LEFT - 0.2, PLATFORM_HEIGHT - 0.15), (0.15, PLATFORM_HEIGHT - 0.15 - shake)
     line = [_fixed(point) for point in _to_pixels(np.array([root, end]), size)]
-    cv2.line(frame, *line, PLATFORM, max(1, round(0.28 * size / VIEW)), cv2.LINE_AA, SHIFT)
+    cv2.line(frame, *line, PLATFORM, max(1, round(0.28 * size / HEIGHT)), cv2.LINE_AA, SHIFT)
 
 
 def _draw_body(frame: np.ndarray, at: dict[str, np.ndarray], facing: float, skin: tuple, suit: tuple) -> None:
     """Limbs of the far side, trunk and head, limbs of the near side; the back is darker than the front."""
-    scale = len(frame) / VIEW
+    scale = len(frame) / HEIGHT
     shade = 0.82 + 0.18 * facing
 
     def draw(color: tuple, width: float, *names: str) -> None:
@@ -135,7 +141,7 @@ class _Splash:
         since = time - self.start
         if since < 0:
             return
-        size, scale = len(frame), len(frame) / VIEW
+        size, scale = len(frame), len(frame) / HEIGHT
         flown = since - self.delay
         height = self.up * flown - GRAVITY * flown**2 / 2
         in_air = self.thrown & (flown > 0) & (height > 0)

@@ -121,7 +121,7 @@ def joint_angles(dive: Dive, times: np.ndarray) -> list[np.ndarray]:
     crouch = 0 if dive.armstand else step(times, dive.takeoff - 0.4, dive.takeoff - 0.2) * (1 - begun)
     angles[0], angles[1] = angles[0] + 0.7 * crouch, angles[1] + 1.2 * crouch
     if bent := dive.faults.get("bent_knees"):
-        angles[1] = angles[1] + 1.6 * bent.severity * _bump(times, bent.start, bent.end)
+        angles[1] = angles[1] + 2.0 * bent.severity * _bump(times, bent.start, bent.end)
         angles[0] = angles[0] + 0.5 * bent.severity * _bump(times, bent.start, bent.end)
     crooked = SPREAD * dive.severity("crooked_entry") * step(times, dive.opening, dive.opened)
     return [*angles, crooked]
