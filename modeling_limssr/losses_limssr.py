@@ -28,7 +28,7 @@ def is_outside(values: torch.Tensor, lowest, highest) -> torch.Tensor:
     return (values < lowest - tolerance) | (values > highest + tolerance)
 
 
-def check_label_weights(weights: torch.Tensor, labels: torch.Tensor, score_names: list[str]) -> None:
+def check_loss_weights(weights: torch.Tensor, labels: torch.Tensor, score_names: list[str]) -> None:
     """
     Args:
         weights (`(batch, scores)`): factor of each label's squared error.
@@ -40,7 +40,7 @@ def check_label_weights(weights: torch.Tensor, labels: torch.Tensor, score_names
     """
     if weights.shape != labels.shape:
         raise ValueError(
-            f"label_weights have shape {tuple(weights.shape)}, expected {tuple(labels.shape)}, that of the labels."
+            f"loss_weights have shape {tuple(weights.shape)}, expected {tuple(labels.shape)}, that of the labels."
         )
 
     def explain(sample: int, column: int) -> str:

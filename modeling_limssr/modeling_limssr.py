@@ -24,7 +24,7 @@ from .language_model_limssr import (
 )
 from .linear_shortcut_limssr import LimssrLinearShortcut, RunningStandardisation
 from .losses_limssr import (
-    check_label_weights,
+    check_loss_weights,
     consistency_loss,
     is_outside,
     pairwise_loss,
@@ -287,7 +287,7 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
     # The loss is a mean over samples, so `Trainer` itself must divide it by the gradient accumulation steps.
     accepts_loss_kwargs = False
     # As in LimssrModel, whose lists join these.
-    _keep_in_fp32_modules_strict = ("reasoning_path", "cross_modal_path", "reasoning_weight", "linear_shortcut")
+    _keep_in_fp32_modules_strict = ("reasoning_path", "cross_modal_path", "reasoning_weight")
     _keep_in_fp32_modules = ("model.projectors", "reasoning_path", "cross_modal_path")
 
     def __init__(self, config: LimssrConfig):
@@ -301,6 +301,7 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
             self.reasoning_weight = nn.Parameter(torch.full((1,), 0.7))
         if config.linear_shortcut:
             self.linear_shortcut = LimssrLinearShortcut(config)
+            self._keep_in_fp32_modules_strict = {*self._keep_in_fp32_modules_strict, "linear_shortcut"}
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -315,7 +316,7 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
         input_ids: torch.LongTensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.FloatTensor | None = None,
-        label_weights: torch.FloatTensor | None = None,
+        loss_weights: torch.FloatTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> LimssrScoreOutput:
         """
@@ -323,7 +324,7 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
             input_ids (`(batch, length)` int64): sequences written by `LimssrProcessor`.
             attention_mask (`(batch, length)`, *optional*): 1 for real positions, 0 for padding on the right.
             labels (`(batch, scores)` float, *optional*): judges' scores, in judges' units; NaN = not given.
-            label_weights (`(batch, scores)` float, *optional*): factor of each label's squared error in the regression
+            loss_weights (`(batch, scores)` float, *optional*): factor of each label's squared error in the regression
                 loss, 0 or more; 1 by default.
             **kwargs: features, clip masks and arguments of the language model, see [`LimssrModel.forward`].
 
@@ -339,7 +340,7 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
             losses = {}
             if labels is not None:
                 paths = score, reasoning, cross_modal
-                losses = self.losses(labels, *paths, outputs.fusion_hidden_state, label_weights)
+                losses = self.losses(labels, *paths, outputs.fusion_hidden_state, loss_weights)
             reasoning_scores, cross_modal_scores = map(self.in_judges_units, (reasoning, cross_modal))
             disagreement = None
             if self.config.aggregation == "dual":
@@ -382,7 +383,7 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
         return weight * reasoning + (1 - weight) * cross_modal, reasoning, cross_modal
 
     def losses(
-        self, labels, score, reasoning, cross_modal, fusion_states=None, label_weights=None
+        self, labels, score, reasoning, cross_modal, fusion_states=None, loss_weights=None
     ) -> dict[str, torch.Tensor]:
         """
         Weighted loss and its unweighted terms, each `()`: MSE(s, y), MSE(s_main, s_aux), token separation and, with a
@@ -394,14 +395,14 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
             reasoning (`(batch, scores)`): normalised score of the reasoning path.
             cross_modal (`(batch, scores)`): normalised score of the cross-modal path.
             fusion_states (`(batch, fusion tokens, hidden)`, *optional*): h_k; without them the separation term is 0.
-            label_weights (`(batch, scores)`, *optional*): factors of the squared errors.
+            loss_weights (`(batch, scores)`, *optional*): factors of the squared errors.
         """
         config = self.config
-        if label_weights is not None:
-            label_weights = label_weights.to(score)
-            check_label_weights(label_weights, labels, config.score_names)
+        if loss_weights is not None:
+            loss_weights = loss_weights.to(score)
+            check_loss_weights(loss_weights, labels, config.score_names)
         target = self.normalise_labels(labels.to(score.device)).to(score.dtype)
-        losses = self._losses_of_samples(target, score, reasoning, cross_modal, label_weights)
+        losses = self._losses_of_samples(target, score, reasoning, cross_modal, loss_weights)
         losses["separation_loss"] = score.new_zeros(())
         if fusion_states is not None:
             losses["separation_loss"] = token_separation_loss(fusion_states, config.separation_margin)

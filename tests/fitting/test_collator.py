@@ -237,9 +237,9 @@ def test_label_weights_follow_their_samples_under_all_masks_too(tiny_processor):
     weights = {f"s{index}": [index / 4] for index in range(10)}
     collator = make_collator(tiny_processor, all_masks=True, label_weights=weights)
     batch = collator(make_rows()[2:4])
-    assert batch["label_weights"].tolist() == [[0.5]] * 7 + [[0.75]] * 7
-    assert batch["label_weights"].dtype == torch.float32
-    assert "label_weights" not in make_collator(tiny_processor)(make_rows()[:1])
+    assert batch["loss_weights"].tolist() == [[0.5]] * 7 + [[0.75]] * 7
+    assert batch["loss_weights"].dtype == torch.float32
+    assert "loss_weights" not in make_collator(tiny_processor)(make_rows()[:1])
     with pytest.raises(ValueError, match="sample 's1' has no label weights"):
         make_collator(tiny_processor, label_weights={"s0": [1.0]})(make_rows()[:2])
 

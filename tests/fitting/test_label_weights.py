@@ -24,8 +24,8 @@ def test_a_run_weighs_its_labels_by_deviation(percepiano, quick_arguments):
     order = np.argsort(np.array(deviations), axis=0)
     np.testing.assert_array_equal(np.argsort(-table[:3], axis=0), order)
     batch = next(iter(run.trainer.get_train_dataloader()))
-    assert batch["label_weights"].shape == batch["labels"].shape == (8, 2)
-    assert "label_weights" not in next(iter(run.trainer.get_test_dataloader(run.data.splits["test"].select([0]))))
+    assert batch["loss_weights"].shape == batch["labels"].shape == (8, 2)
+    assert "loss_weights" not in next(iter(run.trainer.get_test_dataloader(run.data.splits["test"].select([0]))))
     run.trainer.train()
 
 

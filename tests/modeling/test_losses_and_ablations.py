@@ -225,17 +225,17 @@ def test_weights_of_labels_are_factors_of_the_squared_errors(tiny_text_config, t
     )
     batch = processor(features=tiny_features, labels=[[10, None], [None, None], [90, 25]])
     without = model.eval()(**batch)
-    alike = model(**batch, label_weights=torch.ones(3, 2))
+    alike = model(**batch, loss_weights=torch.ones(3, 2))
     assert torch.equal(alike.loss, without.loss)
-    outputs = model(**batch, label_weights=torch.tensor([[0.5, 9], [9, 9], [2, 3]]))
+    outputs = model(**batch, loss_weights=torch.tensor([[0.5, 9], [9, 9], [2, 3]]))
     scores = outputs.scores / torch.tensor([100, 50])
     given = torch.stack([scores[0, 0] - 0.1, scores[2, 0] - 0.9, scores[2, 1] - 0.5])
     torch.testing.assert_close(outputs.regression_loss, (torch.tensor([0.5, 2, 3]) * given.square()).mean())
     assert torch.equal(outputs.consistency_loss, without.consistency_loss)
     for wrong, message in (
-        (torch.ones(3, 1), r"label_weights have shape \(3, 1\), expected \(3, 2\)"),
+        (torch.ones(3, 1), r"loss_weights have shape \(3, 1\), expected \(3, 2\)"),
         (torch.tensor([[1, 1], [1, -2.0], [1, 1]]), "label weight of sample 1, score 'pcs', is -2"),
         (torch.full((3, 2), float("nan")), "label weight of sample 0, score 'tes', is nan"),
     ):
         with pytest.raises(ValueError, match=message):
-            model(**batch, label_weights=wrong)
+            model(**batch, loss_weights=wrong)

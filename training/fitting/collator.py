@@ -148,7 +148,7 @@ class LimssrCollator:
             return dict(batch)
         if unknown := [sample_id for sample_id in sample_ids if sample_id not in self.label_weights]:
             raise ValueError(f"sample {unknown[0]!r} has no label weights")
-        return {**batch, "label_weights": torch.tensor([self.label_weights[sample_id] for sample_id in sample_ids])}
+        return {**batch, "loss_weights": torch.tensor([self.label_weights[sample_id] for sample_id in sample_ids])}
 
     def _under_all_masks(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Yield the row with every non-empty subset of its modalities, fullest first."""
