@@ -1,168 +1,29 @@
 """Recordings as streams of pictures and of sound, on the clock of the file; nothing is ever held as a whole."""
 
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from itertools import chain, count
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from transformers.utils import logging
 
+from .pictures_limssr import Geometry, PictureMaker
+from .recordings_limssr import (
+    DecodingLimits,
+    MissingStreamError,
+    Recording,
+    RecordingError,
+    codec_name,
+    import_media,
+    open_recording,
+)
+
 logger = logging.get_logger(__name__)
 
-# Demuxers that read one file and nothing else: a playlist could name other files and addresses.
-DEMUXERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2",
-    "matroska,webm",
-    *("avi", "mpegts", "mpeg", "mpegvideo", "m4v", "h264", "hevc", "av1", "obu", "ivf", "flv", "asf", "gif", "apng"),
-    *("ogg", "wav", "w64", "mp3", "flac", "aac", "ac3", "eac3", "aiff", "caf", "au", "amr", "mxf", "nut", "dv", "rm"),
-)
 SOUND_TOLERANCE = 0.1  # seconds that the timestamps of sound may be off before silence is put in or sound left out
 LONGEST_SILENCE = 1.0  # seconds of silence put in at a time
 TRUNCATED = 0.9  # share of the header's duration below which a recording is called truncated
-
-
-class RecordingError(ValueError):
-    """A recording that cannot be used; the message names the file and the cause."""
-
-
-class MissingStreamError(RecordingError):
-    """A recording that lacks picture or sound."""
-
-
-@dataclass(frozen=True)
-class DecodingLimits:
-    """What a recording may cost.
-
-    Args:
-        max_pixels (`int`): pixels of a picture; the default admits 4K (4096 x 2304).
-        max_frames (`int`): pictures decoded of one recording; the default admits an hour at 60 a second.
-        max_seconds (`float`): seconds read of one recording.
-    """
-
-    max_pixels: int = 4096 * 2304
-    max_frames: int = 250_000
-    max_seconds: float = 3600.0
-
-
-@dataclass(frozen=True)
-class Recording:
-    """
-    A file of picture, sound or both, and which part of it counts.
-
-    Args:
-        path (`str` or `Path`): the file; URLs are refused.
-        start (`float`, *optional*): seconds on the clock of the file.
-        end (`float`, *optional*): the same.
-
-    Raises:
-        TypeError: `path` is no path.
-        RecordingError: the part is empty.
-    """
-
-    path: str | Path
-    start: float | None = None
-    end: float | None = None
-
-    def __post_init__(self):
-        if not isinstance(self.path, str | os.PathLike):
-            raise TypeError(f"a recording is {type(self.path).__name__}, expected a path.")
-        if not 0 <= self.first < self.last:
-            raise RecordingError(f"{self}: start is {self.start} and end is {self.end}, expected 0 <= start < end.")
-
-    @classmethod
-    def of(cls, given) -> "Recording":
-        """Make one of a path, or of a dict of `path`, `start` and `end`."""
-        if isinstance(given, cls):
-            return given
-        return cls(**given) if isinstance(given, dict) else cls(given)
-
-    def __str__(self) -> str:
-        name = os.fspath(self.path)
-        name = os.fsencode(name).decode("utf-8", "backslashreplace")
-        return repr(name) if not name.isprintable() else name
-
-    @property
-    def first(self) -> float:
-        return 0.0 if self.start is None else self.start
-
-    @property
-    def last(self) -> float:
-        return float("inf") if self.end is None else self.end
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """
-    How a picture becomes an array. Rotation and pixels that are not square are undone first.
-
-    Args:
-        short_side (`int`, *optional*): scale the picture so that its shorter side has as many pixels.
-        crop (`(height, width)`, *optional*): cut out the centre.
-        size (`(height, width)`, *optional*): scale what is left to this size.
-        colour (`"rgb24"` or `"gray"`): three channels or one.
-    """
-
-    short_side: int | None = None
-    crop: tuple[int, int] | None = None
-    size: tuple[int, int] | None = None
-    colour: Literal["rgb24", "gray"] = "rgb24"
-
-
-def import_media(name: str):
-    """
-    Import a library of the extra `media`, which only recordings need.
-
-    Raises:
-        ModuleNotFoundError: it is not installed; the message says what to install.
-    """
-    try:
-        return import_module(name)  # not by a statement: the code bundle must load without it
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"Recordings need the package {name.partition('.')[0]}: pip install 'limssr[media]', or pip install av "
-            "opencv-python-headless."
-        ) from error
-
-
-@contextmanager
-def open_recording(recording: Recording):
-    """
-    The recording as a container of PyAV.
-
-    Raises:
-        RecordingError: no such file, a folder, a URL, an empty file, or nothing that FFmpeg can read.
-    """
-    av = import_media("av")
-    path = os.fspath(recording.path)
-    if "://" in path:
-        raise RecordingError(f"{recording}: this is a URL. Download the file and give its path.")
-    if os.path.isdir(path):
-        raise RecordingError(f"{recording}: this is a folder, expected a recording.")
-    if not os.path.isfile(path):
-        raise RecordingError(f"{recording}: there is no such file.")
-    if os.path.getsize(path) == 0:
-        raise RecordingError(f"{recording}: the file is empty.")
-    options = {"protocol_whitelist": "file", "format_whitelist": ",".join(DEMUXERS)}
-    try:
-        container = av.open(f"file:{os.path.abspath(path)}", options=options, metadata_errors="replace")
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise RecordingError(
-            f"{recording}: no video or sound that FFmpeg can read, or only a part of the file ({_reason(error)})."
-        ) from error
-    with container:
-        yield container
-
-
-def describe_streams(recording: Recording) -> str:
-    """What a file holds, in words."""
-    with open_recording(recording) as container:
-        found = [f"{stream.type} ({_codec_name(stream)})" for stream in container.streams]
-        return ", ".join(found) or "no stream"
 
 
 def read_pictures(
@@ -191,7 +52,7 @@ def read_pictures(
         RecordingError: nothing can be decoded, or a limit is exceeded.
     """
     shown, times, ends = None, None, None
-    make = _PictureMaker(geometry)
+    make = PictureMaker(geometry)
     for time, seconds, frame in _decoded_frames(recording, limits or DecodingLimits()):
         if times is None:
             start = max(time, recording.first)
@@ -371,7 +232,7 @@ class _Decoder:
         Raises:
             RecordingError: nothing, or less than half of it, can be decoded.
         """
-        kind = f"{self.stream.type} stream ({_codec_name(self.stream)})"
+        kind = f"{self.stream.type} stream ({codec_name(self.stream)})"
         if end is None:
             raise RecordingError(f"{self.recording}: no frame of its {kind} can be decoded in the part asked for.")
         if end <= self.recording.first:
@@ -389,84 +250,13 @@ class _Decoder:
             )
 
 
-class _PictureMaker:
-    """Turns frames of PyAV into arrays; a frame that is shown twice is converted once."""
-
-    def __init__(self, geometry: Geometry):
-        self.geometry = geometry
-        self.reformatter = import_media("av.video.reformatter").VideoReformatter()
-        self.last = (None, None)
-
-    def __call__(self, shown: tuple) -> np.ndarray:
-        """Array of a frame with the aspect of its pixels."""
-        if self.last[0] is not shown:
-            self.last = shown, self._convert(*shown)
-        return self.last[1]
-
-    def _convert(self, frame, pixel_aspect: float) -> np.ndarray:
-        geometry, turns = self.geometry, round(frame.rotation / 90) % 4
-        width, height = self._scaled_size(frame, pixel_aspect, turns)
-        if frame.interlaced_frame:
-            frame = _one_field(frame)
-        has_alpha = any(component.is_alpha for component in frame.format.components)
-        colour = "rgba" if has_alpha else geometry.colour
-        scaled = self.reformatter.reformat(frame, width, height, colour, interpolation="AREA")
-        array = scaled.to_ndarray()
-        if has_alpha:
-            array = _on_black(array, geometry.colour)
-        array = np.rot90(array, turns)
-        if geometry.crop is not None:
-            array = _crop_centre(array, *geometry.crop)
-        if geometry.size is not None and array.shape[:2] != tuple(geometry.size):
-            cv2 = import_media("cv2")
-            array = cv2.resize(np.ascontiguousarray(array), tuple(geometry.size)[::-1], interpolation=cv2.INTER_AREA)
-        return np.ascontiguousarray(array)
-
-    def _scaled_size(self, frame, pixel_aspect: float, turns: int) -> tuple[int, int]:
-        """Width and height to scale to, before the picture is turned upright."""
-        geometry = self.geometry
-        if geometry.size is not None and geometry.crop is None and geometry.short_side is None:
-            height, width = geometry.size
-            return (height, width) if turns % 2 else (width, height)
-        width, height = frame.width * pixel_aspect, frame.height
-        scale = 1.0 if geometry.short_side is None else geometry.short_side / min(width, height)
-        return max(round(width * scale), 1), max(round(height * scale), 1)
-
-
-def _one_field(frame):
-    """Every second line of an interlaced frame: the others show another moment."""
-    av = import_media("av")
-    graph = av.filter.Graph()
-    source = graph.add_buffer(
-        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or 1
-    )
-    field, sink = graph.add("field", "top"), graph.add("buffersink")
-    source.link_to(field)
-    field.link_to(sink)
-    graph.configure()
-    graph.push(frame)
-    return graph.pull()
-
-
-def _on_black(array: np.ndarray, colour: str) -> np.ndarray:
-    """`(height, width, 4)` with transparency -> the picture on a black ground."""
-    opaque = (array[..., :3] * (array[..., 3:] / 255.0)).round()  # (height, width, 3)
-    return (opaque if colour == "rgb24" else opaque @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
-
-
-def _crop_centre(array: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The centre of a picture; what is smaller than the crop stays."""
-    top, left = max(array.shape[0] - height, 0) // 2, max(array.shape[1] - width, 0) // 2
-    return array[top : top + height, left : left + width]
-
-
 def _find_stream(container, recording: Recording, kind: Literal["video", "audio"]):
     """The main stream of a kind, which a cover picture is not."""
     streams = getattr(container.streams, kind)
     attached = import_module("av.stream").Disposition.attached_pic
     usable = [stream for stream in streams if not stream.disposition & attached and stream.codec_context is not None]
     if not usable:
-        found = ", ".join(f"{stream.type} ({_codec_name(stream)})" for stream in container.streams) or "no stream"
+        found = ", ".join(f"{stream.type} ({codec_name(stream)})" for stream in container.streams) or "no stream"
         raise MissingStreamError(f"{recording}: has no {kind} stream; the file holds {found}.")
     size: Callable = (lambda stream: stream.width * stream.height) if kind == "video" else (lambda stream: 0)
     return max(usable, key=size)
@@ -476,10 +266,6 @@ def _zero(container) -> float:
     """Where the clock of the file begins: at 0, but for broadcast streams, whose clock begins anywhere."""
     broadcast = container.format.flags & import_module("av.format").Flags.ts_discont.value
     return (container.start_time or 0) / 1e6 if broadcast else 0.0
-
-
-def _codec_name(stream) -> str:
-    return stream.codec_context.name if stream.codec_context is not None else "unknown codec"
 
 
 def _check_pixels(recording: Recording, pixels: int, limits: DecodingLimits) -> None:
@@ -496,7 +282,3 @@ def _check_seconds(recording: Recording, seconds: float, limits: DecodingLimits,
             f"{recording}: lasts {seconds:.0f} s{source}, more than max_seconds={limits.max_seconds:g}; give start "
             "and end."
         )
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoModel, AutoVideoProcessor
 from transformers.audio_utils import mel_filter_bank
 
-from .decoding_limssr import import_media
+from .recordings_limssr import import_media
 
 
 class Encoder:

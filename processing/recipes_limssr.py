@@ -13,17 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from .decoding_limssr import (
-    DecodingLimits,
-    Geometry,
-    MissingStreamError,
-    Recording,
-    RecordingError,
-    describe_streams,
-    read_pictures,
-    read_sound,
-)
+from .decoding_limssr import read_pictures, read_sound
 from .encoders_limssr import ENCODERS, ClassicAudio, ClassicVideo, Encoder
+from .pictures_limssr import Geometry
+from .recordings_limssr import DecodingLimits, MissingStreamError, Recording, RecordingError, describe_streams
 
 
 @dataclass(frozen=True)
@@ -203,6 +196,9 @@ class ClipExtractor:
         self.recipe, self.limits = Recipe.load(recipe), limits or DecodingLimits()
         self._encoders: dict[str, Encoder] = {}
 
+    def __deepcopy__(self, memo: dict) -> "ClipExtractor":
+        return self  # the encoders of a processor are those of its copies
+
     def extract(self, recording, modalities: Iterable[str] | None = None) -> dict[str, Clips]:
         """
         Clips of a recording, without the modalities that it lacks.
@@ -212,7 +208,8 @@ class ClipExtractor:
             modalities (*optional*): names of those wanted; by default all of the recipe.
 
         Raises:
-            RecordingError: the file cannot be used, or has none of the modalities; the message says what it holds.
+            MissingStreamError: the file has none of the modalities; the message says what it holds.
+            RecordingError: the file cannot be used.
             ModuleNotFoundError: PyAV or OpenCV is not installed.
         """
         recording = Recording.of(recording)
@@ -225,7 +222,7 @@ class ClipExtractor:
                 continue
         if not found:
             sources = sorted({self.recipe.modalities[name].source for name in wanted})
-            raise RecordingError(
+            raise MissingStreamError(
                 f"{recording}: has no {' or '.join(sources)} stream to make {', '.join(wanted)} of; the file holds "
                 f"{describe_streams(recording)}."
             )

@@ -7,15 +7,9 @@ import pytest
 
 pytest.importorskip("av", reason="the extra `media` is not installed")
 
-from limssr.processing.decoding_limssr import (
-    DecodingLimits,
-    Geometry,
-    MissingStreamError,
-    Recording,
-    RecordingError,
-    read_pictures,
-    read_sound,
-)
+from limssr.processing.decoding_limssr import read_pictures, read_sound
+from limssr.processing.pictures_limssr import Geometry
+from limssr.processing.recordings_limssr import DecodingLimits, MissingStreamError, Recording, RecordingError
 from tests.helpers.recordings import grey_pictures, moving_pictures, tone, write_recording
 
 GREY = Geometry(colour="gray")

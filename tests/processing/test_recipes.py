@@ -21,10 +21,10 @@ from transformers import (
 
 pytest.importorskip("av", reason="the extra `media` is not installed")
 
-from limssr.processing import decoding_limssr
-from limssr.processing.decoding_limssr import RecordingError
+from limssr.processing import recordings_limssr
 from limssr.processing.encoders_limssr import ENCODERS, ClassicVideo, Encoder
 from limssr.processing.recipes_limssr import RECIPES, ClipExtractor, Recipe, cut_windows
+from limssr.processing.recordings_limssr import RecordingError
 from tests.helpers.recordings import grey_pictures, moving_pictures, tone, write_recording
 
 
@@ -158,7 +158,7 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(dive, monkeypat
     def absent(name):
         raise ModuleNotFoundError(f"No module named {name!r}")
 
-    monkeypatch.setattr(decoding_limssr, "import_module", absent)
+    monkeypatch.setattr(recordings_limssr, "import_module", absent)
     with pytest.raises(ModuleNotFoundError, match=r"need the package av: pip install 'limssr\[media\]'"):
         ClipExtractor("classic").extract(dive)
 
