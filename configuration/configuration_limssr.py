@@ -29,6 +29,15 @@ QWEN3_600M = {
     "eos_token_id": 151645,
     "tie_word_embeddings": True,
 }
+IS_INSTALLED = __name__.partition(".")[0] != "transformers_modules"  # else it is the code of a checkpoint
+# For `pipeline(..., trust_remote_code=True)`: task -> class in the code bundle.
+PIPELINES = {
+    "action-quality-assessment": {
+        "impl": "pipeline_limssr.ActionQualityAssessmentPipeline",
+        "pt": ["AutoModel"],
+        "type": "multimodal",
+    }
+}
 TEXT = "text"  # in place of a feature size: the language model reads the words itself
 
 
@@ -261,6 +270,8 @@ class LimssrConfig(PreTrainedConfig):
                 f"This is a model of type {config_dict['model_type']!r}, no LIMSSR checkpoint; "
                 "LimssrForScoreRegression.from_language_model makes a new model around a language model."
             )
+        if IS_INSTALLED:  # the pipeline is registered, and nobody needs to trust that of the checkpoint
+            config_dict = {name: value for name, value in config_dict.items() if name != "custom_pipelines"}
         language_model = config_dict.get("text_config")
         if isinstance(language_model, dict) and language_model.get("model_type", "qwen3") not in CONFIG_MAPPING:
             raise ValueError(

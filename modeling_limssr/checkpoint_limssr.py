@@ -22,7 +22,7 @@ from transformers.utils import (
 )
 
 from ..configuration.bundle_limssr import write_code_bundle
-from ..configuration.configuration_limssr import require_location
+from ..configuration.configuration_limssr import PIPELINES, require_location
 from .adapters_limssr import (
     LANGUAGE_MODEL_PREFIX,
     LORA_FACTORS,
@@ -141,6 +141,7 @@ class LimssrSavingMixin:
         config.checkpoint_form = form
         names = {"AutoConfig": type(config).__name__, "AutoModel": type(self).__name__}
         config.auto_map = {auto: f"{CODE_FILES[auto]}.{name}" for auto, name in names.items()}
+        config.custom_pipelines = PIPELINES
         source = config.language_model_source or {}
         if "subfolder" in source and (form == "full" or not (folder / source["subfolder"]).is_dir()):
             config.language_model_source = {name: value for name, value in source.items() if name != "subfolder"}

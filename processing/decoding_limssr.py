@@ -272,7 +272,7 @@ def _check_pixels(recording: Recording, pixels: int, limits: DecodingLimits) -> 
     if pixels > limits.max_pixels:
         raise RecordingError(
             f"{recording}: a picture has {pixels} pixels, more than max_pixels={limits.max_pixels}; make it smaller, "
-            "or raise the limit."
+            "or raise the limit with limits=."
         )
 
 

@@ -55,8 +55,9 @@ class PictureMaker:
         if geometry.crop is not None:
             array = _crop_centre(array, *geometry.crop)
         if geometry.size is not None and array.shape[:2] != tuple(geometry.size):
-            cv2 = import_media("cv2")
-            array = cv2.resize(np.ascontiguousarray(array), tuple(geometry.size)[::-1], interpolation=cv2.INTER_AREA)
+            cut = import_media("av").VideoFrame.from_ndarray(np.ascontiguousarray(array), format=geometry.colour)
+            height, width = geometry.size
+            array = self.reformatter.reformat(cut, width, height, interpolation="AREA").to_ndarray()
         return np.ascontiguousarray(array)
 
     def _scaled_size(self, frame, pixel_aspect: float, turns: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Feature clips and texts to model inputs: prompt, clips, placeholders of missing clips, fusion tokens."""
+"""Recordings, feature clips and texts to model inputs: prompt, clips, placeholders of missing clips, fusion tokens."""
 
 import copy
 import math
@@ -33,6 +33,9 @@ from .inputs_limssr import (
     pad_clips,
     split_clips,
 )
+from .pipeline_limssr import ActionQualityAssessmentPipeline  # noqa: F401 (belongs to the code bundle)
+from .recipes_limssr import ClipExtractor, Recipe
+from .recordings_limssr import MissingStreamError
 
 
 class LimssrProcessor(ProcessorMixin):
@@ -55,6 +58,7 @@ class LimssrProcessor(ProcessorMixin):
             many as the sample's longest modality has clips (or tokens), or a fixed number, which costs less.
         use_prompt (`bool`, defaults to `True`): start every sequence with a prompt.
         prompt (`dict`, *optional*): wording, the fields of [`Prompt`].
+        recipe (`str` or `dict`, *optional*): how the features are made of recordings, what [`Recipe.load`] takes.
 
     Raises:
         ValueError: an impossible setting, or a tokenizer without the added tokens.
@@ -71,6 +75,7 @@ class LimssrProcessor(ProcessorMixin):
         missing_length: Literal["match"] | int = "match",
         use_prompt: bool = True,
         prompt: dict | None = None,
+        recipe: str | Path | dict | None = None,
     ):
         super().__init__(tokenizer)
         for name, limit in (("max_clips", max_clips), ("max_text_tokens", max_text_tokens)):
@@ -90,6 +95,10 @@ class LimssrProcessor(ProcessorMixin):
         self.missing_length = missing_length
         self.use_prompt = use_prompt
         self.prompt = asdict(Prompt(**(prompt or {})))
+        self._extractor = None if recipe is None else ClipExtractor(recipe)
+        self.recipe = None if recipe is None else self._extractor.recipe.to_dict()
+        if recipe is not None:
+            _require_sizes(self._extractor.recipe, self.feature_sizes)
         self._prompt_ids = {}
         self._crops = CutCounter(
             "{cut} of {total} feature arrays so far had more than max_clips={limit} clips and were cropped, by "
@@ -111,7 +120,7 @@ class LimssrProcessor(ProcessorMixin):
         Args:
             config (`LimssrConfig`): model configuration.
             tokenizer (`PreTrainedTokenizerBase`): tokenizer of its language model.
-            **settings: `max_clips`, `pad_to_max_clips`, `max_text_tokens`, `missing_length`, `prompt`.
+            **settings: `max_clips`, `pad_to_max_clips`, `max_text_tokens`, `missing_length`, `prompt`, `recipe`.
 
         Raises:
             ValueError: the tokenizer has other tokens where the configuration puts the added ones.
@@ -135,6 +144,11 @@ class LimssrProcessor(ProcessorMixin):
         return feature_modalities(self.modality_sizes)
 
     @property
+    def recipe_digest(self) -> str | None:
+        """Digest of the recipe, which features must share; None where the processor has no recipe."""
+        return None if self._extractor is None else self._extractor.recipe.digest
+
+    @property
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask"] + [
             f"{name}_{part}" for name in self.feature_sizes for part in ("features", "clip_mask")
@@ -142,24 +156,27 @@ class LimssrProcessor(ProcessorMixin):
 
     def __call__(
         self,
-        features: dict[str, list],
+        features: dict[str, list] | None = None,
         labels=None,
         crop: Literal["center", "random"] = "center",
         generator: torch.Generator | None = None,
         sample_ids: list[str] | None = None,
         return_tensors: Literal["pt"] = "pt",
+        recordings: list | None = None,
     ) -> BatchFeature:
         """
         Args:
-            features (`dict[str, list]`): modality -> one entry a sample, an array `[clips, feature size]` (numpy,
-                torch or nested lists), a string for a modality of text, or `None` where the sample lacks it. A
-                modality that no sample has may be left out.
+            features (`dict[str, list]`, *optional*): modality -> one entry a sample, an array `[clips, feature size]`
+                (numpy, torch or nested lists), a string for a modality of text, or `None` where the sample lacks it.
+                A modality that no sample has may be left out.
             labels (*optional*): judges' scores in judges' units, `[batch]` or `[batch, scores]`; `None` or NaN = not
                 given.
             crop (`"center"` or `"random"`): which clips to keep of a longer modality.
             generator (`torch.Generator`, *optional*): source of the random crop.
             sample_ids (`list[str]`, *optional*): names of the samples in error messages; their index by default.
             return_tensors (`"pt"`): PyTorch tensors, the only choice.
+            recordings (`list`, *optional*): one entry a sample, see `extract_features`, for all that `features` does
+                not give.
 
         Returns:
             `input_ids`, `attention_mask` `(batch, length)` int64, padded on the right; `{modality}_features`
@@ -173,6 +190,8 @@ class LimssrProcessor(ProcessorMixin):
             raise ValueError(
                 f"return_tensors is {return_tensors!r}; LimssrProcessor makes PyTorch tensors: pass 'pt'."
             )
+        if recordings is not None:
+            features = self.extract_features(recordings, features)
         samples = self._split_samples(features, sample_ids)
         prepared = [self._prepare(sample, name, crop, crop_position(crop, generator)) for name, sample in samples]
         batch = self._pad_sequences([self._write_sequence(contents) for contents in prepared])
@@ -181,6 +200,55 @@ class LimssrProcessor(ProcessorMixin):
         if labels is not None:
             batch["labels"] = _stack_labels(labels, [name for name, _ in samples])
         return BatchFeature(batch)
+
+    def extract_features(
+        self, recordings: list, features: dict[str, list] | None = None, without: Sequence[str] = (), limits=None
+    ) -> dict[str, list]:
+        """
+        Features of recordings, made by the recipe of the processor.
+
+        Args:
+            recordings (`list`): one entry a sample, a path, a dict of `path`, `start` and `end` (seconds), or `None`.
+            features (`dict[str, list]`, *optional*): what is given besides, as for a call. It comes first: of a
+                recording, only the modalities are made that a sample does not have there.
+            without (`list[str]`, *optional*): modalities that are not made.
+            limits (`DecodingLimits`, *optional*): what a recording may cost.
+
+        Returns:
+            Modality -> one entry a sample, `None` where it has neither.
+
+        Raises:
+            RecordingError: a recording cannot be used, or has nothing to make a feature of.
+            ModuleNotFoundError: PyAV or OpenCV is not installed.
+            ValueError: the processor has no recipe, or other numbers of samples.
+        """
+        if self._extractor is None:
+            raise ValueError(
+                "this processor has no recipe, so that nobody knows how its features are made of recordings: pass "
+                "features, or make it with LimssrProcessor.from_config(config, tokenizer, recipe=...)."
+            )
+        if unknown := [name for name in without if name not in self.modality_sizes]:
+            raise ValueError(f"unknown modality {unknown[0]!r}; this processor has {list(self.modality_sizes)}.")
+        features = {name: list(entries) for name, entries in (features or {}).items()}
+        if wrong := [name for name, entries in features.items() if len(entries) != len(recordings)]:
+            raise ValueError(
+                f"features[{wrong[0]!r}] has {len(features[wrong[0]])} samples, recordings has {len(recordings)}."
+            )
+        made = [name for name in self._extractor.recipe.modalities if name in self.feature_sizes]
+        features |= {name: [None] * len(recordings) for name in made if name not in features}
+        for index, recording in enumerate(recordings):
+            wanted = [name for name in made if features[name][index] is None and name not in without]
+            if recording is None or not wanted:
+                continue
+            try:
+                found = self._extractor.extract(recording, wanted, limits)
+            except MissingStreamError:
+                if all(entries[index] is None for entries in features.values()):
+                    raise
+                continue
+            for name, clips in found.items():
+                features[name][index] = clips.features
+        return features
 
     def to_dict(self) -> dict:
         """What `processor_config.json` holds, with where `AutoProcessor` finds the class in the code bundle."""
@@ -345,6 +413,24 @@ class LimssrProcessor(ProcessorMixin):
             "input_ids": torch.tensor([ids + [padding] * (length - len(ids)) for ids in sequences]),
             "attention_mask": torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids in sequences]),
         }
+
+
+def _require_sizes(recipe: Recipe, feature_sizes: dict[str, int]) -> None:
+    """
+    Raises:
+        ValueError: the recipe makes none of the modalities, or one of another size.
+    """
+    shared = [name for name in recipe.modalities if name in feature_sizes]
+    for name in shared:
+        if recipe.feature_sizes[name] != feature_sizes[name]:
+            raise ValueError(
+                f"the recipe {recipe.name!r} makes {name!r} of size {recipe.feature_sizes[name]}, the model takes "
+                f"{feature_sizes[name]}."
+            )
+    if not shared:
+        raise ValueError(
+            f"the recipe {recipe.name!r} makes {list(recipe.modalities)}, the model takes {list(feature_sizes)}."
+        )
 
 
 def add_tokens_with_ids(tokenizer, added_token_ids: dict[str, int]):

@@ -189,23 +189,25 @@ class ClipExtractor:
 
     Args:
         recipe (`Recipe`, or what [`Recipe.load`] takes): how.
-        limits (`DecodingLimits`, *optional*): what a recording may cost.
     """
 
-    def __init__(self, recipe, limits: DecodingLimits | None = None):
-        self.recipe, self.limits = Recipe.load(recipe), limits or DecodingLimits()
+    def __init__(self, recipe):
+        self.recipe = Recipe.load(recipe)
         self._encoders: dict[str, Encoder] = {}
 
     def __deepcopy__(self, memo: dict) -> "ClipExtractor":
         return self  # the encoders of a processor are those of its copies
 
-    def extract(self, recording, modalities: Iterable[str] | None = None) -> dict[str, Clips]:
+    def extract(
+        self, recording, modalities: Iterable[str] | None = None, limits: DecodingLimits | None = None
+    ) -> dict[str, Clips]:
         """
         Clips of a recording, without the modalities that it lacks.
 
         Args:
             recording (`Recording`, path, or dict of `path`, `start` and `end`): what to read.
             modalities (*optional*): names of those wanted; by default all of the recipe.
+            limits (`DecodingLimits`, *optional*): what it may cost.
 
         Raises:
             MissingStreamError: the file has none of the modalities; the message says what it holds.
@@ -217,7 +219,7 @@ class ClipExtractor:
         found = {}
         for modality in wanted:
             try:
-                found[modality] = self.extract_modality(recording, modality)
+                found[modality] = self.extract_modality(recording, modality, limits)
             except MissingStreamError:
                 continue
         if not found:
@@ -228,7 +230,7 @@ class ClipExtractor:
             )
         return found
 
-    def extract_modality(self, recording, modality: str) -> Clips:
+    def extract_modality(self, recording, modality: str, limits: DecodingLimits | None = None) -> Clips:
         """
         Clips of one modality.
 
@@ -242,7 +244,7 @@ class ClipExtractor:
         encoder = self._encoders[modality]
 
         def watched() -> Iterator[np.ndarray]:
-            for begin, end, window in self._windows(recording, recipe, encoder):
+            for begin, end, window in self._windows(recording, recipe, encoder, limits):
                 times.append((begin, end))
                 yield window
 
@@ -260,14 +262,14 @@ class ClipExtractor:
         return Clips(features, np.array(times))
 
     def _windows(
-        self, recording: Recording, recipe: ModalityRecipe, encoder: Encoder
+        self, recording: Recording, recipe: ModalityRecipe, encoder: Encoder, limits: DecodingLimits | None
     ) -> Iterator[tuple[float, float, np.ndarray]]:
         """Begin, end, and content of each window."""
         if recipe.source == "audio":
-            pieces = read_sound(recording, int(recipe.rate), self.limits)
+            pieces = read_sound(recording, int(recipe.rate), limits)
         else:
             geometry = Geometry(recipe.short_side, recipe.crop, recipe.size, encoder.colour)
-            pieces = read_pictures(recording, geometry, recipe.rate, recipe.total, self.limits)
+            pieces = read_pictures(recording, geometry, recipe.rate, recipe.total, limits)
             pieces = ((time, picture[None]) for time, picture in pieces)
         starts = []  # of the pieces; with a rate, the first one tells the others
 

@@ -229,14 +229,25 @@ def strangers_python(tmp_path_factory) -> Path:
     """A second environment that has torch, transformers, accelerate and safetensors, and nothing of ours."""
     folder = tmp_path_factory.mktemp("stranger")
     venv.create(folder, with_pip=False, symlinks=True)
-    (site_packages,) = folder.glob("lib/python*/site-packages")
-    for name in required_by(["torch", "transformers", "accelerate", "safetensors"]):
+    link_packages(folder, ["torch", "transformers", "accelerate", "safetensors"])
+    return folder / "bin" / "python"
+
+
+def link_packages(environment: Path, names) -> None:
+    """Put packages, and all they need, into an environment."""
+    (site_packages,) = environment.glob("lib/python*/site-packages")
+    for name in required_by(names):
         package = distribution(name)
         for top in {file.parts[0] for file in package.files} - {"..", "__pycache__"}:
             link, target = site_packages / top, Path(package.locate_file(top))
             if target.exists() and not link.exists():
                 link.symlink_to(target)
-    return folder / "bin" / "python"
+
+
+@pytest.fixture
+def add_to_stranger(strangers_python):
+    """`add_to_stranger("av")` puts one more package into that environment."""
+    return lambda *names: link_packages(strangers_python.parents[1], names)
 
 
 @pytest.fixture

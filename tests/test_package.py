@@ -15,7 +15,7 @@ import limssr
 
 REPOSITORY = Path(__file__).parents[1]
 API = REPOSITORY / "docs" / "api.md"
-LIGHT = ("eval", "predict", "compare", "summarize", "publish", "prepare", "reproduce", "benchmark")
+LIGHT = ("eval", "predict", "compare", "summarize", "publish", "prepare", "extract_features", "reproduce", "benchmark")
 HEAVY = ("torch", "transformers", "datasets", "scipy", "sklearn", "matplotlib", "ray", "pyarrow")
 ROW = re.compile(r"^\| `(\w+)` \| `([\w.]+)` \| .+ \|$", flags=re.MULTILINE)
 

@@ -1,8 +1,9 @@
-"""Score performances from feature files and texts, from whatever modalities they have.
+"""Score performances from recordings, feature files and texts, from whatever modalities they have.
 
+limssr predict MODEL --recording dive.mp4 [--start 2 --end 5] [--without audio]
 limssr predict MODEL --video a.npy --audio b.safetensors --commentary c.txt
-limssr predict MODEL --folder DIR        (DIR/<modality>/<id>.npy, .safetensors or, for a text, .txt)
-limssr predict MODEL --csv FILE          (sample_id and one column of paths per modality; empty = missing)
+limssr predict MODEL --folder DIR        (DIR/<modality>/<id>.npy, .safetensors or, for a text, .txt; or recordings)
+limssr predict MODEL --csv FILE          (sample_id, a column of paths per modality or recording; empty = missing)
 limssr predict MODEL --csv FILE --ensemble_with MODEL ...    (the mean over several models)
 limssr predict MODEL --csv FILE --output_dir OUT             (very many, on all cores or GPUs)
 
@@ -33,14 +34,19 @@ def main() -> int:
 
     from tqdm.auto import tqdm
 
+    from limssr.processing.recordings_limssr import import_media
     from limssr.training.prediction.cluster import RESULT_FILE, predict_into_folder
     from limssr.training.prediction.files import FileSample, write_predictions
     from limssr.training.prediction.predictor import load_members, predict_stream
     from limssr.training.utils.loading import loading_options
 
-    samples = [replace(sample, zeros_are_missing=arguments.zeros_are_missing) for sample in samples]
+    settings = {"zeros_are_missing": arguments.zeros_are_missing, "without": tuple(arguments.without)}
+    samples = [replace(sample, **settings) for sample in samples]
     models, output = [arguments.model, *arguments.ensemble_with], arguments.output
     with exit_on_error():
+        if any(sample.recording for sample in samples):
+            for library in ("av", "cv2"):
+                import_media(library)
         loading = loading_options(arguments.dtype, arguments.attention, arguments.quantization)
         loading["language_model"] = arguments.language_model
         if arguments.output_dir:
@@ -86,10 +92,15 @@ def parse_arguments(words: list[str]) -> tuple[argparse.Namespace, list]:
         parser.error(f"unknown argument {unknown[0]}; the modalities of {arguments.model} are {flags}")
     given = {name: vars(arguments)[f"features of {name}"] for name in modalities}
     paths = {name: path for name, path in given.items() if path is not None}
-    if bool(paths) == bool(arguments.folder or arguments.csv):
-        parser.error(f"give files of one sample ({flags}), or --folder, or --csv")
+    if bool(paths or arguments.recording) == bool(arguments.folder or arguments.csv):
+        parser.error(f"give files of one sample ({flags}, --recording), or --folder, or --csv")
+    if unknown := [name for name in arguments.without if name not in modalities]:
+        parser.error(f"--without {unknown[0]}: the modalities of {arguments.model} are {', '.join(modalities)}")
+    if arguments.recording is None and (arguments.start, arguments.end) != (None, None):
+        parser.error("--start and --end are of --recording; a CSV has columns of these names")
 
     from limssr.configuration.configuration_limssr import TEXT
+    from limssr.processing.recordings_limssr import Recording
     from limssr.training.prediction.files import FileSample, output_format, samples_from_csv, samples_from_folder
 
     try:
@@ -102,9 +113,12 @@ def parse_arguments(words: list[str]) -> tuple[argparse.Namespace, list]:
             return arguments, samples_from_folder(arguments.folder, list(modalities), texts)
         if arguments.csv:
             return arguments, samples_from_csv(arguments.csv, list(modalities))
+        recording = None
+        if arguments.recording:
+            recording = Recording(arguments.recording, arguments.start, arguments.end)
     except (OSError, ValueError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
-    return arguments, [FileSample(arguments.sample_id, paths)]
+    return arguments, [FileSample(arguments.sample_id, paths, recording=recording)]
 
 
 def build_parser(modalities: dict[str, int | str]) -> tuple[argparse.ArgumentParser, list[str]]:
@@ -116,6 +130,9 @@ def build_parser(modalities: dict[str, int | str]) -> tuple[argparse.ArgumentPar
         "one sample" if modalities else "one sample: --<modality> FILE, see MODEL --help"
     )
     files.add_argument("--sample_id", default="sample", help="its name in the output")
+    files.add_argument("--recording", metavar="FILE", help="video or sound; what no other file gives is made of it")
+    files.add_argument("--start", type=float, metavar="S", help="second of the recording to begin at")
+    files.add_argument("--end", type=float, metavar="S", help="second of the recording to end at")
     many = parser.add_mutually_exclusive_group()
     many.add_argument("--folder", type=Path)
     many.add_argument("--csv", type=Path)
@@ -124,6 +141,7 @@ def build_parser(modalities: dict[str, int | str]) -> tuple[argparse.ArgumentPar
     )
     forms = "text, csv, tsv, json, jsonl or parquet; by default as the suffix of --output says, else text"
     add("--format", choices=("text", "csv", "tsv", "json", "jsonl", "parquet"), metavar="FORMAT", help=forms)
+    add("--without", nargs="+", default=[], metavar="MODALITY", help="modalities to leave out")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--output", type=Path, metavar="FILE", help="file to write instead of the terminal")
     output.add_argument("--output_dir", type=Path, help="folder for predictions.parquet; continues where it stopped")

@@ -26,11 +26,12 @@ _MODULES = {
     "LimssrTrainer": "limssr.training.fitting.trainer",
     "LimssrTrainingArguments": "limssr.training.arguments",
 }
-# Module of an Auto class -> the package that registers its class there when it is imported.
+# Module of transformers -> the package that registers its class there when it is imported.
 _REGISTERED_BY = {
     "transformers.models.auto.configuration_auto": "limssr.configuration",
     "transformers.models.auto.modeling_auto": "limssr.modeling_limssr",
     "transformers.models.auto.processing_auto": "limssr.processing",
+    "transformers.pipelines": "limssr.processing",
 }
 
 __all__ = list(_MODULES)
@@ -54,7 +55,7 @@ def __dir__() -> list[str]:
 
 
 class _RegisterOnImport(PathFinder):
-    """Imports a package of `_REGISTERED_BY` right after the module of its Auto class."""
+    """Imports a package of `_REGISTERED_BY` right after the module of transformers."""
 
     @classmethod
     def find_spec(cls, fullname, path=None, target=None):

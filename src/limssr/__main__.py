@@ -10,19 +10,21 @@ from pathlib import Path
 from limssr import __version__
 from limssr.training.utils.launching import run_script
 
-COMMANDS = (
-    "train",
-    "search",
-    "eval",
-    "predict",
-    "compare",
-    "summarize",
-    "publish",
-    "prepare",
-    "reproduce",
-    "benchmark",
-    "demo",
-)
+# Name of a command -> its script.
+COMMANDS = {
+    "train": "train",
+    "search": "search",
+    "eval": "eval",
+    "predict": "predict",
+    "compare": "compare",
+    "summarize": "summarize",
+    "publish": "publish",
+    "extract": "extract_features",
+    "prepare": "prepare",
+    "reproduce": "reproduce",
+    "benchmark": "benchmark",
+    "demo": "demo",
+}
 HELP = ("-h", "--help")
 
 
@@ -34,7 +36,7 @@ def main() -> None:
         print(f"limssr {__version__}")
     elif name in COMMANDS:
         sys.argv[:2] = [f"limssr {name}"]
-        run_script(import_module(f"limssr.training.{name}").main)
+        run_script(import_module(f"limssr.training.{COMMANDS[name]}").main)
     else:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         print(
@@ -48,8 +50,8 @@ def main() -> None:
 def show_help() -> None:
     """List the commands, each with the first line of its script's docstring."""
     print("usage: limssr COMMAND ...\n\nAction quality assessment with missing modalities.\n\ncommands:")
-    for name in COMMANDS:
-        source = Path(find_spec(f"limssr.training.{name}").origin).read_text(encoding="utf-8")
+    for name, script in COMMANDS.items():
+        source = Path(find_spec(f"limssr.training.{script}").origin).read_text(encoding="utf-8")
         print(f"  {name:10} {ast.get_docstring(ast.parse(source)).splitlines()[0]}")
     print("\n`limssr COMMAND --help` shows the arguments of a command. Several processes or machines train with")
     print("`accelerate launch -m limssr.training.train ...`.")

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
-from limssr import LimssrForScoreRegression, LimssrProcessor
+from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
 from limssr.training import predict as script
 from limssr.training.utils.launching import exit_on_error
 from tests.helpers.feature_rows import write_folder
@@ -199,7 +199,7 @@ def test_several_models_give_their_mean(run, checkpoint, tiny_config, tiny_proce
             ["--vidoe", "a.npy"],
             "unknown argument --vidoe; the modalities of {checkpoint} are --video, --audio, --flow",
         ),
-        ([], "give files of one sample (--video, --audio, --flow), or --folder, or --csv"),
+        ([], "give files of one sample (--video, --audio, --flow, --recording), or --folder, or --csv"),
         (["--video", "a.npy", "--csv", "list.csv"], "give files of one sample"),
         (["--csv", "{checkpoint}/config.json"], "expected sample_id and one or more of ['video', 'audio', 'flow']"),
         (["--folder", "{checkpoint}"], "expected a folder with at least one subfolder of"),
@@ -255,3 +255,99 @@ def test_windows_score_all_clips_of_a_long_file(checkpoint, tiny_model, tiny_pro
         status, out, _ = run(checkpoint, "--video", tmp_path / "a.npy", "--format", "json", *flags)
         assert status == 0
         assert json.loads(out)[0]["scores"]["score"]["score"] == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory) -> Path:
+    """Recordings `a.mp4`, `b.mp4` (without sound) and `c.mp4`, which is damaged."""
+    pytest.importorskip("av", reason="the extra `media` is not installed")
+    from tests.helpers.recordings import moving_pictures, tone, write_recording
+
+    folder = tmp_path_factory.mktemp("films")
+    write_recording(folder / "a.mp4", moving_pictures(30), sound=tone(1.2))
+    write_recording(folder / "b.mp4", moving_pictures(20))
+    (folder / "c.mp4").write_bytes(b"damaged")
+    return folder
+
+
+@pytest.fixture
+def judge(tiny_text_config, tiny_tokenizer, tmp_path) -> Path:
+    """A checkpoint whose features the recipe `classic` makes."""
+    config = LimssrConfig(text_config=tiny_text_config, modalities={"video": 378, "audio": 84}, score_ranges=[100.0])
+    torch.manual_seed(0)
+    LimssrForScoreRegression(config).save_pretrained(tmp_path / "judge")
+    LimssrProcessor.from_config(config, tiny_tokenizer, recipe="classic").save_pretrained(tmp_path / "judge")
+    return tmp_path / "judge"
+
+
+def test_a_recording_is_scored_whole_in_part_and_without_sound(run, judge, films):
+    model, processor = LimssrForScoreRegression.from_pretrained(judge), LimssrProcessor.from_pretrained(judge)
+    recording = {"path": films / "a.mp4", "start": 0.32, "end": 0.96}
+    for words, entry, used in (
+        ((), films / "a.mp4", ["video", "audio"]),
+        (("--without", "audio"), films / "a.mp4", ["video"]),
+        (("--start", 0.32, "--end", 0.96), recording, ["video", "audio"]),
+    ):
+        status, out, _ = run(judge, "--recording", films / "a.mp4", "--format", "json", *words)
+        (found,) = json.loads(out)
+        assert (status, found["used"]) == (0, used)
+        features = processor.extract_features([entry], without=[name for name in ("audio",) if name not in used])
+        expected = score_of(model, processor, **{name: features[name][0] for name in used})
+        assert found["scores"]["score"]["score"] == pytest.approx(expected, abs=1e-2)
+
+
+def test_folders_and_tables_of_recordings_lose_no_other_sample(run, judge, films, tmp_path):
+    status, out, errors = run(judge, "--folder", films, "--format", "json")
+    by_id = {entry["sample_id"]: entry for entry in json.loads(out)}
+    assert [entry["used"] for entry in by_id.values()] == [["video", "audio"], ["video"], []]
+    assert status == 1
+    assert f"ERROR c: {films / 'c.mp4'}: no video or sound that FFmpeg can read" in errors
+    table = tmp_path / "list.csv"
+    table.write_text(
+        f"sample_id,recording,start,end,audio\nx,{films}/a.mp4,0.32,0.64,\ny,{films}/b.mp4,,,sound.npy\nz,,,,sound.npy\n"
+    )
+    np.save(tmp_path / "sound.npy", np.ones((3, 84), np.float32))
+    status, out, _ = run(judge, "--csv", table, "--format", "json")
+    assert [entry["used"] for entry in json.loads(out)] == [["video", "audio"], ["video", "audio"], ["audio"]]
+    assert status == 0
+    table.write_text(f"sample_id,recording,start\nx,{films}/a.mp4,soon\n")
+    status, _, errors = run(judge, "--csv", table)
+    assert (status, "line 2, sample 'x': start is 'soon', expected a number" in errors) == (2, True)
+
+
+def test_mistakes_with_recordings_are_named(run, judge, checkpoint, films):
+    status, out, _ = run(checkpoint, "--recording", films / "a.mp4")
+    assert status == 1
+    assert "this processor has no recipe" in out
+    for words, message in (
+        (("--recording", "nowhere.mp4"), "nowhere.mp4: there is no such file"),
+        (("--recording", "https://example.org/a.mp4"), "this is a URL. Download the file and give its path."),
+    ):
+        status, out, _ = run(judge, *words)
+        assert status == 1
+        assert message in out
+    for words, message in (
+        (("--recording", "a.mp4", "--without", "sound"), "--without sound: the modalities of"),
+        (("--recording", "a.mp4", "--start", "3", "--end", "2"), "expected 0 <= start < end"),
+        (("--recording", "a.mp4", "--folder", films), "give files of one sample (--video, --audio, --recording)"),
+        (("--folder", films, "--start", "3"), "--start and --end are of --recording"),
+    ):
+        status, out, errors = run(judge, *words)
+        assert status == 2
+        assert message in errors
+
+
+def test_features_of_another_recipe_are_refused_and_of_none_a_warning(run, judge, tmp_path, caplog):
+    video = torch.ones(3, 378)
+    for name, metadata in (("other", {"recipe": "0" * 64}), ("silent", None)):
+        save_file({"clips": video}, tmp_path / f"{name}.safetensors", metadata=metadata)
+    digest = LimssrProcessor.from_pretrained(judge).recipe_digest
+    tensors = {"clips": video, "times": torch.zeros(3, 2)}
+    save_file(tensors, tmp_path / "same.safetensors", metadata={"recipe": digest})
+    assert run(judge, "--video", tmp_path / "same.safetensors")[0] == 0
+    assert "recipe" not in caplog.text
+    status, out, _ = run(judge, "--video", tmp_path / "other.safetensors")
+    assert status == 1
+    assert f"made by the recipe 000000000000, expected {digest[:12]}" in out
+    assert run(judge, "--video", tmp_path / "silent.safetensors")[0] == 0
+    assert "do not say which recipe made them" in caplog.text

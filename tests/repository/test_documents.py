@@ -21,6 +21,7 @@ from limssr.training.utils.settings import find_config
 from tests.helpers.documents import FILE, LINK, PAGES, REPOSITORY, page_name, prose, read_blocks, read_commands
 from tests.helpers.hub_client import Client
 from tests.helpers.loopback_hub import LoopbackHub
+from tests.helpers.recordings import moving_pictures, tone, write_recording
 
 LONGEST = {"README.md": 120, "docs/results.md": 120, "docs/training.md": 120, "CONTRIBUTING.md": 100}
 LONGEST |= {"docs/hub.md": 90, "docs/reproduce.md": 95}
@@ -103,7 +104,7 @@ def read_command(words: list[str], parse_only: bool) -> dict | None:
         return None
     if words[0] == "limssr":
         assert words[1] in COMMANDS
-        words = ["python", "-m", f"limssr.training.{words[1]}", *words[2:]]
+        words = ["python", "-m", f"limssr.training.{COMMANDS[words[1]]}", *words[2:]]
     assert words[0] == "python", f"no rule for the command {words[0]}"
     is_module = words[1] == "-m"
     script, words = words[1 + is_module], words[2 + is_module :]
@@ -151,6 +152,8 @@ def desk(read, write_layout, shared, tmp_path_factory) -> Path:
         write_layout(name, folder / place)
     (folder / "MTL-AQA").symlink_to(shared / "data" / "mtl_aqa")
     write_own_data(folder / "my_data")
+    write_own_recordings(folder / "my_recordings")
+    shutil.copy(folder / "my_recordings" / "recordings" / "take0.mp4", folder / "dive.mp4")
     demo = ["--quick", *QUICK_TRAINING, "--data_options", *SYNTHETIC]
     read(page="desk", line=0, folder=folder, script=str(REPOSITORY / "training/demo.py"), words=demo, parse_only=False)
     example = folder / "runs" / "demo" / "example"
@@ -158,6 +161,17 @@ def desk(read, write_layout, shared, tmp_path_factory) -> Path:
     save_file({"clips": np.load(example / "audio.npy")}, folder / "b.safetensors")
     (folder / "list.csv").write_text("sample_id,video,audio\nfirst,a.npy,b.safetensors\nsecond,a.npy,\n")
     return folder
+
+
+def write_own_recordings(folder: Path) -> None:
+    """A folder of recordings, as docs/recordings.md shows it."""
+    (folder / "recordings").mkdir(parents=True)
+    lines = ["sample_id,score,split"]
+    for number in range(12):
+        lines.append(f"take{number},{20 + 5 * number},{'train' if number < 8 else 'test'}")
+        path = folder / "recordings" / f"take{number}.mp4"
+        write_recording(path, moving_pictures(32, speed=1 + number % 3), sound=tone(1.2))
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
 
 
 def write_own_data(folder: Path) -> None:

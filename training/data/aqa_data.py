@@ -100,6 +100,7 @@ class AqaData:
             every epoch; None leaves rows as they are. `prepare.py` does not keep it.
         best_attainable: lowest possible `mse` and `mae` and highest possible `spearman` for each mask, where known.
         missing: missing features and their causes; by default the nulls of the columns.
+        recipe: recipe that made the features of recordings (`Recipe.to_dict`), where it is known.
     """
 
     splits: DatasetDict
@@ -114,6 +115,7 @@ class AqaData:
     augment: Callable[[dict[str, Any], np.random.Generator], dict[str, Any]] | None = None
     best_attainable: dict[Mask, dict[str, float]] | None = None
     missing: MissingSummary | None = None
+    recipe: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         lines = [f"AqaData: {self.description}", *(f"  {title:<11} {text}" for title, text in self._summary())]

@@ -219,15 +219,20 @@ class ModalityFolders:
         Raises:
             ValueError: there is no modality, a size is wrong, a modality has no file or `features` names another one.
         """
-        default = dict.fromkeys(self._subfolders()) if self.modalities is None else {}
-        sizes = choose_modalities(self.name, self.modalities, default, self.features)
+        known = self._known_sizes()
+        sizes = choose_modalities(self.name, self.modalities, known, self.features)
         for name, size in sizes.items():
+            size = known.get(name) if size is None else size
             sizes[name] = self._width(name, all_sample_ids(splits)) if size is None else size
             if size not in (None, TEXT) and (type(size) is not int or size < 1):
                 raise ValueError(
                     f"{self.name}: modality {name!r} has feature size {size!r}, expected 1 or more, or text"
                 )
         return sizes
+
+    def _known_sizes(self) -> dict[str, int | None]:
+        """Default modalities, with their sizes where they are known before a file is read."""
+        return dict.fromkeys(self._subfolders()) if self.modalities is None else {}
 
     def _place(self, modality: str) -> Path:
         return locate(self.folder, self.features.get(modality, modality))

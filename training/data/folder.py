@@ -1,21 +1,29 @@
 """Your own data: a CSV of labels and a subfolder of feature files for each modality."""
 
+import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from datasets import DatasetDict
 
 from ...configuration.configuration_limssr import TEXT
+from ...processing.recipes_limssr import Recipe
+from ...processing.recordings_limssr import Recording
 from .aqa_data import AqaData
 from .file_dataset import FileDataset, ModalityFolders, build_label_splits, locate
 from .masked_dataset import row_extents
+from .sources.files import FeatureSource
 from .sources.labels import LabelError, Labels, check_range, parse_number, read_csv, read_label_csv
+from .sources.recordings import COLUMN, PART, RECORDINGS, RecordingSource, find_recordings, read_recording
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
+RECIPE_FILE = "recipe.json"
 
 
 @dataclass
@@ -26,6 +34,10 @@ class Folder(ModalityFolders, FileDataset):
             labels.csv                  sample_id,score,split; a split is train, validation or test
             video/<sample_id>.npy       [clips, dim], or .safetensors with one tensor
             audio/<sample_id>.npy       any names, any number of modalities, any width
+            recipe.json                 the recipe that made them, where `limssr extract` did
+
+    With `recipe`, features are made of `recordings/<sample_id>.mp4` (any format of FFmpeg), or of the files that a
+    column of `labels.csv` names, each time they are read; `limssr extract` or `limssr prepare` make them once.
 
     A sample may lack a file or a score. `validation` is optional. A sample id may contain slashes, for subfolders.
 
@@ -40,6 +52,10 @@ class Folder(ModalityFolders, FileDataset):
         labels: CSV file; a relative path starts at `folder`.
         max_clips: clips that a processor keeps.
         zeros_are_missing: take features that are all zero for missing.
+        recipe: name or JSON file of a recipe; its modalities are made of recordings.
+        recordings: folder of the recordings; by default the column `recording` of `labels.csv` has their paths, and
+            where there is none they are in `recordings/`. Relative paths start at `folder`. Columns `start` and `end`
+            are the seconds of the part that counts.
     """
 
     folder: str | Path
@@ -50,6 +66,8 @@ class Folder(ModalityFolders, FileDataset):
     labels: str = "labels.csv"
     max_clips: int = 128
     zeros_are_missing: bool = False
+    recipe: str | Path | None = None
+    recordings: str | None = None
 
     name: ClassVar = "folder"
 
@@ -61,6 +79,7 @@ class Folder(ModalityFolders, FileDataset):
     def read_labels(self) -> AqaData:
         labels = self._read_csv()
         scores = list(labels["train"].columns)
+        recipe = self._find_recipe()
         ranges = self._ranges(labels)
         splits = build_label_splits(labels, scores)
         return AqaData(
@@ -71,7 +90,39 @@ class Folder(ModalityFolders, FileDataset):
             score_ranges=[float(highest - lowest) for lowest, highest in ranges],
             max_clips=self.max_clips,
             description=f"{self.folder.resolve().name}, own data",
+            recipe=None if recipe is None else recipe.to_dict(),
         )
+
+    def sources(self, labels: AqaData) -> dict[str, FeatureSource]:
+        sources = super().sources(labels)
+        if labels.recipe is None:
+            return sources
+        recipe = Recipe.load(labels.recipe)
+        made = [name for name in recipe.modalities if name in sources]
+        if self.recipe is None:  # made before
+            return sources | {name: replace(sources[name], recipe_digest=recipe.digest) for name in made}
+        recordings = self._find_recordings(labels.splits)
+        return sources | {name: RecordingSource(json.dumps(labels.recipe), name, recordings) for name in made}
+
+    def _known_sizes(self) -> dict[str, int | None]:
+        return super()._known_sizes() if self.recipe is None else Recipe.load(self.recipe).feature_sizes
+
+    def _find_recipe(self) -> Recipe | None:
+        """The recipe asked for, or that of the features in the folder."""
+        path = self.folder / RECIPE_FILE
+        return Recipe.load(self.recipe or path) if self.recipe or path.is_file() else None
+
+    def _find_recordings(self, splits: DatasetDict) -> dict[str, Recording]:
+        """Sample id -> recording, without the samples that have none."""
+        if self.recordings is not None or COLUMN not in splits["train"].column_names:
+            return find_recordings(locate(self.folder, self.recordings or RECORDINGS))
+        found = {}
+        for row in chain.from_iterable(splits.values()):
+            if row[COLUMN] is not None:
+                part = (row.get(name) for name in PART)
+                where = f"{self.folder / self.labels}, sample {row['sample_id']!r}"
+                found[row["sample_id"]] = read_recording(locate(self.folder, row[COLUMN]), *part, where)
+        return found
 
     def load(self) -> AqaData:
         data = super().load()
@@ -90,7 +141,8 @@ class Folder(ModalityFolders, FileDataset):
         others = [name for name in header if name not in ("sample_id", "split")]
         sizes = self.modalities if isinstance(self.modalities, dict) else {}
         text_modalities = [name for name, size in sizes.items() if size == TEXT]
-        scores = [name for name in others if name not in text_modalities] if self.scores is None else list(self.scores)
+        no_scores = [*text_modalities, *([] if self.recipe is None else [COLUMN, *PART])]
+        scores = [name for name in others if name not in no_scores] if self.scores is None else list(self.scores)
         texts = dict.fromkeys(["split", *text_modalities, *(name for name in others if name not in scores)])
         table = read_label_csv(path, scores, list(texts))
         if not scores:

@@ -180,7 +180,8 @@ def fingerprint_of(labels: AqaData, dataset: str, options: dict[str, Any]) -> st
         for split, rows in labels.splits.items()
     }
     scores = [labels.score_names, labels.score_minimums, labels.score_ranges, labels.modalities]
-    content = json.dumps([dataset, without_paths(options), scores, columns])
+    recipe = [] if labels.recipe is None else [labels.recipe]
+    content = json.dumps([dataset, without_paths(options), scores, columns, *recipe])
     return hashlib.sha256(content.encode()).hexdigest()
 
 

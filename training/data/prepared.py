@@ -53,6 +53,7 @@ class Prepared:
         return AqaData(
             splits=DatasetDict(splits),
             **{name: description[name] for name in PLAIN_FIELDS},
+            recipe=description.get("recipe"),
             best_attainable={tuple(mask): metrics for mask, metrics in description["best_attainable"]} or None,
             missing=MissingSummary(
                 description["samples"],
@@ -93,6 +94,7 @@ def write_description(out: Path, data: AqaData, **about: Any) -> None:
         "samples": data.missing.samples,
         "dropped": data.missing.dropped,
         "odd": [astuple(each) for each in data.missing.odd],
+        "recipe": data.recipe,
         **about,
     }
     text = json.dumps(description, indent=2, ensure_ascii=False)

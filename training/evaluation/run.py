@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import cached_file
 
 from ...configuration.configuration_limssr import is_repository_name
+from ...processing.recipes_limssr import Recipe
 from ..data import AqaData
 from ..data.masked_dataset import MaskedDataset
 from ..data.masks import available_masks, draw_static_masks
@@ -25,6 +27,8 @@ from .figures import save_figure
 from .results import METRICS, PREDICTIONS, EvaluationResult, write_predictions
 from .tables import evaluation_table, result_caveats, title_with_caveats
 from .wrong_prompt import with_wrong_prompt
+
+logger = logging.getLogger(__name__)
 
 FIGURE = "evaluation.png"
 RECORDED = ("model", "ensemble_with", "data", "data_options", "split", "train_missing_rates", "train_missing_seed")
@@ -50,6 +54,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace, data: AqaData, accelerato
             members = [(model, with_wrong_prompt(processor)) for model, processor in members]
     (model, processor), *others = members
     modalities = [name for name in data.modalities if name in model.config.modalities]
+    require_recipe(processor.recipe_digest, data, arguments.data)
     if not modalities:
         raise SystemExit(f"the model knows {list(model.config.modalities)}, the dataset has {list(data.modalities)}")
     if arguments.split not in data.splits:
@@ -67,6 +72,28 @@ def evaluate_checkpoint(arguments: argparse.Namespace, data: AqaData, accelerato
             others=others,
         )
         return evaluator.evaluate(arguments.protocol)
+
+
+def require_recipe(digest: str | None, data: AqaData, name: str) -> None:
+    """Check that the features of a dataset were made as those the model was trained on, where both say how.
+
+    Args:
+        digest: digest of the model's recipe.
+        data: the dataset.
+        name: its name.
+
+    Raises:
+        SystemExit: another recipe made them.
+    """
+    if digest is None:
+        return
+    if data.recipe is None:
+        logger.warning("%s does not say which recipe made its features; the model's is %s", name, digest[:12])
+    elif (found := Recipe.load(data.recipe).digest) != digest:
+        raise SystemExit(
+            f"{name}: the recipe {data.recipe['name']!r} ({found[:12]}) made its features, another ({digest[:12]}) "
+            "those that the model was trained on; extract them again with the model's recipe"
+        )
 
 
 def _training_rows(arguments: argparse.Namespace, data: AqaData, modalities: list[str]) -> Dataset:

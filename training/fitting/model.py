@@ -40,6 +40,7 @@ def build_model(arguments: ModelArguments, data: AqaData) -> tuple[LimssrForScor
         pad_to_max_clips=arguments.pad_to_max_clips,
         missing_length=arguments.missing_length,
         prompt=arguments.prompt,
+        recipe=data.recipe,
         **text_limit,
     )
     return model, processor

@@ -30,6 +30,7 @@ import torch
 from filelock import FileLock
 from tqdm.auto import tqdm
 
+from ...processing.recordings_limssr import Recording
 from ..utils.files import atomic_write
 from .files import ROW_SCHEMA, FileSample, prediction_rows
 from .predictor import ORIGIN, Member, describe_processor, load_members, predict_stream
@@ -98,7 +99,8 @@ def predict_into_folder(
 
 
 def sample_table(samples: Sequence[FileSample]) -> pa.Table:
-    """One row per sample: `row`, `sample_id`, `paths` (JSON, modality -> absolute path), `error`, `zeros_are_missing`.
+    """One row per sample: `row`, `sample_id`, `paths` (JSON, modality -> absolute path), `error`, `zeros_are_missing`,
+    `recording` (JSON, with absolute path) and `without` (JSON).
 
     Raises:
         ValueError: there is no sample, or an id occurs twice.
@@ -114,6 +116,8 @@ def sample_table(samples: Sequence[FileSample]) -> pa.Table:
         "paths": pa.array(paths, pa.string()),
         "error": pa.array([sample.error for sample in samples], pa.string()),
         "zeros_are_missing": pa.array([sample.zeros_are_missing for sample in samples], pa.bool_()),
+        "recording": pa.array([_describe_recording(sample.recording) for sample in samples], pa.string()),
+        "without": pa.array([json.dumps(sample.without) for sample in samples], pa.string()),
     }
     return pa.table(columns)
 
@@ -122,7 +126,16 @@ def read_samples(table: pa.Table) -> Iterator[FileSample]:
     """The inverse of `sample_table`."""
     for row in table.to_pylist():
         paths = {name: Path(path) for name, path in json.loads(row["paths"]).items()}
-        yield FileSample(row["sample_id"], paths, row["error"], row["zeros_are_missing"])
+        recording = Recording(**json.loads(row["recording"])) if row["recording"] else None
+        without = tuple(json.loads(row["without"]))
+        yield FileSample(row["sample_id"], paths, row["error"], row["zeros_are_missing"], recording, without)
+
+
+def _describe_recording(recording: Recording | None) -> str | None:
+    """JSON of a recording, which means the same in every process."""
+    if recording is None:
+        return None
+    return json.dumps({"path": os.path.abspath(recording.path), "start": recording.start, "end": recording.end})
 
 
 def is_finished(out: Path, table: pa.Table, model: str) -> bool:

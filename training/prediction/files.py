@@ -13,8 +13,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..data.sources.files import ALL_ZEROS, SUFFIXES, TEXT_SUFFIX, FeatureFileError, read_features, read_text
+from ...processing.recordings_limssr import Recording
+from ..data.sources.files import (
+    ALL_ZEROS,
+    SUFFIXES,
+    TEXT_SUFFIX,
+    FeatureFileError,
+    check_recipe,
+    read_features,
+    read_text,
+)
 from ..data.sources.labels import LabelError, read_csv
+from ..data.sources.recordings import COLUMN, PART, RECORDINGS, find_recordings, read_recording
 from ..data.sources.walk import find_samples, printable
 
 
@@ -26,32 +36,43 @@ class FileSample:
         paths: modality -> file, without the missing modalities.
         error: a mistake found before the files are read.
         zeros_are_missing: take a file of zeros for a missing modality.
+        recording: recording that all other modalities are made of.
+        without: modalities that are left out.
     """
 
     sample_id: str
     paths: dict[str, Path] = field(default_factory=dict)
     error: str | None = None
     zeros_are_missing: bool = False
+    recording: Recording | None = None
+    without: tuple[str, ...] = ()
 
-    def read(self) -> dict[str, np.ndarray | str]:
-        """Modality -> (clips, dim) float32, or the text of a `.txt` file.
+    def read(self, recipe_digest: str | None = None) -> dict[str, np.ndarray | str]:
+        """Modality -> (clips, dim) float32, or the text of a `.txt` file; what comes of the recording is not in it.
+
+        Args:
+            recipe_digest: digest of the recipe that should have made the features; None for any.
 
         Raises:
             FeatureFileError: `error` is set, the sample has no file, or a file cannot be used.
         """
         if self.error is not None:
             raise FeatureFileError(self.error)
-        if not self.paths:
+        paths = {name: path for name, path in self.paths.items() if name not in self.without}
+        if not paths and self.recording is None:
             raise FeatureFileError(f"sample {self.sample_id}: no modality is given; at least one is needed")
         contents = {}
-        for name, path in self.paths.items():
+        for name, path in paths.items():
             try:
-                is_text = path.suffix == TEXT_SUFFIX
-                contents[name] = read_text(path) if is_text else read_features(path, self.zeros_are_missing)
+                if path.suffix == TEXT_SUFFIX:
+                    contents[name] = read_text(path)
+                else:
+                    contents[name] = read_features(path, self.zeros_are_missing)
+                    check_recipe(path, recipe_digest)
             except FeatureFileError as error:
                 if error.cause != ALL_ZEROS:
                     raise
-        if not contents:
+        if not contents and self.recording is None:
             raise FeatureFileError(f"sample {self.sample_id}: all its files hold only zeros", ALL_ZEROS)
         return contents
 
@@ -79,8 +100,10 @@ def samples_from_folder(
 ) -> list[FileSample]:
     """Find the samples of `<modality>/<id>.npy|.safetensors|.txt`, sorted by id; an id may contain subfolders.
 
+    Recordings are `recordings/<id>.mp4`, or `<id>.mp4` where there is no subfolder of features.
+
     Args:
-        folder: folder with a subfolder for one or more modalities.
+        folder: folder with a subfolder for one or more modalities, or with recordings.
         modalities: names of the modalities.
         texts: modalities whose files are `.txt`; all others are feature files.
 
@@ -90,42 +113,64 @@ def samples_from_folder(
     """
     folder = Path(folder)
     found = [name for name in modalities if (folder / name).is_dir()]
-    if not found:
+    recordings = _recordings_below(folder, is_all=not found)
+    if not found and not recordings:
         raise FeatureFileError(f"{folder}: expected a folder with at least one subfolder of {list(modalities)}")
     files: dict[str, dict[str, list[Path]]] = {}
     for name in found:
         for sample_id, paths in find_samples(folder / name, (TEXT_SUFFIX,) if name in texts else SUFFIXES).items():
             files.setdefault(sample_id, {})[name] = paths
-    if not files:
+    if not files and not recordings:
         suffixes = " or ".join([*SUFFIXES, TEXT_SUFFIX] if texts else SUFFIXES)
         raise FeatureFileError(f"{folder}: no {suffixes} file in the subfolders {found}")
-    return [_folder_sample(sample_id, paths) for sample_id, paths in sorted(files.items())]
+    ids = sorted({*files, *recordings})
+    return [_folder_sample(sample_id, files.get(sample_id, {}), recordings.get(sample_id)) for sample_id in ids]
+
+
+def _recordings_below(folder: Path, is_all: bool) -> dict[str, Recording]:
+    """Recordings in the folder `recordings`, or with `is_all` in any other; empty where there is none."""
+    place = folder / RECORDINGS if (folder / RECORDINGS).is_dir() else folder
+    if place == folder and not is_all:
+        return {}
+    try:
+        return find_recordings(place)
+    except FeatureFileError:
+        if place != folder:
+            raise
+        return {}
 
 
 def samples_from_csv(path: str | Path, modalities: Sequence[str]) -> list[FileSample]:
     """Read a CSV with the column `sample_id` and one column of paths per modality.
 
-    An empty cell is a missing modality; relative paths start at the CSV's folder.
+    An empty cell is a missing modality; relative paths start at the CSV's folder. The column `recording` names a
+    recording that all else is made of, and `start` and `end` the seconds of the part that counts.
 
     Raises:
         LabelError: the CSV cannot be read (see `read_csv`), or has other columns.
     """
     path, expected = Path(path), f"one or more of {list(modalities)}"
     columns, rows = read_csv(path, expected)
-    if len(columns) < 2 or not set(columns) <= {"sample_id", *modalities}:
-        raise LabelError(f"{path}: the columns are {columns}, expected sample_id and {expected}")
-    return [
-        FileSample(cells.pop("sample_id"), {name: path.parent / cell for name, cell in cells.items() if cell})
-        for _, cells in rows
-    ]
+    if not set(columns) & {COLUMN, *modalities} or not set(columns) <= {"sample_id", COLUMN, *PART, *modalities}:
+        raise LabelError(f"{path}: the columns are {columns}, expected sample_id and {expected}, or {COLUMN}")
+    samples = []
+    for line, cells in rows:
+        sample_id, recording = cells["sample_id"], None
+        if cells.get(COLUMN):
+            part = (cells.get(name) for name in PART)
+            where = f"{path}, line {line}, sample {sample_id!r}"
+            recording = read_recording(path.parent / cells[COLUMN], *part, where)
+        paths = {name: path.parent / cells[name] for name in modalities if cells.get(name)}
+        samples.append(FileSample(sample_id, paths, recording=recording))
+    return samples
 
 
-def _folder_sample(sample_id: str, files: dict[str, list[Path]]) -> FileSample:
+def _folder_sample(sample_id: str, files: dict[str, list[Path]], recording: Recording | None) -> FileSample:
     for paths in files.values():
         if len(paths) > 1:
             error = f"{paths[0]} and {paths[1].name}: two files for one modality, expected one"
             return FileSample(sample_id, error=printable(error))
-    return FileSample(sample_id, {name: paths[0] for name, paths in files.items()})
+    return FileSample(sample_id, {name: paths[0] for name, paths in files.items()}, recording=recording)
 
 
 Rows = Iterable[tuple[SamplePrediction, list[dict]]]  # each sample with its rows of `ROW_SCHEMA`

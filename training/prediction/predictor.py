@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from ...modeling_limssr.modeling_limssr import LimssrForScoreRegression
 from ...processing.processing_limssr import LimssrProcessor
+from ...processing.recordings_limssr import RecordingError
 from ..data.masked_dataset import MaskedDataset, longest_first, sequence_lengths
 from ..data.masks import Mask
 from ..data.sources.files import FeatureFileError
@@ -55,14 +56,25 @@ def load_members(
         model = LimssrForScoreRegression.from_pretrained(name, **loading)
         model = model if "device_map" in loading else model.to(device)
         members.append((model.eval(), LimssrProcessor.from_pretrained(name)))
-        for field in ("modalities", "score_names"):
-            found, expected = getattr(model.config, field), getattr(members[0][0].config, field)
+        described = [_shared_settings(*each) for each in (members[-1], members[0])]
+        for field, found in described[0].items():
+            expected = described[1][field]
             if found != expected:
                 raise ValueError(
                     f"`{field}` is {found} in {name} and {expected} in {names[0]}; only models with the same "
-                    "modalities and scores can be averaged"
+                    "modalities, scores and recipe can be averaged"
                 )
     return members
+
+
+def _shared_settings(model: LimssrForScoreRegression, processor: LimssrProcessor) -> dict[str, object]:
+    """What models must share to be averaged."""
+    config = model.config
+    return {
+        "modalities": config.modalities,
+        "score_names": config.score_names,
+        "recipe": None if processor.recipe_digest is None else processor.recipe_digest[:12],
+    }
 
 
 def predict(
@@ -235,13 +247,14 @@ class _Scorer:
         sequences, used, found = [], {}, {}
         for number, sample in enumerate(samples):
             try:
-                row = {"sample_id": sample.sample_id, **sample.read()}
+                row = {"sample_id": sample.sample_id, **self._read(sample)}
                 sequences.append((number, self._write(row, self.modalities)))
                 used[number] = [name for name in self.modalities if name in row]
-            except FeatureFileError as error:
+            except (FeatureFileError, RecordingError) as error:
                 found[number] = SamplePrediction(sample.sample_id, [], error=str(error))
             except (TypeError, ValueError) as error:  # the processor names sample and modality, not the file
-                message = printable(f"{error} Read from {', '.join(map(str, sample.paths.values()))}")
+                files = ", ".join(map(str, sample.paths.values() or [sample.recording]))
+                message = printable(f"{error} Read from {files}")
                 found[number] = SamplePrediction(sample.sample_id, [], error=message)
         sequences.sort(key=lambda sequence: -_length(sequence[1][0][0]))
         with self._ready():
@@ -251,6 +264,15 @@ class _Scorer:
                     means = {path: values[place].mean(axis=0) for path, values in scores.items()}
                     found[number] = SamplePrediction(samples[number].sample_id, used[number], **means)
         return [found[number] for number in range(len(samples))]
+
+    def _read(self, sample: FileSample) -> dict[str, np.ndarray | str]:
+        """Modality -> content of the files of a sample, and what the recipe makes of its recording."""
+        contents = sample.read(self.processors[0].recipe_digest)
+        if sample.recording is None:
+            return contents
+        given = {name: [content] for name, content in contents.items()}
+        made = self.processors[0].extract_features([sample.recording], given, sample.without)
+        return {name: entries[0] for name, entries in made.items() if entries[0] is not None}
 
     @contextmanager
     def _ready(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from stat import S_ISREG
 from typing import Protocol
@@ -25,6 +26,9 @@ CHECKED_NUMBERS = 2**20  # examined at a time, one byte each
 ALL_ZEROS = "all zeros"
 # Why features are missing; `unreadable` includes anything but an array of real numbers [clips, dim].
 CAUSES = ("missing file", "absent key", "unreadable", "empty", "non-finite", "wrong width", ALL_ZEROS)
+CAUSES += ("no such stream", "another recipe")
+RECIPE_KEY = "recipe"  # of the metadata of a .safetensors file: digest of the recipe that made it
+TIMES_KEY = "times"  # tensor beside the clips: seconds at which each begins and ends
 # What is odd about features that are used all the same.
 ODDITIES = {
     ALL_ZEROS: "every number is 0; zeros_are_missing=true makes such features missing",
@@ -73,12 +77,14 @@ class FileSource:
         feature_size: width of the features.
         average_views: average arrays [clips, views, dim] over the views.
         zeros_are_missing: see `check_clips`.
+        recipe_digest: digest of the recipe that made the features, where it is known.
     """
 
     folder: Path
     feature_size: int
     average_views: bool = False
     zeros_are_missing: bool = False
+    recipe_digest: str | None = None
 
     def open(self, cache: Path | None = None) -> Reader:
         return self._read
@@ -87,6 +93,7 @@ class FileSource:
         path = feature_path(self.folder, sample_id)
         rules = (self.feature_size, self.average_views, self.zeros_are_missing)
         clips, oddities = check_clips(read_array(path), str(path), *rules)
+        check_recipe(path, self.recipe_digest)
         return feature_column(clips, [len(clips)]), oddities
 
 
@@ -127,6 +134,37 @@ def read_features(path: str | Path, zeros_are_missing: bool = False) -> np.ndarr
     if ALL_ZEROS in oddities:
         logger.warning("%s: every number is 0, and is scored so; --zeros_are_missing takes it for missing", path)
     return np.require(clips, requirements=["OWNDATA"])  # a mapped file would stay open and be read-only
+
+
+def check_recipe(path: Path, expected: str | None) -> None:
+    """Check that features were made by the recipe they should be; a file that does not say so is a warning, once.
+
+    Args:
+        path: feature file that can be read.
+        expected: digest of the recipe; None where there is none.
+
+    Raises:
+        FeatureFileError: another recipe made the file.
+    """
+    if expected is None:
+        return
+    found = None
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            found = (file.metadata() or {}).get(RECIPE_KEY)
+    if found is None:
+        _warn_of_unknown_recipe(path.parent)
+    elif found != expected:
+        raise FeatureFileError(
+            f"{path}: made by the recipe {found[:12]}, expected {expected[:12]}; extract it again with the recipe of "
+            "the model",
+            "another recipe",
+        )
+
+
+@lru_cache
+def _warn_of_unknown_recipe(folder: Path) -> None:
+    logger.warning("%s: the files do not say which recipe made them; that of the model is taken for granted", folder)
 
 
 def read_array(path: str | Path) -> np.ndarray:
@@ -173,7 +211,7 @@ def read_start(path: Path, expected: str) -> bytes:
 def _read_safetensors(path: Path) -> np.ndarray:
     try:
         with safe_open(path, framework="pt") as file:  # torch, because numpy has no bfloat16
-            names = list(file.keys())
+            names = [name for name in file.keys() if name != TIMES_KEY]  # noqa: SIM118 (it has no other way)
             if len(names) != 1:
                 raise FeatureFileError(f"{path}: holds the tensors {names}, expected exactly one")
             tensor = file.get_tensor(names[0])

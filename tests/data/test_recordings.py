@@ -1,0 +1,165 @@
+"""Recordings as a dataset: made once by `limssr extract`, or read as they are."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+pytest.importorskip("av", reason="the extra `media` is not installed")
+
+from limssr.processing.recipes_limssr import ClipExtractor, Recipe
+from limssr.training import extract_features as script
+from limssr.training.data import load
+from limssr.training.data.extract import extract_features, find_all_recordings, read_record
+from limssr.training.data.prepare import prepare_data
+from tests.helpers.recordings import moving_pictures, tone, write_recording
+
+DIGEST = Recipe.load("classic").digest
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """Six recordings with labels: `b` has no sound, `c` is damaged, `meet/e` no picture."""
+    folder = tmp_path_factory.mktemp("archive")
+    (folder / "recordings" / "meet").mkdir(parents=True)
+    for number, name in enumerate(["a", "b", "c", "d", "meet/e", "f"]):
+        path = folder / "recordings" / f"{name}.{'wav' if name == 'meet/e' else 'mp4'}"
+        if name == "c":
+            path.write_bytes(b"no recording at all")
+            continue
+        pictures = [] if name == "meet/e" else moving_pictures(16 + number)
+        sound = None if name == "b" else tone(0.7, frequency=200 * (number + 1))
+        write_recording(path, pictures, sound=sound, sound_codec="pcm_s16le" if name == "meet/e" else "aac")
+    rows = ["a,1,train", "b,2,train", "c,3,train", "d,4,test", "meet/e,5,test", "f,6,validation"]
+    (folder / "labels.csv").write_text("\n".join(["sample_id,score,split", *rows]) + "\n")
+    return folder
+
+
+def run(*words) -> int:
+    return script.main([*map(str, words), "--workers", "1"])
+
+
+@pytest.fixture(scope="module")
+def extracted(archive, tmp_path_factory):
+    out = tmp_path_factory.mktemp("extracted") / "out"
+    assert run(archive, out) == 1
+    return out
+
+
+def test_features_lie_in_the_layout_of_a_folder_with_times_and_recipe(archive, extracted, capsys):
+    assert sorted(path.relative_to(extracted).as_posix() for path in extracted.rglob("*.safetensors")) == [
+        *(f"audio/{name}.safetensors" for name in ("a", "d", "f", "meet/e")),
+        *(f"video/{name}.safetensors" for name in ("a", "b", "d", "f")),
+    ]
+    expected = ClipExtractor("classic").extract(archive / "recordings" / "a.mp4")
+    with safe_open(extracted / "video" / "a.safetensors", framework="np") as file:
+        assert file.metadata() == {"recipe": DIGEST}
+        np.testing.assert_array_equal(file.get_tensor("clips"), expected["video"].features)
+        np.testing.assert_array_equal(file.get_tensor("times"), expected["video"].times)
+    assert Recipe.load(extracted / "recipe.json").digest == DIGEST
+
+
+def test_a_broken_recording_is_listed_and_stops_nothing(archive, tmp_path, capsys):
+    assert run(archive / "recordings", tmp_path / "out") == 1
+    out, errors = capsys.readouterr()
+    assert out == f"5 of 6 recordings are in {tmp_path / 'out'}\n"
+    assert f"ERROR c: {archive / 'recordings' / 'c.mp4'}: no video or sound that FFmpeg can read" in errors
+    assert not (tmp_path / "out" / "labels.csv").exists()
+
+
+def test_a_stopped_extraction_continues(archive, extracted, monkeypatch):
+    made = {path: path.stat().st_mtime_ns for path in extracted.rglob("*.safetensors")}
+    (extracted / "video" / "d.safetensors").unlink()
+    with (extracted / "extraction.jsonl").open("a") as record:
+        record.write('\n{"sample_id": "a", "cli')  # as a killed run leaves it
+    assert run(archive, extracted) == 1
+    again = {path: path.stat().st_mtime_ns for path in extracted.rglob("*.safetensors")}
+    assert again.keys() == made.keys()
+    assert {path.stem for path in made if made[path] != again[path]} == {"d"}
+    assert read_record(extracted)["d"].clips == {"video": 2, "audio": 2}
+    record = (extracted / "extraction.jsonl").read_text().splitlines()
+    assert json.loads(record[-1])["sample_id"] == "d"
+
+
+def test_parts_share_the_work_and_another_recipe_is_refused(archive, tmp_path, capsys):
+    recordings = find_all_recordings(archive / "recordings", tmp_path)
+    assert list(recordings) == ["a", "b", "c", "d", "f", "meet/e"]
+    assert run(archive / "recordings", tmp_path / "out", "--part", "2/3") == 0
+    assert list(read_record(tmp_path / "out")) == ["b", "f"]
+    other = Recipe.load("classic").to_dict()
+    other["modalities"]["video"]["short_side"] = 64
+    with pytest.raises(FileExistsError, match="holds features of another recipe"):
+        extract_features(recordings, tmp_path / "out", other, 1)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("mine")
+    with pytest.raises(FileExistsError, match="is not empty, and what is in it are no features"):
+        extract_features(recordings, tmp_path / "full", "classic", 1)
+    with pytest.raises(SystemExit):
+        run(archive, tmp_path / "out", "--part", "4/3")
+    assert "'4/3' is no part; expected K/N" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_several_processes_extract_the_same(archive, extracted, tmp_path):
+    failed = extract_features(find_all_recordings(archive, tmp_path), tmp_path / "out", "classic", 2)
+    assert [each.sample_id for each in failed] == ["c"]
+    for path in extracted.rglob("*.safetensors"):
+        assert (tmp_path / "out" / path.relative_to(extracted)).read_bytes() == path.read_bytes()
+
+
+def test_a_table_names_recordings_and_their_parts(archive, tmp_path):
+    table = archive / "list.csv"
+    table.write_text(
+        "sample_id,recording,start,end,score,split\nx,recordings/a.mp4,0.32,0.64,7,train\n"
+        "y,recordings/a.mp4,,,8,test\nz,,,,9,test\n"
+    )
+    assert run(table, tmp_path / "out") == 0
+    assert (tmp_path / "out" / "labels.csv").read_text() == "sample_id,score,split\nx,7,train\ny,8,test\nz,9,test\n"
+    counts = {name: entry.clips for name, entry in read_record(tmp_path / "out").items()}
+    assert counts == {"x": {"video": 1, "audio": 1}, "y": {"video": 2, "audio": 2}}
+    table.write_text("sample_id,recording,start,end\nx,recordings/a.mp4,2,1\n")
+    with pytest.raises(SystemExit, match=r"line 2, sample 'x': .*expected 0 <= start < end"):
+        run(table, tmp_path / "out")
+    table.write_text("sample_id,file\nx,recordings/a.mp4\n")
+    with pytest.raises(SystemExit, match="there is no column 'recording'; the columns are sample_id, file"):
+        run(table, tmp_path / "out")
+
+
+def test_what_was_extracted_and_what_is_read_from_recordings_are_the_same_data(archive, extracted, tmp_path):
+    made = load("folder", folder=extracted)
+    read = load("folder", folder=archive, recipe="classic")
+    for data in (made, read):
+        assert data.modalities == {"video": 378, "audio": 84} or data.modalities == {"audio": 84, "video": 378}
+        assert Recipe.load(data.recipe).digest == DIGEST
+        assert data.missing.dropped == ["c"]
+    assert read.missing.counts()["audio"] == {"no such stream": 1, "unreadable": 1}
+    for split in made.splits:
+        for one, other in zip(made.splits[split], read.splits[split], strict=True):
+            assert one == other
+    prepare_data("folder", str(archive), tmp_path / "prepared", {"recipe": "classic"})
+    prepared = load("prepared", folder=tmp_path / "prepared")
+    assert prepared.recipe == read.recipe
+    assert prepared.splits["test"][0] == read.splits["test"][0]
+
+
+def test_a_column_of_the_labels_names_recordings(archive, tmp_path):
+    (tmp_path / "labels.csv").write_text(
+        f"sample_id,recording,start,end,score,split\nx,{archive}/recordings/a.mp4,0.32,0.64,7,train\n"
+        f"w,{archive}/recordings/d.mp4,,,6,train\ny,{archive}/recordings/a.mp4,,,8,test\nz,,,,9,test\n"
+    )
+    data = load("folder", folder=tmp_path, recipe="classic", modalities=["video"])
+    assert data.score_names == ["score"]
+    assert data.modalities == {"video": 378}
+    assert [len(row["video"]) for row in data.splits["train"]] == [1, 2]
+    assert data.missing.dropped == ["z"]
+
+
+def test_features_of_another_recipe_are_no_features(extracted, tmp_path):
+    for path in ("labels.csv", "video", "audio"):
+        os.symlink(extracted / path, tmp_path / path)
+    other = json.loads((extracted / "recipe.json").read_text())
+    (tmp_path / "recipe.json").write_text(json.dumps({**other, "version": 2}))
+    with pytest.raises(ValueError, match=r"made by the recipe [0-9a-f]{12}, expected [0-9a-f]{12}"):
+        load("folder", folder=tmp_path)
