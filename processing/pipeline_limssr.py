@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers.pipelines import Pipeline
+from transformers.pipelines.base import Pipeline
 
 from .recordings_limssr import Recording
 
-TASK = "action-quality-assessment"
 RECORDING = "recording"  # key of a sample's recording among its features
 
 

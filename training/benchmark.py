@@ -1,16 +1,19 @@
 """Measure LIMSSR beside the bare language model and a naive implementation: time, memory, data path.
 
 limssr benchmark [--quick] [--device cuda] [--output benchmark.json]
+limssr benchmark --extraction            (from recordings to clips and to scores)
 
 Prints two tables; writes all numbers as JSON and, beside it, a picture. `--quick` takes less than ten minutes on two
 cores.
 """
 
 import json
+import tempfile
 from pathlib import Path
 
 from limssr.training.utils.figures import add_figure_flag
-from limssr.training.utils.launching import run_script, script_parser
+from limssr.training.utils.files import write_json
+from limssr.training.utils.launching import exit_on_error, run_script, script_parser
 
 
 def main() -> None:
@@ -20,6 +23,7 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("benchmark.json"), help="JSON file; the PNG lies beside it"
     )
+    parser.add_argument("--extraction", action="store_true", help="measure recordings instead, without a picture")
     add_figure_flag(parser)
     arguments = parser.parse_args()
 
@@ -30,9 +34,24 @@ def main() -> None:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     settings = Settings.quick(arguments.device) if arguments.quick else Settings(device=arguments.device)
+    if arguments.extraction:
+        with exit_on_error():
+            report_extraction(settings, arguments.output)
+        return
     report(settings, arguments.output, arguments.figure_format)
     if arguments.quick:
         print("\nThe bounds are meant for the full run: in small batches, fixed costs weigh more.")
+
+
+def report_extraction(settings, output: Path) -> None:
+    """Measure extraction with `workload.Settings`, print its table and write the numbers as JSON."""
+    from limssr.training.benchmarking.extraction import extraction_table, measure_extraction
+
+    with tempfile.TemporaryDirectory() as work:
+        results = measure_extraction(settings, Path(work))
+    write_json(output, results)
+    print(f"\n{results['device_name']}\n\n{extraction_table(results)}\n")
+    print(f"All numbers are in {output}")
 
 
 def report(settings, output: Path, figure_format: str | None = None) -> None:

@@ -31,7 +31,7 @@ _REGISTERED_BY = {
     "transformers.models.auto.configuration_auto": "limssr.configuration",
     "transformers.models.auto.modeling_auto": "limssr.modeling_limssr",
     "transformers.models.auto.processing_auto": "limssr.processing",
-    "transformers.pipelines": "limssr.processing",
+    "transformers.pipelines": "limssr.processing.registration",
 }
 
 __all__ = list(_MODULES)

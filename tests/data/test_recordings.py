@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 
 import numpy as np
 import pytest
@@ -163,3 +164,15 @@ def test_features_of_another_recipe_are_no_features(extracted, tmp_path):
     (tmp_path / "recipe.json").write_text(json.dumps({**other, "version": 2}))
     with pytest.raises(ValueError, match=r"made by the recipe [0-9a-f]{12}, expected [0-9a-f]{12}"):
         load("folder", folder=tmp_path)
+
+
+def test_a_full_disk_is_one_line_and_the_rest_comes_later(archive, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1200, before[1]))  # the recipe fits, the features do not
+    try:
+        with pytest.raises(SystemExit, match=r"video/a\.safetensors could not be written: .*File too large"):
+            run(archive / "recordings", tmp_path / "out", "--part", "1/6")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert run(archive / "recordings", tmp_path / "out", "--part", "1/6") == 0
+    assert list(read_record(tmp_path / "out")) == ["a"]

@@ -48,6 +48,9 @@ class Settings:
         trainer_steps: optimizer steps of the trainer.
         subset_samples: samples scored under all masks.
         streamed_samples: samples of the stream whose memory is watched, 20 or more.
+        film_heights: lines of the films that extraction is timed on.
+        film_seconds: their length.
+        programme_seconds: length of the longest film.
     """
 
     language_model: dict[str, int] = field(default_factory=SMOLLM2_135M.copy)
@@ -60,11 +63,15 @@ class Settings:
     trainer_steps: int = 6
     subset_samples: int = 16
     streamed_samples: int = 100_000
+    film_heights: tuple[int, ...] = (360, 720, 1080)
+    film_seconds: int = 10
+    programme_seconds: int = 180
 
     @classmethod
     def quick(cls, device: str = "cpu") -> "Settings":
         """Less than ten minutes on two cores."""
         few = {"batch_size": 2, "repeats": 3, "trainer_steps": 3, "subset_samples": 2, "streamed_samples": 5_000}
+        few |= {"film_heights": (720,), "film_seconds": 4, "programme_seconds": 30}
         return cls(device=device, clip_counts=(16, 64, 256), **few)
 
 

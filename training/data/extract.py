@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tqdm.auto import tqdm
 
 from ...processing.recipes_limssr import Recipe
@@ -109,6 +109,9 @@ def extract_one(sample_id: str, recording: Recording, out: Path, recipe: str) ->
         recording: the recording.
         out: folder of the features.
         recipe: JSON of the recipe.
+
+    Raises:
+        OSError: a file cannot be written.
     """
     extractor = clip_extractor(recipe)
     try:
@@ -117,8 +120,12 @@ def extract_one(sample_id: str, recording: Recording, out: Path, recipe: str) ->
         return Extracted(sample_id, {}, str(error))
     for modality, clips in found.items():
         tensors = {"clips": torch.from_numpy(clips.features), TIMES_KEY: torch.from_numpy(clips.times)}
-        with atomic_write(out / modality / f"{sample_id}.safetensors") as path:
-            save_file(tensors, path, metadata={RECIPE_KEY: extractor.recipe.digest})
+        place = out / modality / f"{sample_id}.safetensors"
+        try:
+            with atomic_write(place) as path:
+                path.write_bytes(save(tensors, metadata={RECIPE_KEY: extractor.recipe.digest}))
+        except OSError as error:
+            raise OSError(f"{place} could not be written: {error}") from error
     return Extracted(sample_id, {modality: len(clips.features) for modality, clips in found.items()})
 
 

@@ -1,0 +1,130 @@
+"""From recordings to clips and to scores: pictures a second, memory over length, seconds to a score."""
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from transformers import LlamaConfig
+
+from ...configuration.configuration_limssr import LimssrConfig
+from ...modeling_limssr.modeling_limssr import LimssrForScoreRegression
+from ...processing.pipeline_limssr import ActionQualityAssessmentPipeline
+from ...processing.processing_limssr import LimssrProcessor
+from ...processing.recipes_limssr import ClipExtractor, Recipe
+from ...processing.recordings_limssr import import_media
+from ..fitting.model import make_byte_tokenizer
+from ..utils.markdown import markdown_table
+from .measure import device_name, ratio, read_peak, reset_peak, spread, take_turns
+from .report import at_least, at_most
+from .workload import Settings
+
+RATE, SOUND_RATE = 25, 48_000
+DIVE_SECONDS = 3
+RECIPE = "classic"  # the others need weights of the Hub, and take as long as these
+
+
+def measure_extraction(settings: Settings, work: Path) -> dict:
+    """Measure the recipe `classic` on films made for the purpose.
+
+    Returns:
+        JSON values: `speed`, by height of the picture the pictures a second of bare decoding and of the recipe on one
+        core, and the recipe's share; `peak_bytes`, by seconds of a film; `to_score`, seconds from file to score by
+        seconds of a film.
+    """
+    results = {**vars(settings), "device_name": device_name(settings.device), "speed": {}, "peak_bytes": {}}
+    extractor = ClipExtractor(RECIPE)
+    for height in settings.film_heights:
+        film = write_film(work / f"{height}.mp4", settings.film_seconds, height)
+        calls: dict[str, Callable] = {
+            "decode": partial(decode, film),
+            RECIPE: partial(extractor.extract, film, ["video"]),
+        }
+        seconds = take_turns(calls, settings)
+        rates = {name: spread([RATE * settings.film_seconds / each for each in seconds[name]]) for name in calls}
+        results["speed"][height] = {**rates, "share": ratio(seconds, "decode", RECIPE)}
+    films = [write_film(work / f"{each}.mp4", each, 360) for each in (DIVE_SECONDS, settings.programme_seconds)]
+    for film in films:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            results["peak_bytes"][film.stem] = pool.submit(measure_peak, films[0], film).result()
+    scorer = build_scorer(settings)
+    seconds = take_turns({film.stem: partial(scorer, film) for film in films}, settings)
+    results["to_score"] = {name: spread(values) for name, values in seconds.items()}
+    return results
+
+
+def write_film(path: Path, seconds: int, height: int) -> Path:
+    """A film of noise and a moving square, 16:9, H.264 and AAC."""
+    av, random = import_media("av"), np.random.default_rng(0)
+    width = height * 16 // 9 // 2 * 2
+    ground = np.kron(random.integers(0, 200, (height // 8 + 1, width // 8 + 1)), np.ones((8, 8)))[:height, :width]
+    noise = random.integers(0, 12, (8, height, width))
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=RATE, options={"preset": "veryfast"})
+        video.height, video.width, video.pix_fmt = height, width, "yuv420p"
+        audio = container.add_stream("aac", rate=SOUND_RATE, layout="mono")
+        for number in range(seconds * RATE):
+            picture = ground + noise[number % 8]
+            left = number * 4 % (width - height // 4)
+            picture[height // 3 : height // 2, left : left + height // 4] = 250
+            frame = av.VideoFrame.from_ndarray(picture.astype(np.uint8), format="gray")
+            container.mux(video.encode(frame))
+            sound = random.normal(scale=0.1, size=(1, SOUND_RATE // RATE)).astype(np.float32)
+            heard = av.AudioFrame.from_ndarray(sound, format="fltp", layout="mono")
+            heard.sample_rate, heard.pts = SOUND_RATE, number * SOUND_RATE // RATE
+            heard.time_base = Fraction(1, SOUND_RATE)
+            container.mux(audio.encode(heard))
+        container.mux(video.encode(None))
+        container.mux(audio.encode(None))
+    return path
+
+
+def decode(film: Path) -> int:
+    """Decode every picture with one thread and do nothing with it; returns their number."""
+    with import_media("av").open(str(film)) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        return sum(1 for _ in container.decode(video=0))
+
+
+def measure_peak(warm_up: Path, film: Path) -> int:
+    """Peak memory in bytes of extracting a film, beyond what the process has after another one."""
+    extractor = ClipExtractor(RECIPE)
+    extractor.extract(warm_up)
+    reset_peak("cpu")
+    extractor.extract(film)
+    return read_peak("cpu")
+
+
+def build_scorer(settings: Settings) -> ActionQualityAssessmentPipeline:
+    """A pipeline around the benchmark's language model, which keeps 128 clips."""
+    language_model = LlamaConfig(**settings.language_model, bos_token_id=None, eos_token_id=None, pad_token_id=None)
+    sizes = Recipe.load(RECIPE).feature_sizes
+    config = LimssrConfig(text_config=language_model, modalities=sizes, score_ranges=[100])
+    processor = LimssrProcessor.from_config(config, make_byte_tokenizer(), max_clips=128, recipe=RECIPE)
+    model = LimssrForScoreRegression(config).eval()
+    return ActionQualityAssessmentPipeline(model=model, processor=processor, device=settings.device)
+
+
+def extraction_table(results: dict) -> str:
+    """Markdown: what was measured, the bound, and whether it is met."""
+    rows = []
+    for height, speed in results["speed"].items():
+        rates = [f"{speed[name]['median']:.0f}" for name in (RECIPE, "decode")]
+        rows.append(
+            at_least(
+                f"{RECIPE} over bare decoding, {height} lines ({' / '.join(rates)} a second)",
+                speed["share"]["median"],
+                0.5,
+                "{:.2f}",
+            )
+        )
+        rows.append(at_least(f"pictures a second, {height} lines", speed[RECIPE]["median"], 100, "{:.0f}"))
+    (short, of_short), (long, of_long) = results["peak_bytes"].items()
+    rows.append(at_most(f"memory, {long} s over {short} s, MiB", (of_long - of_short) / 2**20, 16, "{:.1f}"))
+    to_score = {length: spread["median"] for length, spread in results["to_score"].items()}
+    rows.append(at_most(f"seconds from {short} s of film to its score", to_score[short], 2))
+    rows.append([f"seconds from {long} s of film to its score", f"{to_score[long]:.3f}", "", ""])
+    return markdown_table([["", "measured", "required", "met"], *rows])
