@@ -126,7 +126,7 @@ def test_a_script_names_the_command_it_was_started_with(tmp_path):
 
 def test_the_command_lists_its_commands_and_finds_close_ones(tmp_path):
     listed = start("-m", "limssr", "--help", cwd=tmp_path).stdout
-    assert re.search("^  predict    Score performances from feature files", listed, re.MULTILINE)
+    assert re.search("^  predict    Score performances from recordings, feature files", listed, re.MULTILINE)
     assert all(len(line) <= 120 for line in listed.splitlines())
     done = start("-m", "limssr", "evla", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
