@@ -140,8 +140,8 @@ def test_impossible_options(tmp_path, options, said):
 
 
 def test_truth_is_a_column_and_no_feature(folder, rows):
-    data = load("simulated_dives", folder=folder, **OPTIONS)
-    assert not set(data.modalities) & set(rows[0]) - {"commentary"}
+    data = SimulatedDives(folder, **OPTIONS).read_labels()
+    assert list(data.modalities) == ["video", "audio", "commentary"]
     by_id = {row["sample_id"]: row for row in rows}
     for split in data.splits.values():
         for row in split:
@@ -150,6 +150,31 @@ def test_truth_is_a_column_and_no_feature(folder, rows):
             assert row["score"] == pytest.approx(float(truth["score"]), abs=1e-4)
             assert [row[name] for name in FAULTS] == pytest.approx([float(truth[name]) for name in FAULTS])
     assert data.score_ranges == [HIGHEST_SCORE]
+
+
+def test_features_are_made_once_where_the_recording_has_the_stream(tmp_path, tiny_encoder):
+    options = {"folder": tmp_path / "dives", "samples_train": 8, "samples_test": 2, "seed": 4, "size": 48}
+    data = load("simulated_dives", **options)
+    assert data.recipe["name"] == "classic"
+    for row in (row for split in data.splits.values() for row in split):
+        lacks = (row["lacks"] or "").split()
+        for name, stream in (("video", "picture"), ("audio", "sound"), ("commentary", "commentary")):
+            assert (row[name] is None) == (stream in lacks)
+        assert row["video"] is None or np.shape(row["video"])[1] == data.modalities["video"]
+    assert data.missing.features
+
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "dives").rglob("*.safetensors")}
+    again = load("simulated_dives", **options, text_encoder=str(tiny_encoder))
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+    assert again.modalities == {**data.modalities, "commentary": 8}
+    for first, second in zip(data.splits["train"], again.splits["train"], strict=True):
+        assert (first["commentary"] is None) == (second["commentary"] is None)
+        assert (first["video"], first["audio"]) == (second["video"], second["audio"])
+
+    sizes = {"video": None, "audio": None, "commentary": "text"}
+    own = load("folder", folder=options["folder"], recipe="classic", modalities=sizes, scores=["score"])
+    for first, second in zip(data.splits["test"], own.splits["test"], strict=True):
+        assert {name: first[name] for name in sizes} == {name: second[name] for name in sizes}
 
 
 def test_difficulties_and_marks_are_within_their_ranges():
@@ -171,7 +196,7 @@ def test_judges_deduct_for_each_fault():
 
 
 def test_best_attainable_is_that_of_the_docstring(folder):
-    data = load("simulated_dives", folder=folder, **OPTIONS)
+    data = SimulatedDives(folder, **OPTIONS).read_labels()
     assert all(metrics == best_attainable() for metrics in data.best_attainable.values())
     text = " ".join(SimulatedDives.__doc__.split())
     documented = re.search(r"Spearman correlation of (\.\d+) and an MSE of ([\d.]+)", text)

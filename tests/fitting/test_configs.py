@@ -111,7 +111,9 @@ def test_a_published_task_has_the_published_values(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith(("mtl_aqa", "synthetic"))])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if not name.startswith(("mtl_aqa", "simulated", "synthetic"))]
+)
 def test_it_trains_on_files_of_its_layout(name, layouts, tiny_language_model, tmp_path):
     arguments = parse_training_arguments([str(CONFIGS / f"{name}.yaml")])
     folder = layouts(arguments[1].dataset)
@@ -133,6 +135,17 @@ def test_it_trains_on_files_of_its_layout(name, layouts, tiny_language_model, tm
     elif name in TASKS:
         assert len(result.score_names) == 1
         assert result.modalities == ["video", "audio", "flow"]
+
+
+@pytest.mark.slow
+def test_it_trains_on_simulated_dives(tmp_path):
+    options = f"folder={tmp_path / 'dives'} samples_train=12 samples_test=4 size=48 text_encoder=null"
+    flags = f"--data_options {options} --output_dir {tmp_path / 'run'} {QUICK}"
+    run = prepare_run(*parse_training_arguments([str(CONFIGS / "simulated_dives.yaml"), *flags.split()]))
+    run.trainer.train()
+    assert math.isfinite(run.trainer.state.log_history[0]["loss"])
+    assert run.trainer.processing_class.modality_sizes.keys() == {"video", "audio", "commentary"}
+    assert run.trainer.processing_class.recipe["name"] == "classic"
 
 
 def test_a_configuration_is_found_by_its_name_and_a_file_comes_first(tmp_path, monkeypatch):

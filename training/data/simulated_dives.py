@@ -1,19 +1,30 @@
 """Simulated dives: real recordings of performances of which everything is known."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from datasets import Dataset, DatasetDict
+
 from ...configuration.configuration_limssr import TEXT
+from ...processing.recipes_limssr import Recipe
 from ..utils.files import scratch_folder, write_json
-from .aqa_data import AqaData
+from .aqa_data import AqaData, feature_column
 from .dives.judges import HIGHEST_SCORE, best_attainable
+from .extract import extract_features
 from .file_dataset import FileDataset, build_label_splits
 from .masks import all_subsets
+from .sources.files import FeatureSource, FileSource
 from .sources.labels import LabelError, Labels, read_csv, read_label_csv
+from .sources.recordings import RECORDINGS, find_recordings
+from .sources.text import embed_texts
 
 TRUTH_TEXTS = ("position", "lacks")
+COMMENTARY = "commentary"
+MAX_CLIPS = 32  # of a modality; no dive has as many
+FEW = 64  # recordings that one process reads
+MADE_WITH = ("samples_train", "samples_test", "seed", "size", "fps")  # options that say how dives are made
 RECORD_FILE = "dives.json"  # how the dives of a folder were made
 VERSION = 1  # of the simulation; a change of what is drawn changes it
 
@@ -29,6 +40,7 @@ class SimulatedDives(FileDataset):
             labels.csv                      sample_id,score,split,commentary
             truth.csv                       what happened, see below
             dives.json                      the options
+            features/<recipe>/              clips of the recordings, as `limssr extract` makes them
 
     A diver leaves a platform of 5 m in one of three positions, standing or from an armstand, turns half somersaults
     and half twists, opens and enters the water head first. Difficulty is 0.7 to 4.0 and grows with each of these.
@@ -69,6 +81,8 @@ class SimulatedDives(FileDataset):
         seed: seed of all draws.
         size: height of the picture in pixels, even; its width is five eighths of that.
         fps: pictures a second.
+        recipe: name or JSON file of the recipe for the features of the recordings. They are kept in the folder.
+        text_encoder: embed the commentary with it, see `MtlAqa`, in place of having the language model read it.
     """
 
     folder: str | Path
@@ -77,11 +91,14 @@ class SimulatedDives(FileDataset):
     seed: int = 0
     size: int = 128
     fps: int = 25
+    recipe: str | Path = "classic"
+    text_encoder: str | None = None
 
     name: ClassVar = "simulated_dives"
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
+        self._recipe = Recipe.load(self.recipe)
         lowest = {"samples_train": 1, "samples_test": 1, "seed": 0, "size": 32, "fps": 5}
         for option, least in lowest.items():
             if (value := getattr(self, option)) < least:
@@ -95,7 +112,7 @@ class SimulatedDives(FileDataset):
         Raises:
             ValueError: the folder holds something else, or PyAV or OpenCV is not installed.
         """
-        options = {name: value for name, value in asdict(self).items() if name != "folder"} | {"version": VERSION}
+        options = {name: getattr(self, name) for name in MADE_WITH} | {"version": VERSION}
         if self.folder.exists() and any(self.folder.iterdir()):
             self._check_record(options)
             return
@@ -127,20 +144,44 @@ class SimulatedDives(FileDataset):
         self.make()
         labels = self._read_csv()
         splits = build_label_splits(labels, ["score"])
-        modalities = {"commentary": TEXT}
+        modalities = {**self._recipe.feature_sizes, COMMENTARY: TEXT}
+        if self.text_encoder is not None:
+            splits = self._embed(splits)
+            modalities[COMMENTARY] = splits["train"].features[COMMENTARY].feature.length
         return AqaData(
             splits=splits,
             modalities=modalities,
             score_names=["score"],
             score_minimums=[0.0],
             score_ranges=[HIGHEST_SCORE],
-            max_clips=1,
-            description=f"simulated dives, seed {self.seed}",
+            max_clips=MAX_CLIPS,
+            description=f"simulated dives, seed {self.seed}, features of the recipe {self._recipe.name}",
             best_attainable=dict.fromkeys(all_subsets(len(modalities)), best_attainable()),
+            recipe=self._recipe.to_dict(),
         )
 
-    def sources(self, labels: AqaData) -> dict:
-        return {}
+    def sources(self, labels: AqaData) -> dict[str, FeatureSource]:
+        """Features beside the recordings, which are extracted if they are not there."""
+        place = self.folder / "features" / self._recipe.name
+        recordings = find_recordings(self.folder / RECORDINGS)
+        workers = 1 if len(recordings) <= FEW else None  # more are worth the start of other processes
+        failed = extract_features(recordings, place, self._recipe.to_dict(), workers)
+        if failed:
+            raise ValueError(f"simulated_dives: {failed[0].error}; remove {self.folder} to make the dives again")
+        digest = self._recipe.digest
+        return {
+            name: FileSource(place / name, size, recipe_digest=digest)
+            for name, size in self._recipe.feature_sizes.items()
+        }
+
+    def _embed(self, splits: DatasetDict) -> DatasetDict:
+        """Splits whose commentary is embedded."""
+        embedded = {}
+        for name, split in splits.items():
+            texts = [text or "" for text in split[COMMENTARY][:]]
+            column = feature_column(*embed_texts(texts, self.text_encoder))
+            embedded[name] = Dataset(split.remove_columns(COMMENTARY).data.table.append_column(COMMENTARY, column))
+        return DatasetDict(embedded)
 
     def _read_csv(self) -> dict[str, Labels]:
         """Labels of each split with the truth beside them."""
