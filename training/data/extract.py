@@ -194,7 +194,7 @@ def _run(work, todo: Mapping[str, Recording], workers: int) -> Iterator[Extracte
     if workers <= 1:
         yield from (work(*item) for item in todo.items())
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _use_one_thread) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         try:
             for future in as_completed([pool.submit(work, *item) for item in todo.items()]):
                 yield future.result()
@@ -204,13 +204,3 @@ def _run(work, todo: Mapping[str, Recording], workers: int) -> Iterator[Extracte
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _use_one_thread() -> None:
-    """The workers are as many as the cores."""
-    torch.set_num_threads(1)
-    try:
-        import cv2
-    except ModuleNotFoundError:
-        return
-    cv2.setNumThreads(1)
