@@ -1,4 +1,4 @@
-"""Own data with the settings of `folder_small.yaml`: the model must not lose to ridge regression by more than noise."""
+"""Own data, with the settings of `folder_small.yaml`: the model must not lose to ridge by more than noise."""
 
 import csv
 
@@ -10,7 +10,17 @@ from limssr.training.data import load
 from limssr.training.evaluation.compare import compare_runs, read_run_scores
 from limssr.training.fitting.run import run_training
 
-SETTINGS = ["folder_small.yaml", "--folds", "3", "--num_train_epochs", "8", "--report_to", "none", "--disable_tqdm", "true"]
+SETTINGS = [
+    "folder_small.yaml",
+    "--folds",
+    "3",
+    "--num_train_epochs",
+    "8",
+    "--report_to",
+    "none",
+    "--disable_tqdm",
+    "true",
+]
 
 
 def write_folder(folder, rows, modalities, score) -> None:
