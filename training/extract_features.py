@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("recordings", metavar="RECORDINGS", type=Path, help="folder or CSV")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder of the features; continues where it stopped")
     parser.add_argument("--recipe", default="classic", help="name or JSON file (default: classic)")
-    parser.add_argument("--workers", type=int, help="number of processes (default: one per core)")
+    parser.add_argument("--workers", type=int, help="number of processes (default: one per core if there are many)")
     parser.add_argument("--part", type=read_part, default=(1, 1), metavar="K/N", help="do the K-th of N parts")
     arguments = parser.parse_args(argv)
     with exit_on_error():

@@ -167,8 +167,8 @@ def write_own_recordings(folder: Path) -> None:
     """A folder of recordings, as docs/recordings.md shows it."""
     (folder / "recordings").mkdir(parents=True)
     lines = ["sample_id,score,split"]
-    for number in range(12):
-        lines.append(f"take{number},{20 + 5 * number},{'train' if number < 8 else 'test'}")
+    for number in range(24):
+        lines.append(f"take{number},{20 + 3 * number},{'train' if number < 16 else 'test'}")
         path = folder / "recordings" / f"take{number}.mp4"
         write_recording(path, moving_pictures(32, speed=1 + number % 3), sound=tone(1.2))
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")

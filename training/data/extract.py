@@ -31,6 +31,7 @@ from .sources.files import RECIPE_KEY, TIMES_KEY
 from .sources.labels import LabelError, read_csv
 from .sources.recordings import COLUMN, PART, RECORDINGS, clip_extractor, find_recordings, read_recording
 
+FEW = 64  # recordings that are read before other processes have started
 LABELS, RECORD = "labels.csv", "extraction.jsonl"
 
 
@@ -57,7 +58,7 @@ def extract_features(
         recordings: sample id -> recording.
         out: new folder, or one that the same recipe began.
         recipe: what `Recipe.load` takes.
-        workers: number of processes; by default one per core.
+        workers: number of processes; by default one per core, or this one alone for a few recordings.
 
     Returns:
         The recordings that cannot be used.
@@ -74,7 +75,7 @@ def extract_features(
     failed = []
     work = partial(extract_one, out=out, recipe=json.dumps(recipe.to_dict()))
     with tqdm(total=len(recordings), initial=len(recordings) - len(todo), unit="recording", disable=None) as bar:
-        for extracted in _run(work, todo, workers or len(os.sched_getaffinity(0))):
+        for extracted in _run(work, todo, workers or _usual_workers(len(todo))):
             with (out / RECORD).open("a", encoding="utf-8") as file:
                 # A line of its own, even after one that a killed run did not finish.
                 file.write("\n" + json.dumps(vars(extracted), ensure_ascii=False))
@@ -186,6 +187,10 @@ def _is_done(out: Path, entry: Extracted | None) -> bool:
     if entry is None or entry.error is not None:
         return False
     return all((out / modality / f"{entry.sample_id}.safetensors").is_file() for modality in entry.clips)
+
+
+def _usual_workers(recordings: int) -> int:
+    return 1 if recordings <= FEW else len(os.sched_getaffinity(0))
 
 
 def _run(work, todo: Mapping[str, Recording], workers: int) -> Iterator[Extracted]:
