@@ -26,15 +26,8 @@ LONGEST_WARMUP = 0.25  # of the epochs
 logger = logging.get_logger(__name__)
 # What `--help` shows.
 MAIN_FLAGS = {"language_model", "language_model_config", "num_hidden_layers", "language_model_training", "lora_rank"}
-MAIN_FLAGS |= {"quantization", "dataset", "data_options", "missingness", "missing_rates", "modality_dropout"}
-MAIN_FLAGS |= {
-    "validation_masks",
-    "select_on",
-    "folds",
-    "output_dir",
-    "num_train_epochs",
-    "per_device_train_batch_size",
-}
+MAIN_FLAGS |= {"quantization", "dataset", "data_options", "missingness", "missing_rates", "modality_dropout", "folds"}
+MAIN_FLAGS |= {"select_on", "output_dir", "num_train_epochs", "per_device_train_batch_size"}
 MAIN_FLAGS |= {"learning_rate", "seed", "resume_from_checkpoint", "push_to_hub"}
 
 

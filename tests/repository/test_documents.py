@@ -146,7 +146,8 @@ def desk(read, write_layout, shared, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("desk")
     for name in ("training", "tests", "docs"):
         (folder / name).symlink_to(REPOSITORY / name)
-    places = {"fs1000": "FS1000", "fisv": "Fis-V", "rhythmic_gymnastics": "RG", "percepiano": "percepiano"}
+    places = {"fs1000": "FS1000", "fisv": "Fis-V", "rhythmic_gymnastics": "RG"}
+    places |= {name: name for name in ("percepiano", "speechocean762", "mast_melody")}
     for name, place in places.items():
         (folder / place).mkdir()
         write_layout(name, folder / place)
