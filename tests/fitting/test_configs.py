@@ -16,7 +16,7 @@ from limssr.training.reproduction import tables
 from limssr.training.utils.settings import find_config
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
-NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "search_result")  # of `limssr search`
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 TASKS = sorted(tables.PUBLISHED["per_score"]["LIMSSR"])
 
 # Task -> clips, score range, epochs, and what differs from the defaults of the paper.
