@@ -3,6 +3,7 @@
 An encoder is a class with the attributes of [`Encoder`] and `encode(windows)`. Add yours to [`ENCODERS`].
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import ClassVar, Literal
@@ -21,7 +22,7 @@ from transformers.audio_utils import mel_filter_bank
 from .recordings_limssr import import_media
 
 
-class Encoder:
+class Encoder(ABC):
     """
     What encoders have in common.
 
@@ -43,6 +44,7 @@ class Encoder:
     def __init__(self, feature_size: int):
         self.feature_size = feature_size
 
+    @abstractmethod
     def encode(self, windows: Iterable[np.ndarray]) -> np.ndarray:
         """
         Encode the windows of one recording, in their order.
@@ -56,7 +58,6 @@ class Encoder:
         Raises:
             ValueError: the windows do not suffice.
         """
-        raise NotImplementedError
 
 
 class ClassicVideo(Encoder):
@@ -255,18 +256,20 @@ class HubEncoder(Encoder):
             raise ValueError(f"pooling is {pooling!r}; allowed are 'mean', 'first' and 'pooler'.")
         self.pooling, self.batch_size = pooling, batch_size
         where = {"revision": revision, "trust_remote_code": False}
-        self.model = AutoModel.from_pretrained(repository, dtype=getattr(torch, dtype), **where).eval()
+        self.model = AutoModel.from_pretrained(
+            repository, dtype=getattr(torch, dtype), use_safetensors=True, **where
+        ).eval()
         self.processor = self.load_processor(repository, **where)
         if torch.accelerator.is_available():
             self.model.to(torch.accelerator.current_accelerator())
 
+    @abstractmethod
     def load_processor(self, repository: str, **where):
         """The processor that makes the model's inputs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prepare(self, windows: list[np.ndarray]) -> dict[str, torch.Tensor]:
         """Model inputs of a batch of windows."""
-        raise NotImplementedError
 
     @torch.inference_mode()
     def encode(self, windows: Iterable[np.ndarray]) -> np.ndarray:

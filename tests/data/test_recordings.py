@@ -176,3 +176,11 @@ def test_a_full_disk_is_one_line_and_the_rest_comes_later(archive, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert run(archive / "recordings", tmp_path / "out", "--part", "1/6") == 0
     assert list(read_record(tmp_path / "out")) == ["a"]
+
+
+@pytest.mark.parametrize("sample_id", ["../outside", "a/../../outside", "/outside", "C:\\outside", "..\\outside"])
+def test_an_id_that_leaves_the_folder_is_refused_before_anything_is_written(archive, tmp_path, sample_id):
+    recording = next(iter(find_all_recordings(archive, tmp_path / "labels").values()))
+    with pytest.raises(ValueError, match="its features would lie outside the folder"):
+        extract_features({"inside": recording, sample_id: recording}, tmp_path / "out", "classic", workers=1)
+    assert not (tmp_path / "out").exists()

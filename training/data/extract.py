@@ -10,13 +10,13 @@ OUT/
 import csv
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import torch
 from filelock import FileLock
@@ -65,10 +65,11 @@ def extract_features(
 
     Raises:
         FileExistsError: the folder holds features of another recipe.
-        ValueError: there is no such recipe.
+        ValueError: there is no such recipe, or an id names a place outside the folder.
         OSError: a file cannot be written, or a worker was ended.
     """
     out, recipe = Path(out), Recipe.load(recipe)
+    _refuse_ids_outside(recordings)
     begin_folder(out, recipe)
     done = read_record(out)
     todo = {name: recording for name, recording in recordings.items() if not _is_done(out, done.get(name))}
@@ -82,6 +83,20 @@ def extract_features(
             failed += [] if extracted.error is None else [extracted]
             bar.update()
     return sorted(failed, key=lambda each: each.sample_id)
+
+
+def _refuse_ids_outside(sample_ids: Iterable[str]) -> None:
+    for sample_id in sample_ids:
+        path, windows = PurePosixPath(sample_id), PureWindowsPath(sample_id)
+        if path.is_absolute() or windows.anchor or ".." in (*path.parts, *windows.parts):
+            raise ValueError(
+                f"sample {sample_id!r}: its features would lie outside the folder; an id is a name, or a path below "
+                "the folder without '..'"
+            )
+
+
+def _feature_file(out: Path, modality: str, sample_id: str) -> Path:
+    return out / modality / f"{sample_id}.safetensors"
 
 
 def begin_folder(out: Path, recipe: Recipe) -> None:
@@ -121,7 +136,7 @@ def extract_one(sample_id: str, recording: Recording, out: Path, recipe: str) ->
         return Extracted(sample_id, {}, str(error))
     for modality, clips in found.items():
         tensors = {"clips": torch.from_numpy(clips.features), TIMES_KEY: torch.from_numpy(clips.times)}
-        place = out / modality / f"{sample_id}.safetensors"
+        place = _feature_file(out, modality, sample_id)
         try:
             with atomic_write(place) as path:
                 path.write_bytes(save(tensors, metadata={RECIPE_KEY: extractor.recipe.digest}))
@@ -186,7 +201,7 @@ def _copy_labels(columns: list[str], rows: list[tuple[int, dict[str, str]]], pat
 def _is_done(out: Path, entry: Extracted | None) -> bool:
     if entry is None or entry.error is not None:
         return False
-    return all((out / modality / f"{entry.sample_id}.safetensors").is_file() for modality in entry.clips)
+    return all(_feature_file(out, modality, entry.sample_id).is_file() for modality in entry.clips)
 
 
 def _usual_workers(recordings: int) -> int:

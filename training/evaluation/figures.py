@@ -1,6 +1,7 @@
 """Pictures of an evaluation and of a training run."""
 
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ CURVES = (  # part of a `ScoredRow`, label, colour, line style
     ("mean_baseline", "training mean", MEAN, "--"),
 )
 POINTS = {"marker": "o", "markersize": 3}  # a single epoch is seen too
+TITLE_WIDTH = 36  # characters above the narrower panel
 AXES = {"spearman": "Spearman correlation with the judges", "mse": "mean squared error"}
 
 
@@ -48,7 +50,8 @@ def save_figure(result: EvaluationResult, path: str | Path, figure_format: Figur
         handles |= {artist.get_label(): artist for artist in artists}
         for panel in (left, right):
             title = panel.get_title(loc="left")
-            panel.set_title(title if count == 1 else f"{score_name}: {title}", fontsize=11, loc="left")
+            title = title if count == 1 else f"{score_name}: {title}"
+            panel.set_title(textwrap.fill(title, TITLE_WIDTH), fontsize=11, loc="left")
     figure.legend(handles=handles.values(), loc="outside lower left", ncols=len(handles), frameon=False, fontsize=9)
     if result.title:
         figure.suptitle(result.title, fontsize=13, fontweight="bold")
