@@ -23,6 +23,7 @@ COMMANDS = {
     "prepare": "prepare",
     "reproduce": "reproduce",
     "benchmark": "benchmark",
+    "soak": "soak",
     "demo": "demo",
 }
 HELP = ("-h", "--help")

@@ -14,7 +14,7 @@ PATHS = [path for folder in FOLDERS for path in sorted((REPOSITORY / folder).rgl
 CORE = {"configuration", "modeling_limssr", "processing"}  # without any training library
 LIBRARY = {"utils", "data", "prediction", "evaluation", "hub"}
 FITTING = CORE | LIBRARY | {"arguments", "fitting"}
-SCRIPTS = FITTING | {"limssr", "reproduction", "benchmarking", "scripts"}
+SCRIPTS = FITTING | {"limssr", "reproduction", "benchmarking", "soaking", "scripts"}
 
 # Room -> the rooms it may import besides itself.
 ALLOWED = {
@@ -32,6 +32,7 @@ ALLOWED = {
     "fitting": CORE | LIBRARY | {"arguments"},
     "reproduction": FITTING,
     "benchmarking": FITTING,
+    "soaking": FITTING,
     "scripts": SCRIPTS,
 }
 
