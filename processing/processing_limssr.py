@@ -144,6 +144,21 @@ class LimssrProcessor(ProcessorMixin):
         return feature_modalities(self.modality_sizes)
 
     @property
+    def extractor(self) -> ClipExtractor:
+        """
+        What makes clips of recordings, by the recipe of the processor.
+
+        Raises:
+            ValueError: the processor has no recipe.
+        """
+        if self._extractor is None:
+            raise ValueError(
+                "this processor has no recipe, so that nobody knows how its features are made of recordings: pass "
+                "features, or make it with LimssrProcessor.from_config(config, tokenizer, recipe=...)."
+            )
+        return self._extractor
+
+    @property
     def recipe_digest(self) -> str | None:
         """Digest of the recipe, which features must share; None where the processor has no recipe."""
         return None if self._extractor is None else self._extractor.recipe.digest
@@ -222,11 +237,7 @@ class LimssrProcessor(ProcessorMixin):
             ModuleNotFoundError: PyAV or OpenCV is not installed.
             ValueError: the processor has no recipe, or other numbers of samples.
         """
-        if self._extractor is None:
-            raise ValueError(
-                "this processor has no recipe, so that nobody knows how its features are made of recordings: pass "
-                "features, or make it with LimssrProcessor.from_config(config, tokenizer, recipe=...)."
-            )
+        extractor = self.extractor
         if unknown := [name for name in without if name not in self.modality_sizes]:
             raise ValueError(f"unknown modality {unknown[0]!r}; this processor has {list(self.modality_sizes)}.")
         features = {name: list(entries) for name, entries in (features or {}).items()}
@@ -234,14 +245,14 @@ class LimssrProcessor(ProcessorMixin):
             raise ValueError(
                 f"features[{wrong[0]!r}] has {len(features[wrong[0]])} samples, recordings has {len(recordings)}."
             )
-        made = [name for name in self._extractor.recipe.modalities if name in self.feature_sizes]
+        made = [name for name in extractor.recipe.modalities if name in self.feature_sizes]
         features |= {name: [None] * len(recordings) for name in made if name not in features}
         for index, recording in enumerate(recordings):
             wanted = [name for name in made if features[name][index] is None and name not in without]
             if recording is None or not wanted:
                 continue
             try:
-                found = self._extractor.extract(recording, wanted, limits)
+                found = extractor.extract(recording, wanted, limits)
             except MissingStreamError:
                 if all(entries[index] is None for entries in features.values()):
                     raise

@@ -12,7 +12,7 @@ FOLDERS = ("configuration", "modeling_limssr", "processing", "src/limssr", "trai
 PATHS = [path for folder in FOLDERS for path in sorted((REPOSITORY / folder).rglob("*.py"))]
 
 CORE = {"configuration", "modeling_limssr", "processing"}  # without any training library
-LIBRARY = {"utils", "data", "prediction", "evaluation", "hub"}
+LIBRARY = {"utils", "data", "prediction", "explanation", "evaluation", "hub"}
 FITTING = CORE | LIBRARY | {"arguments", "fitting"}
 SCRIPTS = FITTING | {"limssr", "reproduction", "benchmarking", "soaking", "scripts"}
 
@@ -26,8 +26,9 @@ ALLOWED = {
     "utils": CORE,
     "data": CORE | {"utils"},
     "prediction": CORE | {"utils", "data"},
-    "evaluation": CORE | {"utils", "data", "prediction"},
-    "hub": CORE | {"utils", "data", "prediction", "evaluation"},
+    "explanation": CORE | {"limssr", "utils", "data", "prediction"},
+    "evaluation": CORE | {"utils", "data", "prediction", "explanation"},
+    "hub": CORE | {"utils", "data", "prediction", "explanation", "evaluation"},
     "arguments": CORE | {"utils"},
     "fitting": CORE | LIBRARY | {"arguments"},
     "reproduction": FITTING,
