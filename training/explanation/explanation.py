@@ -157,7 +157,7 @@ def explain(
     if method not in (None, *Method.__args__):
         raise ValueError(f"method is {method!r}; allowed are {', '.join(Method.__args__)} and None.")
     recording = None if recording is None else Recording.of(recording)
-    contents, times = _read(processor, features or {}, recording, times or {}, without, limits)
+    contents, times = read_modalities(processor, features, recording, times, without, limits)
     if not contents:
         raise ValueError(f"sample {sample_id!r}: no modality is given; at least one is needed.")
     if len(contents) > MOST_MODALITIES:
@@ -198,10 +198,16 @@ def _load(model, processor: LimssrProcessor | None) -> tuple[LimssrForScoreRegre
     return model, processor
 
 
-def _read(
-    processor: LimssrProcessor, features: Mapping, recording: Recording | None, times: Mapping, without, limits
+def read_modalities(
+    processor: LimssrProcessor,
+    features: Mapping[str, Any] | None = None,
+    recording: Recording | None = None,
+    times: Mapping[str, np.ndarray] | None = None,
+    without: Sequence[str] = (),
+    limits=None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Content of each modality that the sample has, in the order of the model, and the times of clips."""
+    """Content of each modality that the sample has, in the order of the model, and times of clips; see `explain`."""
+    features, times = features or {}, times or {}
     if unknown := [name for name in (*features, *without, *times) if name not in processor.modality_sizes]:
         raise ValueError(f"unknown modality {unknown[0]!r}; this model has {list(processor.modality_sizes)}.")
     given = {name: content for name, content in features.items() if content is not None and name not in without}
