@@ -13,6 +13,8 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .calibration_limssr import check_calibration
+
 CROSS_MODAL_ATTENTION_HEADS = 4  # fixed by the paper
 # Shape of Qwen3-0.6B, the language model of the paper.
 QWEN3_600M = {
@@ -141,6 +143,8 @@ class LimssrConfig(PreTrainedConfig):
         "consistency_loss",
         "separation_loss",
         "pairwise_loss",
+        "interval",
+        "sufficient_evidence",
         "fusion_hidden_state",
         "modality_hidden_state",
         "hidden_states",
@@ -207,6 +211,9 @@ class LimssrConfig(PreTrainedConfig):
         None,
         "origin of the language model: repository and revision, or SHA-256 of local files, never a path; written by "
         "`from_language_model`",
+    )
+    calibration: dict | None = described(
+        None, "quantiles of the errors for each mask, see `check_calibration`; written by `limssr calibrate`"
     )
 
     def __post_init__(self, **kwargs):
@@ -394,6 +401,11 @@ class LimssrConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` is {values}; allowed are finite numbers.")
         if min(self.score_ranges) <= 0:
             raise ValueError(f"`score_ranges` is {self.score_ranges}; allowed are numbers above 0 (highest - lowest).")
+
+    def validate_calibration(self):
+        """Called by `@strict`: a table of these modalities and scores."""
+        if self.calibration is not None:
+            check_calibration(self.calibration, list(self.modalities), self.score_names)
 
     def validate_fusion(self):
         """Called by `@strict`: the ablation switches fit together."""

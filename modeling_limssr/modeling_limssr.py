@@ -14,6 +14,7 @@ from transformers.utils.generic import can_return_tuple
 from ..configuration.configuration_limssr import LimssrConfig
 from .adapters_limssr import is_lora_factor
 from .checkpoint_limssr import LimssrCheckpointMixin, LimssrSavingMixin
+from .intervals_limssr import find_intervals
 from .language_model_limssr import (
     HUB_ARGUMENTS,
     check_length,
@@ -35,7 +36,7 @@ from .outputs_limssr import LimssrModelOutput, LimssrScoreOutput
 from .prefix_cache_limssr import PrefixCache
 from .projector_limssr import LimssrProjector
 from .scoring_paths_limssr import LimssrCrossModalPath, LimssrReasoningPath
-from .sequence_limssr import SequenceLayout, refuse
+from .sequence_limssr import SequenceLayout, average_spans, gather_positions, refuse
 
 
 class LimssrPreTrainedModel(LimssrSavingMixin, PreTrainedModel):
@@ -204,8 +205,8 @@ class LimssrModel(LimssrPreTrainedModel):
             )
         return LimssrModelOutput(
             last_hidden_state=hidden,
-            fusion_hidden_state=_gather_positions(hidden, layout.fusion_positions),
-            modality_hidden_state=_average_spans(hidden, layout.spans),
+            fusion_hidden_state=gather_positions(hidden, layout.fusion_positions),
+            modality_hidden_state=average_spans(hidden, layout.spans),
             modality_mask=layout.modality_mask,
             hidden_states=outputs.hidden_states,
             attentions=outputs.get("attentions"),  # a state-space model has none
@@ -317,6 +318,7 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         labels: torch.FloatTensor | None = None,
         loss_weights: torch.FloatTensor | None = None,
+        level: float | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> LimssrScoreOutput:
         """
@@ -326,10 +328,11 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
             labels (`(batch, scores)` float, *optional*): judges' scores, in judges' units; NaN = not given.
             loss_weights (`(batch, scores)` float, *optional*): factor of each label's squared error in the regression
                 loss, 0 or more; 1 by default.
+            level (`float`, *optional*): probability of the interval, from 0.5 to 0.99; 0.9 by default.
             **kwargs: features, clip masks and arguments of the language model, see [`LimssrModel.forward`].
 
         Raises:
-            ValueError: sequences, features, labels or their weights do not fit; a label outside the score range.
+            ValueError: sequences, features, labels, their weights or the level do not fit; a label outside the range.
         """
         outputs = self.model(input_ids, attention_mask, return_dict=True, **kwargs)
         with torch.autocast(input_ids.device.type, enabled=False):
@@ -345,12 +348,16 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
             disagreement = None
             if self.config.aggregation == "dual":
                 disagreement = (reasoning_scores - cross_modal_scores).abs()
+            scores = self.in_judges_units(score)
+            interval, sufficient = find_intervals(self.config, scores, outputs.modality_mask, level)
         return LimssrScoreOutput(
             **losses,
-            scores=self.in_judges_units(score),
+            scores=scores,
             reasoning_scores=reasoning_scores,
             cross_modal_scores=cross_modal_scores,
             path_disagreement=disagreement,
+            interval=interval,
+            sufficient_evidence=sufficient,
             fusion_hidden_state=outputs.fusion_hidden_state,
             modality_hidden_state=outputs.modality_hidden_state,
             hidden_states=outputs.hidden_states,
@@ -475,20 +482,6 @@ class LimssrForScoreRegression(LimssrCheckpointMixin, LimssrPreTrainedModel):
         """Minimum and range of each score, `(scores,)`, on the device of `scores`."""
         bounds = (self.config.score_minimums, self.config.score_ranges)
         return [torch.tensor([float(value) for value in values], device=scores.device) for values in bounds]
-
-
-def _gather_positions(hidden: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor | None:
-    """`(batch, length, hidden)` at `(batch, tokens)` -> `(batch, tokens, hidden)`, in float32."""
-    if positions is None:
-        return None
-    return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]).to(hidden.device)).float()
-
-
-def _average_spans(hidden: torch.Tensor, spans: torch.Tensor) -> torch.Tensor:
-    """Mean of `(batch, length, hidden)` over each of the spans `(batch, modalities, length)`, in float32."""
-    weights = spans.to(hidden.device).float()
-    with torch.autocast(hidden.device.type, enabled=False):
-        return (weights / weights.sum(-1, keepdim=True)) @ hidden.float()  # (batch, modalities, hidden)
 
 
 __all__ = ["LimssrForScoreRegression", "LimssrModel", "LimssrPreTrainedModel"]

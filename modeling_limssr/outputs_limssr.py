@@ -24,7 +24,7 @@ def _describe(name: str, value) -> str:
     if isinstance(value, tuple):
         return f"{len(value)} x {_describe(name, value[0])}" if value else "()"
     has_values = type(value) is torch.Tensor and value.device.type != "meta"  # not a tensor of a graph being traced
-    is_number = name.endswith(("scores", "loss", "disagreement", "modality_mask"))
+    is_number = name.endswith(("scores", "loss", "disagreement", "modality_mask", "interval", "evidence"))
     if not (has_values and is_number and value.numel() <= PRINTED_VALUES):
         return f"tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else str(value)
     return str(_round(value.tolist()))
@@ -66,6 +66,10 @@ class LimssrScoreOutput(ShortOutput):
         reasoning_scores, cross_modal_scores (`(batch, scores)`, *optional*): scores of the two paths, in judges'
             units; `None` for a path that `aggregation` leaves out.
         path_disagreement (`(batch, scores)`, *optional*): |reasoning_scores - cross_modal_scores|, with both paths.
+        interval (`(batch, scores, 2)`, *optional*): ends of an interval that holds the judged score with probability
+            `level`, in judges' units; `None` without a calibration.
+        sufficient_evidence (`(batch, scores)` bool, *optional*): whether the interval is narrower than that of the
+            training scores themselves.
         regression_loss, consistency_loss, separation_loss (`()`, *optional*): the unweighted terms of the loss.
         pairwise_loss (`()`, *optional*): unweighted ranking term, with a `pairwise_weight`.
         fusion_hidden_state (`(batch, fusion tokens, hidden)`, *optional*): h_k.
@@ -79,6 +83,8 @@ class LimssrScoreOutput(ShortOutput):
     reasoning_scores: torch.FloatTensor | None = None
     cross_modal_scores: torch.FloatTensor | None = None
     path_disagreement: torch.FloatTensor | None = None
+    interval: torch.FloatTensor | None = None
+    sufficient_evidence: torch.BoolTensor | None = None
     regression_loss: torch.FloatTensor | None = None
     consistency_loss: torch.FloatTensor | None = None
     separation_loss: torch.FloatTensor | None = None

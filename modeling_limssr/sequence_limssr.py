@@ -60,6 +60,20 @@ class SequenceLayout:
         return cls(spans, find(clip_token), find(missing_token), fusion_positions)
 
 
+def gather_positions(hidden: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor | None:
+    """`(batch, length, hidden)` at `(batch, tokens)` -> `(batch, tokens, hidden)`, in float32."""
+    if positions is None:
+        return None
+    return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]).to(hidden.device)).float()
+
+
+def average_spans(hidden: torch.Tensor, spans: torch.Tensor) -> torch.Tensor:
+    """Mean of `(batch, length, hidden)` over each of the spans `(batch, modalities, length)`, in float32."""
+    weights = spans.to(hidden.device).float()
+    with torch.autocast(hidden.device.type, enabled=False):
+        return (weights / weights.sum(-1, keepdim=True)) @ hidden.float()  # (batch, modalities, hidden)
+
+
 def _check_once(found: torch.Tensor, tokens: list[str]) -> None:
     """Refuse a sample without exactly one of each token; an end counts where it closes a block that is not empty."""
     counts = found.sum(-1)  # (batch, tokens)

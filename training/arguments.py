@@ -20,7 +20,7 @@ from .utils.settings import check_choices, merge, read_pairs, read_rates, read_y
 
 # Fields of `LimssrConfig` that follow from the dataset or the language model, or that a checkpoint records.
 DERIVED_FIELDS = {"text_config", "modalities", "score_names", "score_minimums", "score_ranges"}
-DERIVED_FIELDS |= {"added_token_ids", "checkpoint_form", "language_model_source"}
+DERIVED_FIELDS |= {"added_token_ids", "checkpoint_form", "language_model_source", "calibration"}
 PUBLISHED_WARMUP_EPOCHS = 5.0
 LONGEST_WARMUP = 0.25  # of the epochs
 logger = logging.get_logger(__name__)

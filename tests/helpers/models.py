@@ -55,6 +55,18 @@ def quantised_layers(model) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit | Linear8bitLt)}
 
 
+def make_calibration(score_names: list[str], masks: dict[str, float], widest: float = 1.0) -> dict:
+    """A table: errors uniform from 0 to the number of each mask, training scores from 0 to `widest`."""
+    quantiles = {"mean": widest / 2, "quantiles": [widest * rank / 100 for rank in range(101)]}
+    entries = {
+        mask: {
+            name: {"samples": 999, "residuals": [width * rank / 100 for rank in range(1, 100)]} for name in score_names
+        }
+        for mask, width in masks.items()
+    }
+    return {"split": "validation", "masks": entries, "training_scores": dict.fromkeys(score_names, quantiles)}
+
+
 def install_package(site_packages: Path, name: str, model_folder: Path) -> None:
     """Write what an installed Python package of that name leaves, with the files of a model folder in it."""
     package = site_packages / name.replace("-", "_")

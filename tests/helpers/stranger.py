@@ -31,7 +31,9 @@ def load_and_score(name, load, model):
     assert (type(config).__name__, type(processor).__name__) == ("LimssrConfig", "LimssrProcessor")
     assert type(loaded).__name__ == "LimssrForScoreRegression"
     with torch.no_grad():
-        return loaded, processor, loaded(**processor(features=features)).scores
+        outputs = loaded(**processor(features=features))
+    assert (outputs.interval is None) == (config.calibration is None)
+    return loaded, processor, outputs.scores
 
 
 for index, entry in enumerate(json.loads(sys.argv[3])):
