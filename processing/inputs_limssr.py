@@ -10,8 +10,12 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
+# Largest feature that is believed, by default: a sum of 10^8 squares is still a float32, and no feature of a
+# performance comes near it. A single larger one would spoil the statistics of batch norm for all samples.
+LARGEST_NUMBER = 1e15
 
-def as_clips(array, feature_size: int, where: str) -> torch.Tensor:
+
+def as_clips(array, feature_size: int, where: str, largest: float = LARGEST_NUMBER) -> torch.Tensor:
     """
     Convert any array-like (numpy, torch, nested lists) to a float32 tensor `(clips, feature_size)`.
 
@@ -19,10 +23,11 @@ def as_clips(array, feature_size: int, where: str) -> torch.Tensor:
         array: features of one modality of one sample, `(clips, feature_size)` or `(1, clips, feature_size)`.
         feature_size (`int`): width the model was made for.
         where (`str`): sample and modality, for error messages.
+        largest (`float`, defaults to 1e15): largest absolute value.
 
     Raises:
         TypeError: not an array of real numbers.
-        ValueError: wrong rank or width, no clips, NaN or infinite values.
+        ValueError: wrong rank or width, no clips, NaN, infinite or larger values.
     """
     try:
         clips = (
@@ -44,13 +49,25 @@ def as_clips(array, feature_size: int, where: str) -> torch.Tensor:
     if len(clips) == 0:
         raise ValueError(f"{where}: has no clips. Pass None for a modality that is missing.")
     clips = clips.to(torch.float32)
-    # A finite sum has only finite terms and is ten times as fast; where it overflows, each number is checked.
-    if not clips.sum().isfinite() and not clips.isfinite().all():
+    low, high = clips.aminmax()
+    if not (low >= -largest and high <= largest):  # so for NaN too
         bad = int((~clips.isfinite()).any(1).sum())
+        if bad:
+            raise ValueError(
+                f"{where}: {bad} of {len(clips)} clips hold NaN or infinite values. Pass None for a missing modality."
+            )
         raise ValueError(
-            f"{where}: {bad} of {len(clips)} clips hold NaN or infinite values. Pass None for a missing modality."
+            f"{where}: a feature is {max(high, -low):g}, expected at most max_feature={largest:g}. Pass None for a "
+            "missing modality, or scale the features."
         )
     return clips
+
+
+def require_positive(name: str, value) -> float:
+    """Return a setting that must be a finite number above 0; ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, float | int) or not 0 < value < float("inf"):
+        raise ValueError(f"{name} is {value!r}; allowed are finite numbers above 0.")
+    return value
 
 
 def crop_clips(clips: torch.Tensor, max_clips: int, position: float) -> torch.Tensor:

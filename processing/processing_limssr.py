@@ -24,6 +24,7 @@ from ..configuration.configuration_limssr import (
     start_token,
 )
 from .inputs_limssr import (
+    LARGEST_NUMBER,
     CutCounter,
     PlainTextTokenizer,
     Prompt,
@@ -31,6 +32,7 @@ from .inputs_limssr import (
     crop_clips,
     crop_position,
     pad_clips,
+    require_positive,
     split_clips,
 )
 from .pipeline_limssr import ActionQualityAssessmentPipeline  # noqa: F401 (belongs to the code bundle)
@@ -59,6 +61,7 @@ class LimssrProcessor(ProcessorMixin):
         use_prompt (`bool`, defaults to `True`): start every sequence with a prompt.
         prompt (`dict`, *optional*): wording, the fields of [`Prompt`].
         recipe (`str` or `dict`, *optional*): how the features are made of recordings, what [`Recipe.load`] takes.
+        max_feature (`float`, defaults to 1e15): largest absolute value of a feature; a larger one is an error.
 
     Raises:
         ValueError: an impossible setting, or a tokenizer without the added tokens.
@@ -76,6 +79,7 @@ class LimssrProcessor(ProcessorMixin):
         use_prompt: bool = True,
         prompt: dict | None = None,
         recipe: str | Path | dict | None = None,
+        max_feature: float = LARGEST_NUMBER,
     ):
         super().__init__(tokenizer)
         for name, limit in (("max_clips", max_clips), ("max_text_tokens", max_text_tokens)):
@@ -88,6 +92,7 @@ class LimssrProcessor(ProcessorMixin):
                 f"missing_length is {missing_length!r}; allowed are 'match' and whole numbers of 1 and more."
             )
         self.modalities = [list(pair) for pair in dict(modalities).items()]  # pairs keep their order in sorted JSON
+        self.max_feature = require_positive("max_feature", max_feature)
         self.num_fusion_tokens = num_fusion_tokens
         self.max_clips = max_clips
         self.pad_to_max_clips = pad_to_max_clips
@@ -120,7 +125,7 @@ class LimssrProcessor(ProcessorMixin):
         Args:
             config (`LimssrConfig`): model configuration.
             tokenizer (`PreTrainedTokenizerBase`): tokenizer of its language model.
-            **settings: `max_clips`, `pad_to_max_clips`, `max_text_tokens`, `missing_length`, `prompt`, `recipe`.
+            **settings: further arguments of the class.
 
         Raises:
             ValueError: the tokenizer has other tokens where the configuration puts the added ones.
@@ -343,7 +348,7 @@ class LimssrProcessor(ProcessorMixin):
         windows, numbers = [], []
         for number, (sample_name, sample) in enumerate(self._split_samples(features, sample_ids)):
             clips = {
-                name: as_clips(content, self.feature_sizes[name], f"{sample_name}, modality {name!r}")
+                name: self._as_clips(name, content, f"{sample_name}, modality {name!r}")
                 for name, content in sample.items()
                 if name in self.feature_sizes
             }
@@ -368,13 +373,16 @@ class LimssrProcessor(ProcessorMixin):
             if self.modality_sizes[modality] == TEXT:
                 prepared[modality] = self._texts.encode(content, where)
                 continue
-            clips = as_clips(content, self.feature_sizes[modality], where)
+            clips = self._as_clips(modality, content, where)
             self._crops.count(
                 len(clips), self.max_clips, only_once=crop == "random"
             )  # training sees the rest in other epochs
             clips = crop_clips(clips, self.max_clips, position)
             prepared[modality] = pad_clips(clips, self.max_clips) if self.pad_to_max_clips else clips
         return prepared
+
+    def _as_clips(self, modality: str, content, where: str) -> torch.Tensor:
+        return as_clips(content, self.feature_sizes[modality], where, self.max_feature)
 
     def _write_sequence(self, contents: dict[str, torch.Tensor | list[int]]) -> list[int]:
         """Token ids of one sample."""

@@ -21,12 +21,10 @@ def main() -> None:
 
     from limssr.training.fitting.run import finish_run, how_to_go_on, prepare_run, push_run
 
-    with exit_on_interrupt(lambda: how_to_go_on(arguments[-1].output_dir)):
-        with exit_on_error():
-            run = prepare_run(*arguments)
+    with exit_on_interrupt(lambda: how_to_go_on(arguments[-1].output_dir)), exit_on_error():
+        run = prepare_run(*arguments)
         finish_run(run)
-        with exit_on_error():
-            push_run(run)
+        push_run(run)
 
 
 if __name__ == "__main__":

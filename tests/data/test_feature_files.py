@@ -1,11 +1,13 @@
 import os
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from limssr.processing.inputs_limssr import crop_clips
 from limssr.training.data.sources.files import FeatureFileError, check_clips, feature_path, read_features, read_text
 from limssr.training.data.sources.labels import read_csv
 from limssr.training.data.sources.tables import load_restricted
@@ -64,6 +66,7 @@ def test_a_pickle_in_a_npy_is_refused_and_not_run(tmp_path):
         (np.zeros((2, 2), dtype=bool), "dtype bool"),
         (np.array([[0.0, 1.0], [0.0, np.nan]]), "clip 1, column 1 is nan"),
         (np.array([[1e300]]), "clip 0, column 0 is inf"),
+        (np.array([[0.0, 1.0], [2.0, -1e20]]), r"clip 1, column 1 is -1e\+20.*at most 1e\+15"),
         (np.append(np.zeros((1100, 1000), np.float32), [[-np.inf] * 1000], axis=0), "clip 1100, column 0 is -inf"),
     ],
 )
@@ -94,6 +97,79 @@ def test_a_header_that_promises_more_than_the_file_holds_is_refused(tmp_path):
         stream.truncate(5000)
     with pytest.raises(FeatureFileError, match=r"short\.npy"):
         read_features(tmp_path / "short.npy")
+
+
+HEADERS = {
+    "a size beyond any memory": b"{'descr': '<f4', 'fortran_order': False, 'shape': (%d, 16), }" % 10**30,
+    "a product that overflows": b"{'descr': '<f4', 'fortran_order': False, 'shape': (%d, %d), }" % (2**32, 2**32),
+    "a negative size": b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 4), }",
+    "no end": b"{'descr': '<f4', 'fortran_order': False, 'shape': (",
+    "5,000 brackets": b"(" * 5000,
+    "5,000 signs": b"-" * 5000 + b"1",
+    "an unknown type": b"{'descr': '<q9', 'fortran_order': False, 'shape': (1, 4), }",
+    "objects": b"{'descr': '|O', 'fortran_order': False, 'shape': (1, 4), }",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
+@pytest.mark.parametrize("version", [b"\x01\x00", b"\x02\x00", b"\x03\x00", b"\xff\xff"])
+def test_a_header_that_lies_is_refused_by_name(tmp_path, header, version):
+    length = len(header).to_bytes(2 if version == b"\x01\x00" else 4, "little")
+    (tmp_path / "liar.npy").write_bytes(b"\x93NUMPY" + version + length + header + bytes(64))
+    with pytest.raises(FeatureFileError, match=r"liar\.npy") as caught:
+        read_features(tmp_path / "liar.npy")
+    assert len(str(caught.value)) < 600
+    assert "\n" not in str(caught.value)
+
+
+def test_a_header_longer_than_the_file_takes_no_memory(tmp_path):
+    (tmp_path / "long.npy").write_bytes(b"\x93NUMPY\x02\x00" + (2**32 - 1).to_bytes(4, "little") + b"{")
+    tracemalloc.start()
+    try:
+        with pytest.raises(FeatureFileError, match=r"long\.npy"):
+            read_features(tmp_path / "long.npy")
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def write_sparse(path, clips: int, width: int) -> None:
+    """An array of zeros that takes no space on disk."""
+    with path.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (clips, width)}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + clips * width * 4)
+
+
+def test_of_a_very_large_file_only_the_clips_that_count_are_read(tmp_path):
+    write_sparse(tmp_path / "huge.npy", 3 * 10**8, 1024)  # 1.2 TB
+    with (tmp_path / "huge.npy").open("r+b") as file:
+        file.seek(128 + (3 * 10**8 - 10) // 2 * 4096)
+        file.write(np.float32(7).tobytes())
+    tracemalloc.start()
+    try:
+        clips = read_features(tmp_path / "huge.npy", max_clips=10)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+    assert clips.shape == (10, 1024)
+    assert clips[0, 0] == 7
+    assert clips.sum() == 7
+    with pytest.raises(FeatureFileError, match=r"huge\.npy: the array has 1228800000000 bytes, expected at most"):
+        read_features(tmp_path / "huge.npy")
+
+
+def test_the_middle_of_a_large_file_is_what_the_processor_would_keep(tmp_path, monkeypatch):
+    monkeypatch.setattr("limssr.training.data.sources.files.LARGE_BYTES", 100)
+    clips = np.arange(42 * 2, dtype=np.float32).reshape(42, 2)
+    np.save(tmp_path / "a.npy", clips)
+    np.save(tmp_path / "fortran.npy", np.asfortranarray(clips))
+    save_file({"x": torch.from_numpy(clips)}, tmp_path / "a.safetensors")
+    for limit in (5, 6, 41, 42, 43):
+        expected = crop_clips(torch.from_numpy(clips), limit, 0.5).numpy()
+        for name in ("a.npy", "fortran.npy", "a.safetensors"):
+            np.testing.assert_array_equal(read_features(tmp_path / name, max_clips=limit), expected)
 
 
 @pytest.mark.parametrize("write", [lambda path: np.savez(path, CLIPS), lambda path: torch.save(torch.ones(2), path)])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limssr.training.data import load
-from limssr.training.data.sources.files import FeatureFileError, feature_path, read_array
+from limssr.training.data.sources.files import FeatureFileError, feature_path, open_array
 from limssr.training.data.sources.walk import find_samples, walk_files
 from limssr.training.prediction.files import samples_from_folder
 
@@ -74,7 +74,7 @@ def test_letters_in_another_unicode_form_are_the_same_sample(tmp_path):
     (sample,) = samples_from_folder(tmp_path, ["video", "audio"])
     assert (sample.sample_id, list(sample.paths)) == (composed, ["video", "audio"])
     for name in (composed, decomposed):
-        assert read_array(feature_path(tmp_path / "audio", name)).shape == (2, 3)
+        assert open_array(feature_path(tmp_path / "audio", name)).shape == (2, 3)
     write(tmp_path / "audio" / f"{composed}.npy")
     with pytest.raises(FeatureFileError, match="two files for one modality"):
         feature_path(tmp_path / "audio", composed)

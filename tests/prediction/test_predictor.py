@@ -268,3 +268,27 @@ def test_scores_are_rounded_so_that_noise_of_float32_makes_no_order(tiny_config)
     assert len(np.unique(noisy)) < 46 + 9  # a value beside the middle of two steps may fall on either
     scores = random.uniform(0, 100, (50, 1))
     assert round_scores(scores * 1e-6, LimssrConfig(**{**tiny_config.to_dict(), "score_ranges": [1e-4]})).std() > 0
+
+
+def test_whatever_happens_to_one_sample_the_others_are_scored(tiny_model, tiny_processor, samples, monkeypatch):
+    expected = list(predict_stream([(tiny_model, tiny_processor)], samples))
+
+    def crash(path):
+        raise RuntimeError(f"a parser gave up on {path}")
+
+    damaged = list(samples)
+    monkeypatch.setattr("limssr.training.prediction.files.read_text", crash)
+    damaged.insert(3, FileSample("odd", {"video": next(iter(samples[0].paths.values())).with_suffix(".txt")}))
+    found = list(predict_stream([(tiny_model, tiny_processor)], damaged))
+    assert "a parser gave up" in found.pop(3).error
+    assert [each.scores.tolist() for each in found] == [each.scores.tolist() for each in expected]
+
+
+def test_a_score_is_finite_or_an_error(tiny_model, tiny_processor, samples, dataset):
+    with torch.no_grad():
+        tiny_model.model.projectors["video"].norm_1.running_mean.fill_(torch.nan)
+    for prediction, sample in zip(predict_stream([(tiny_model, tiny_processor)], samples), samples, strict=True):
+        assert (prediction.scores is None) == ("video" in sample.paths)
+        assert prediction.error is None or "not a finite number" in prediction.error
+    with pytest.raises(ValueError, match=r"\d+ of 10 samples, such as '.+: the score is not a finite number"):
+        predict(tiny_model, tiny_processor, dataset)

@@ -311,10 +311,17 @@ def test_one_infinite_value_is_counted(tiny_processor):
         tiny_processor(features={"flow": [clips]})
 
 
-def test_finite_values_whose_sum_is_not_are_taken(tiny_processor):
-    clips = np.full((4, 8), 3e38, dtype=np.float32)
-    batch = tiny_processor(features={"flow": [clips]})
-    assert torch.equal(batch["flow_features"][0], torch.from_numpy(clips))
+def test_features_beyond_the_bound_are_refused_by_name(tiny_config, tiny_tokenizer, tiny_processor):
+    clips = np.full((4, 8), -1e20, dtype=np.float32)
+    with pytest.raises(
+        ValueError, match=r"sample 'dive', modality 'flow'.*1e\+20, expected at most max_feature=1e\+15"
+    ):
+        tiny_processor(features={"flow": [clips]}, sample_ids=["dive"])
+    tolerant = LimssrProcessor.from_config(tiny_config, tiny_tokenizer, max_feature=1e30)
+    assert torch.equal(tolerant(features={"flow": [clips]})["flow_features"][0], torch.from_numpy(clips))
+    for wrong in (0, -1.0, float("inf"), True, "1"):
+        with pytest.raises(ValueError, match="max_feature is"):
+            LimssrProcessor.from_config(tiny_config, tiny_tokenizer, max_feature=wrong)
 
 
 @pytest.mark.parametrize("kind", ["writable", "read-only", "reversed"])

@@ -24,9 +24,9 @@ from .sources.files import (
     FeatureSource,
     FileSource,
     Reader,
-    drop_leading_one,
     feature_path,
-    read_array,
+    open_array,
+    refusing,
 )
 from .sources.labels import LabelError, Labels, check_apart, check_range, read_label_table
 from .sources.tables import TableSource
@@ -111,7 +111,8 @@ class RowReader:
 
     def _read_features(self, modality: str, sample_id: str) -> pa.Array:
         try:
-            clips, oddities = self.readers[modality](sample_id)
+            with refusing(f"sample {sample_id}", f"readable as {modality}"):
+                clips, oddities = self.readers[modality](sample_id)
         except FeatureFileError as error:
             self.missing.features.append(MissingFeature(sample_id, modality, error.cause, str(error)))
             return pa.nulls(1)
@@ -269,10 +270,11 @@ def _widths(place: Path, sample_ids: Iterable[str], errors: list[FeatureFileErro
     """Widths of the features that can be read; what is wrong with the others is added to `errors`."""
     for sample_id in sample_ids:
         try:
-            shape = drop_leading_one(read_array(feature_path(place, sample_id))).shape
+            shape = open_array(feature_path(place, sample_id)).shape
         except FeatureFileError as error:
             errors.append(error)
             continue
+        shape = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape  # as `drop_leading_one`
         if len(shape) == 2 and shape[1]:
             yield shape[1]
         else:

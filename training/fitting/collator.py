@@ -15,6 +15,21 @@ from ..data.aqa_data import row_targets
 from ..data.masks import DynamicMask, all_subsets, derive_seed, subset_name
 
 EPOCH_COLUMN = "training_epoch"
+SAMPLE_IDS = "sample_ids"
+
+
+class NamedBatches:
+    """A collator whose batches name their samples, for messages of the trainer, which takes the names out again.
+
+    Args:
+        collator: turns rows into inputs of the model.
+    """
+
+    def __init__(self, collator: Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]):
+        self.collator = collator
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        return {**self.collator(rows), SAMPLE_IDS: [str(row["sample_id"]) for row in rows]}
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

@@ -31,7 +31,8 @@ from ..prediction.predictor import predict
 from ..utils.files import RECORD_FILE, write_json
 from .averaging import WeightAverage, settle_weights
 from .checkpoints import TrainingStateMixin, check_form, checkpoint_form, final_form, load_trained_weights
-from .collator import EpochRows, EpochSampler, LimssrCollator
+from .collator import SAMPLE_IDS, EpochRows, EpochSampler, LimssrCollator, NamedBatches
+from .finite import NotFiniteError, own_buffers, require_finite, wrong_tensors
 
 logger = logging.get_logger(__name__)
 LOADER_ARGUMENTS = ("num_workers", "persistent_workers", "prefetch_factor", "multiprocessing_context", "pin_memory")
@@ -45,6 +46,7 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
     - validation scores each sample once, also over several processes, and logs AQA metrics in judges' units;
     - checkpoints hold only what was trained, with processor and code, and no pickle (`TrainingStateMixin`); loading
       one fails on any weight that is missing or left over; whole revisions go to the Hub (`HubMixin`);
+    - a loss, gradient or buffer that is not finite stops the training and names the samples of the step;
     - the terms of the loss are logged, and the language model can have a learning rate of its own;
     - a schedule-free optimizer, or any with `average_decay`, is validated, saved and kept with its average of the
       weights, not with those of its steps.
@@ -88,6 +90,7 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
         self.weight_average: WeightAverage | None = None
         self.share, self._schedule_steps = 1.0, None
         self._loss_terms: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self._sample_ids: list[str] = []  # of the batches since the last step of the optimizer
         data = (data_collator, train_dataset, eval_dataset, processing_class)
         super().__init__(model, args, *data, *arguments, **kwargs)
         if args.average_decay is not None and self._is_sharded:
@@ -118,7 +121,7 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
         sampler = EpochSampler(len(rows), seed, lengths, size * args.gradient_accumulation_steps * args.world_size)
         options = {"sampler": sampler, "drop_last": args.dataloader_drop_last}
         options["generator"] = torch.Generator().manual_seed(args.seed + args.process_index)  # seeds the workers
-        loader = self._loader(EpochRows(rows), size, self.data_collator, **options)
+        loader = self._loader(EpochRows(rows), size, NamedBatches(self.data_collator), **options)
         loader.set_sampler(sampler)  # else no epoch would reach it through the batches of a process that skips some
         return loader
 
@@ -184,6 +187,27 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
                 if name in outputs:
                     self._loss_terms[name].append(outputs[name].detach())
         return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """
+        Raises:
+            NotFiniteError: the loss or a buffer is not finite.
+        """
+        self._sample_ids += inputs.pop(SAMPLE_IDS, [])
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not loss.isfinite():
+            raise NotFiniteError("the loss is", self.state.global_step, self._sample_ids)
+        if wrong := wrong_tensors(own_buffers(model)):
+            raise NotFiniteError(f"the buffer {wrong[0]} is", self.state.global_step, self._sample_ids)
+        return loss
+
+    def _get_grad_norm(self, model, grad_norm=None) -> float | None:
+        """Check the norm that is logged. No public hook; a scaler of float16 itself leaves such a step out."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        if norm is not None and not math.isfinite(norm) and getattr(self.accelerator, "scaler", None) is None:
+            raise NotFiniteError("a gradient is", self.state.global_step, self._sample_ids)
+        self._sample_ids.clear()
+        return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._loss_terms:
@@ -281,7 +305,9 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
         form = final_form(self.args, self.model.config) if is_final else checkpoint_form(self.model.config)
         had_bar = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
-        self.accelerator.unwrap_model(self.model).save_pretrained(folder, form=form, state_dict=state_dict)
+        model = self.accelerator.unwrap_model(self.model)
+        require_finite(model if state_dict is None else state_dict.items(), folder)
+        model.save_pretrained(folder, form=form, state_dict=state_dict)
         if had_bar:
             logging.enable_progress_bar()
         self.processing_class.save_pretrained(folder)

@@ -47,11 +47,12 @@ class FileSample:
     recording: Recording | None = None
     without: tuple[str, ...] = ()
 
-    def read(self, recipe_digest: str | None = None) -> dict[str, np.ndarray | str]:
+    def read(self, recipe_digest: str | None = None, max_clips: int | None = None) -> dict[str, np.ndarray | str]:
         """Modality -> (clips, dim) float32, or the text of a `.txt` file; what comes of the recording is not in it.
 
         Args:
             recipe_digest: digest of the recipe that should have made the features; None for any.
+            max_clips: clips to read of a very large file, see `read_features`.
 
         Raises:
             FeatureFileError: `error` is set, the sample has no file, or a file cannot be used.
@@ -67,7 +68,7 @@ class FileSample:
                 if path.suffix == TEXT_SUFFIX:
                     contents[name] = read_text(path)
                 else:
-                    contents[name] = read_features(path, self.zeros_are_missing)
+                    contents[name] = read_features(path, self.zeros_are_missing, max_clips)
                     check_recipe(path, recipe_digest)
             except FeatureFileError as error:
                 if error.cause != ALL_ZEROS:

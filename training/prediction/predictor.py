@@ -15,10 +15,12 @@ from torch.utils.data import DataLoader
 from ...modeling_limssr.modeling_limssr import LimssrForScoreRegression
 from ...processing.processing_limssr import LimssrProcessor
 from ...processing.recordings_limssr import RecordingError
+from ..data.aqa_data import NAMED_SAMPLES
 from ..data.masked_dataset import MaskedDataset, longest_first, sequence_lengths
 from ..data.masks import Mask
 from ..data.sources.files import FeatureFileError
 from ..data.sources.walk import printable
+from ..utils.errors import brief
 from ..utils.loading import place_of_language_model
 from .files import FileSample, SamplePrediction
 from .predictions import PATHS, Predictions
@@ -28,6 +30,7 @@ STREAMED_BATCHES = 4  # read ahead by `predict_stream`
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 Member = tuple[LimssrForScoreRegression, LimssrProcessor]
 Inputs = dict[str, torch.Tensor]
+NOT_FINITE = "the score is not a finite number: the weights of the model are damaged, or overflow in this precision"
 ORIGIN = ("transformers_version", "_name_or_path")  # of settings: where they came from
 
 
@@ -240,6 +243,10 @@ class _Scorer:
                     results[path][index] = outputs[path]
                 if progress is not None:
                     progress.update(int(wanted[index].sum()))
+        wrong = (wanted & ~np.isfinite(results["scores"]).all(axis=(2, 3))).any(axis=1)
+        if wrong.any():
+            ids = ", ".join(repr(str(rows[int(row)]["sample_id"])) for row in np.flatnonzero(wrong)[:NAMED_SAMPLES])
+            raise ValueError(f"{wrong.sum()} of {len(rows)} samples, such as {ids}: {NOT_FINITE}")
         return {path: values.mean(axis=2) for path, values in results.items()}, used
 
     def score_files(self, samples: Sequence[FileSample]) -> list[SamplePrediction]:
@@ -252,9 +259,11 @@ class _Scorer:
                 used[number] = [name for name in self.modalities if name in row]
             except (FeatureFileError, RecordingError) as error:
                 found[number] = SamplePrediction(sample.sample_id, [], error=str(error))
-            except (TypeError, ValueError) as error:  # the processor names sample and modality, not the file
+            except ImportError:  # which no sample can do anything about
+                raise
+            except Exception as error:  # the processor names sample and modality, not the file
                 files = ", ".join(map(str, sample.paths.values() or [sample.recording]))
-                message = printable(f"{error} Read from {files}")
+                message = printable(f"{brief(error)} Read from {files}")
                 found[number] = SamplePrediction(sample.sample_id, [], error=message)
         sequences.sort(key=lambda sequence: -_length(sequence[1][0][0]))
         with self._ready():
@@ -262,12 +271,16 @@ class _Scorer:
                 scores = {path: values.double().cpu().numpy() for path, values in self._score(batch).items()}
                 for place, (number, _) in enumerate(batch):
                     means = {path: values[place].mean(axis=0) for path, values in scores.items()}
-                    found[number] = SamplePrediction(samples[number].sample_id, used[number], **means)
+                    if np.isfinite(means["scores"]).all():
+                        found[number] = SamplePrediction(samples[number].sample_id, used[number], **means)
+                    else:
+                        found[number] = SamplePrediction(samples[number].sample_id, [], error=NOT_FINITE)
         return [found[number] for number in range(len(samples))]
 
     def _read(self, sample: FileSample) -> dict[str, np.ndarray | str]:
         """Modality -> content of the files of a sample, and what the recipe makes of its recording."""
-        contents = sample.read(self.processors[0].recipe_digest)
+        limits = {None if self.windows else processor.max_clips for processor in self.processors}
+        contents = sample.read(self.processors[0].recipe_digest, limits.pop() if len(limits) == 1 else None)
         if sample.recording is None:
             return contents
         given = {name: [content] for name, content in contents.items()}

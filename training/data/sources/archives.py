@@ -1,7 +1,7 @@
 """Features of all samples in one `.npz` archive."""
 
+import math
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +11,18 @@ import numpy as np
 import pyarrow as pa
 
 from ..aqa_data import feature_column
-from .files import FeatureFileError, Reader, check_clips, read_start
+from .files import (
+    NPY_HEADER_BYTES,
+    FeatureFileError,
+    Reader,
+    check_clips,
+    read_npy_header,
+    read_start,
+    refusing,
+)
+
+MOST_EXPANDED = 2**29  # bytes of a compressed array, or
+MOST_COMPRESSED = 20  # times its size in the archive: features compress by less
 
 
 @dataclass(frozen=True)
@@ -58,13 +69,10 @@ def read_archive(path: Path, name: str, sample_ids: Sequence[str] | None = None)
         FeatureFileError: the file is missing or unreadable, lacks an array, or its arrays do not fit each other.
     """
     read_start(path, "an .npz archive")
-    try:
+    with refusing(path, "an .npz archive of numbers and strings (pickled objects are refused)"):
+        _check_expansion(path, (name, "n", "sample_id"))
         with np.load(path, allow_pickle=False) as archive:
             found = {key: archive[key] for key in (name, "n", "sample_id") if key in archive}
-    except (ValueError, OSError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise FeatureFileError(
-            f"{path}: not an .npz archive of numbers and strings (pickled objects are refused): {error}"
-        ) from error
     if lacking := [key for key in (name, "n") if key not in found]:
         raise FeatureFileError(f"{path}: the archive has no array {lacking[0]!r}")
     if "sample_id" not in found and sample_ids is None:
@@ -79,6 +87,23 @@ def read_archive(path: Path, name: str, sample_ids: Sequence[str] | None = None)
     if clips.ndim == 0 or len(clips) != counts.sum():
         raise FeatureFileError(f"{path}: {name} has shape {list(clips.shape)}, but n counts {counts.sum()} clips")
     return dict(zip(sample_ids, np.split(clips, np.cumsum(counts)[:-1]), strict=True))
+
+
+def _check_expansion(path: Path, names: Sequence[str]) -> None:
+    """Raise FeatureFileError if an array of the archive would take more memory than it has bytes in the archive."""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.filename.removesuffix(".npy") not in names:
+                continue
+            size, stored = member.file_size, member.compress_size
+            if size > max(MOST_EXPANDED, MOST_COMPRESSED * stored):
+                raise FeatureFileError(f"{path}: {member.filename!r} would expand from {stored} to {size} bytes")
+            with archive.open(member) as file:
+                shape, _, dtype, offset = read_npy_header(file.read(NPY_HEADER_BYTES))
+            if (promised := math.prod(shape) * dtype.itemsize) > size - offset:
+                raise FeatureFileError(
+                    f"{path}: the header of {member.filename!r} promises {promised} bytes of {size}"
+                )
 
 
 def _own_ids(sample_ids: np.ndarray, path: Path) -> list[str]:

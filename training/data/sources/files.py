@@ -1,10 +1,13 @@
 """Features and texts in files: one file a sample, in a folder for each modality."""
 
+import io
 import logging
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from stat import S_ISREG
 from typing import Protocol
@@ -12,8 +15,10 @@ from unicodedata import normalize
 
 import numpy as np
 import pyarrow as pa
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
+from ....processing.inputs_limssr import LARGEST_NUMBER
+from ...utils.errors import brief
 from ..aqa_data import feature_column
 from .walk import printable
 
@@ -22,10 +27,14 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".npy", ".safetensors")
 TEXT_SUFFIX = ".txt"
 CHECKED_NUMBERS = 2**20  # examined at a time, one byte each
+NPY_HEADER_BYTES = 2**14  # numpy itself reads no header of more than 10,000
+LARGE_BYTES = 2**26  # of a larger file, only the clips that are kept are read
+LARGEST_BYTES = 2**31  # of one array
+LARGEST_TEXT_BYTES = 2**24
 
 ALL_ZEROS = "all zeros"
 # Why features are missing; `unreadable` includes anything but an array of real numbers [clips, dim].
-CAUSES = ("missing file", "absent key", "unreadable", "empty", "non-finite", "wrong width", ALL_ZEROS)
+CAUSES = ("missing file", "absent key", "unreadable", "empty", "non-finite", "too large", "wrong width", ALL_ZEROS)
 CAUSES += ("no such stream", "another recipe")
 RECIPE_KEY = "recipe"  # of the metadata of a .safetensors file: digest of the recipe that made it
 TIMES_KEY = "times"  # tensor beside the clips: seconds at which each begins and ends
@@ -55,6 +64,22 @@ class FeatureFileError(ValueError):
     def __init__(self, message: str, cause: str = "unreadable") -> None:
         super().__init__(printable(message))
         self.cause = cause
+
+
+@contextmanager
+def refusing(where: str | Path, expected: str) -> Iterator[None]:
+    """Turn whatever happens while a file is read, a crash of its parser included, into a FeatureFileError.
+
+    Args:
+        where: the file, begins the message.
+        expected: what it should be, such as `a .safetensors file`.
+    """
+    try:
+        yield
+    except (FeatureFileError, ImportError):  # the second: a parser that is not installed
+        raise
+    except Exception as error:
+        raise FeatureFileError(f"{where}: not {expected}: {brief(error)}") from error
 
 
 class FeatureSource(Protocol):
@@ -92,7 +117,7 @@ class FileSource:
     def _read(self, sample_id: str) -> tuple[pa.ListArray, list[str]]:
         path = feature_path(self.folder, sample_id)
         rules = (self.feature_size, self.average_views, self.zeros_are_missing)
-        clips, oddities = check_clips(read_array(path), str(path), *rules)
+        clips, oddities = check_clips(open_array(path).read_all(), str(path), *rules)
         check_recipe(path, self.recipe_digest)
         return feature_column(clips, [len(clips)]), oddities
 
@@ -114,26 +139,38 @@ def read_text(path: str | Path) -> str:
     """Text of a `.txt` file, stripped; FeatureFileError if the file is missing, empty or not UTF-8."""
     path = Path(path)
     read_start(path, f"a {TEXT_SUFFIX} file in UTF-8")
-    try:
+    if (size := path.stat().st_size) > LARGEST_TEXT_BYTES:
+        raise FeatureFileError(f"{path}: {size} bytes, expected a text of at most {LARGEST_TEXT_BYTES}", "too large")
+    with refusing(path, "a text in UTF-8"):
         text = path.read_text(encoding="utf-8-sig").strip()
-    except (UnicodeDecodeError, OSError) as error:
-        raise FeatureFileError(f"{path}: not a text in UTF-8: {error}") from error
     if not text:
         raise FeatureFileError(f"{path}: the text is empty; a modality that is missing has no file", "empty")
     return text
 
 
-def read_features(path: str | Path, zeros_are_missing: bool = False) -> np.ndarray:
+def read_features(path: str | Path, zeros_are_missing: bool = False, max_clips: int | None = None) -> np.ndarray:
     """Clips of a `.npy` file or a `.safetensors` file with one tensor: float32 (clips, dim) in their own memory.
+
+    Args:
+        path: the file.
+        zeros_are_missing: see `check_clips`.
+        max_clips: of a file beyond `LARGE_BYTES`, read no more than so many clips, those in the middle.
 
     Raises:
         FeatureFileError: the file is missing or unreadable; the array is empty, not finite or not [clips, dim], or
             it is all zero with `zeros_are_missing`.
     """
-    clips, oddities = check_clips(read_array(path), str(path), zeros_are_missing=zeros_are_missing)
+    stored = open_array(path)
+    if max_clips is not None and stored.size > LARGE_BYTES and len(stored.shape) == 2 and stored.shape[0] > max_clips:
+        logger.warning("%s: the middle %d of %d clips are read", path, max_clips, stored.shape[0])
+        start = (stored.shape[0] - max_clips) // 2
+        array = stored.read(start, start + max_clips)
+    else:
+        array = stored.read_all()
+    clips, oddities = check_clips(array, str(path), zeros_are_missing=zeros_are_missing)
     if ALL_ZEROS in oddities:
         logger.warning("%s: every number is 0, and is scored so; --zeros_are_missing takes it for missing", path)
-    return np.require(clips, requirements=["OWNDATA"])  # a mapped file would stay open and be read-only
+    return np.require(clips, requirements=["OWNDATA"])
 
 
 def check_recipe(path: Path, expected: str | None) -> None:
@@ -167,12 +204,42 @@ def _warn_of_unknown_recipe(folder: Path) -> None:
     logger.warning("%s: the files do not say which recipe made them; that of the model is taken for granted", folder)
 
 
-def read_array(path: str | Path) -> np.ndarray:
-    """Array of a `.npy` file, mapped into memory, or of a `.safetensors` file; see `read_features`."""
+@dataclass(frozen=True)
+class StoredArray:
+    """An array in a file that is as large as its header says; nothing else of it is in memory.
+
+    Attributes:
+        path: the file.
+        shape: shape of the array.
+        size: bytes of the array.
+        part: rows from, and up to, two numbers; may raise anything.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    size: int
+    part: Callable[[int, int], np.ndarray]
+
+    def read_all(self) -> np.ndarray:
+        return self.read(0, self.shape[0] if self.shape else 1)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows `start` to `stop` of the first axis; FeatureFileError if they are too many or cannot be read."""
+        size = self.size * (stop - start) // max(1, math.prod(self.shape[:1]))
+        if size > LARGEST_BYTES:
+            raise FeatureFileError(
+                f"{self.path}: the array has {size} bytes, expected at most {LARGEST_BYTES}", "too large"
+            )
+        with refusing(self.path, "readable"):
+            return self.part(start, stop)
+
+
+def open_array(path: str | Path) -> StoredArray:
+    """Read the header of a `.npy` or `.safetensors` file; FeatureFileError if it does not fit the file."""
     path = Path(path)
     start = read_start(path, ".npy or .safetensors, [clips, dim]")
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        return _open_safetensors(path)
     if path.suffix != ".npy":
         raise FeatureFileError(f"{path}: the suffix is {path.suffix!r}, expected one of {', '.join(SUFFIXES)}")
     if start.startswith(ZIP_MAGIC):
@@ -183,13 +250,47 @@ def read_array(path: str | Path) -> np.ndarray:
         raise FeatureFileError(
             f"{path}: not a .npy array of numbers, which np.save writes; it begins with {start[:8]!r}"
         )
-    try:
-        # Mapped, so that a huge wrong file is recognised by its header and a right one is not copied.
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    with refusing(path, "a .npy array of numbers (pickled objects are refused)"):
+        return _open_npy(path)
+
+
+def read_npy_header(start: bytes) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """Shape, whether in Fortran order, dtype and length of the header of a `.npy` file that begins with these bytes.
+
+    May raise anything.
+    """
+    header = io.BytesIO(start)  # not the file, because a header says how long it is, and may lie
+    is_long = np.lib.format.read_magic(header) != (1, 0)
+    read = np.lib.format.read_array_header_2_0 if is_long else np.lib.format.read_array_header_1_0
+    shape, is_fortran, dtype = read(header)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"its header has shape {shape}")
+    return shape, is_fortran, dtype, header.tell()
+
+
+def _open_npy(path: Path) -> StoredArray:
+    with path.open("rb") as file:
+        shape, is_fortran, dtype, offset = read_npy_header(file.read(NPY_HEADER_BYTES))
+        available = os.fstat(file.fileno()).st_size - offset
+    require_real(dtype, str(path))
+    size = math.prod(shape) * dtype.itemsize
+    if size > available:
         raise FeatureFileError(
-            f"{path}: not a .npy array of numbers (pickled objects are refused): {error}"
-        ) from error
+            f"{path}: its header promises shape {list(shape)}, {size} bytes, of which the file has {available}"
+        )
+    part = _read_fortran if is_fortran else _read_rows
+    return StoredArray(path, shape, size, partial(part, path, shape, dtype, offset))
+
+
+def _read_rows(path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int, start: int, stop: int) -> np.ndarray:
+    row = math.prod(shape[1:])
+    numbers = np.fromfile(path, dtype, (stop - start) * row, offset=offset + start * row * dtype.itemsize)
+    return numbers.reshape(stop - start, *shape[1:]) if shape else numbers.reshape(())
+
+
+def _read_fortran(path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int, start: int, stop: int):
+    numbers = np.fromfile(path, dtype, math.prod(shape), offset=offset)
+    return numbers.reshape(shape, order="F")[start:stop] if shape else numbers.reshape(())
 
 
 def read_start(path: Path, expected: str) -> bytes:
@@ -208,15 +309,19 @@ def read_start(path: Path, expected: str) -> bytes:
     return start
 
 
-def _read_safetensors(path: Path) -> np.ndarray:
-    try:
-        with safe_open(path, framework="pt") as file:  # torch, because numpy has no bfloat16
-            names = [name for name in file.keys() if name != TIMES_KEY]  # noqa: SIM118 (it has no other way)
-            if len(names) != 1:
-                raise FeatureFileError(f"{path}: holds the tensors {names}, expected exactly one")
-            tensor = file.get_tensor(names[0])
-    except (SafetensorError, OSError) as error:
-        raise FeatureFileError(f"{path}: not a .safetensors file: {error}") from error
+def _open_safetensors(path: Path) -> StoredArray:
+    with refusing(path, "a .safetensors file"), safe_open(path, framework="pt") as file:
+        names = [name for name in file.keys() if name != TIMES_KEY]  # noqa: SIM118 (it has no other way)
+        if len(names) != 1:
+            raise FeatureFileError(f"{path}: holds the tensors {names[:5]}, expected exactly one")
+        shape = tuple(file.get_slice(names[0]).get_shape())
+        return StoredArray(path, shape, path.stat().st_size, partial(_read_tensor, path, names[0]))
+
+
+def _read_tensor(path: Path, name: str, start: int, stop: int) -> np.ndarray:
+    with safe_open(path, framework="pt") as file:  # torch, because numpy has no bfloat16
+        stored = file.get_slice(name)
+        tensor = stored[start:stop] if stored.get_shape() else file.get_tensor(name)
     return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
 
 
@@ -240,10 +345,10 @@ def check_clips(
         Clips, float32 (clips, dim), and the keys of `ODDITIES` that apply to them.
 
     Raises:
-        FeatureFileError: the type, rank or width is wrong, or the array is empty or not finite.
+        FeatureFileError: the type, rank or width is wrong, or the array is empty, not finite or beyond
+            `LARGEST_NUMBER`.
     """
-    if array.dtype.kind not in "fiu":
-        raise FeatureFileError(f"{where}: the array has dtype {array.dtype}, expected real numbers")
+    require_real(array.dtype, where)
     views = average_views and array.ndim == 3
     given = f"{where}: the array has shape {list(array.shape)}, expected"
     squeezed = array if views else drop_leading_one(array)
@@ -270,15 +375,25 @@ def drop_leading_one(array: np.ndarray) -> np.ndarray:
     return array[0] if array.ndim == 3 and array.shape[0] == 1 else array
 
 
+def require_real(dtype: np.dtype, where: str) -> None:
+    """Raise FeatureFileError for an array of anything but real numbers."""
+    if dtype.kind not in "fiu":
+        raise FeatureFileError(f"{where}: the array has dtype {dtype}, expected real numbers")
+
+
 def _check_finite(clips: np.ndarray, where: str) -> None:
-    """Raise FeatureFileError for the first number of (clips, dim) that is not finite."""
+    """Raise FeatureFileError for the first number of (clips, dim) that is not finite or beyond `LARGEST_NUMBER`."""
     width = clips.shape[1]
     block = max(1, CHECKED_NUMBERS // width)
     for start in range(0, len(clips), block):
-        finite = np.isfinite(clips[start : start + block])
-        if not finite.all():
-            clip, column = divmod(start * width + int(finite.argmin()), width)
-            raise FeatureFileError(
-                f"{where}: clip {clip}, column {column} is {clips[clip, column]}, expected finite float32",
-                "non-finite",
-            )
+        part = clips[start : start + block]
+        if part.min() >= -LARGEST_NUMBER and part.max() <= LARGEST_NUMBER:  # false for NaN
+            continue
+        clip, column = divmod(start * width + int((np.abs(part) <= LARGEST_NUMBER).argmin()), width)
+        number = clips[clip, column]
+        found = f"{where}: clip {clip}, column {column} is {number:g}, expected"
+        if not np.isfinite(number):
+            raise FeatureFileError(f"{found} finite float32", "non-finite")
+        raise FeatureFileError(
+            f"{found} at most {LARGEST_NUMBER:g}: sums of squares of larger ones overflow", "too large"
+        )

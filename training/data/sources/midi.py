@@ -3,8 +3,8 @@
 import io
 import warnings
 import zipfile
-import zlib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..aqa_data import feature_column
-from .files import FeatureFileError, Reader
+from .files import FeatureFileError, Reader, refusing
 
 FEATURE_SIZES = {"timing": 6, "dynamics": 5, "pedal": 4, "pitch": 5}
 CLIP_SECONDS = 0.5
@@ -25,6 +25,7 @@ NO_INTERVAL = 0.5  # seconds, for a clip with the last onset alone
 SHORTEST = 0.01  # seconds added before a logarithm
 SHORTEST_DIVISOR, LARGEST_ARTICULATION = 0.05, 10.0
 LONGEST_SECONDS = 3600.0
+LARGEST_BYTES = 2**22  # of a MIDI file; an hour of dense music has a tenth
 
 
 def performance_features(notes: np.ndarray, sustain: np.ndarray, soft: np.ndarray) -> dict[str, np.ndarray]:
@@ -130,12 +131,9 @@ def read_midi(place: Path, sample_id: str) -> dict[str, np.ndarray]:
     """
     where = f"{place / sample_id}.mid"
     content = _file_content(place, sample_id, where)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tempo changes on another track than the first: valid, if unusual
-            performance = _pretty_midi().PrettyMIDI(io.BytesIO(content))
-    except Exception as error:  # the parser raises whatever the bytes lead to
-        raise FeatureFileError(f"{where}: not a MIDI file: {error!r}") from error
+    with refusing(where, "a MIDI file"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tempo changes on another track than the first: valid, if unusual
+        performance = _pretty_midi().PrettyMIDI(io.BytesIO(content))
     instruments = performance.instruments
     notes = [(note.start, note.end, note.pitch, note.velocity) for each in instruments for note in each.notes]
     if not notes:
@@ -148,15 +146,19 @@ def read_midi(place: Path, sample_id: str) -> dict[str, np.ndarray]:
 
 
 def _file_content(place: Path, sample_id: str, where: str) -> bytes:
-    try:
-        if place.is_dir():
-            return (place / f"{sample_id}.mid").read_bytes()
-        with zipfile.ZipFile(place) as archive:
-            return archive.read(f"{sample_id}.mid")
-    except (FileNotFoundError, KeyError) as error:
-        raise FeatureFileError(f"{where}: no such file", "missing file") from error
-    except (OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise FeatureFileError(f"{where}: cannot be read: {error}") from error
+    with refusing(where, "readable"), ExitStack() as stack:
+        try:
+            if place.is_dir():
+                file = stack.enter_context((place / f"{sample_id}.mid").open("rb"))
+            else:
+                archive = stack.enter_context(zipfile.ZipFile(place))
+                file = stack.enter_context(archive.open(f"{sample_id}.mid"))
+        except (FileNotFoundError, KeyError):
+            raise FeatureFileError(f"{where}: no such file", "missing file") from None
+        content = file.read(LARGEST_BYTES + 1)
+    if len(content) > LARGEST_BYTES:
+        raise FeatureFileError(f"{where}: expected a MIDI file of at most {LARGEST_BYTES} bytes", "too large")
+    return content
 
 
 def _controller(changes: Sequence[Any], number: int) -> np.ndarray:
