@@ -16,6 +16,7 @@ COMMANDS = {
     "search": "search",
     "eval": "eval",
     "predict": "predict",
+    "app": "app",
     "compare": "compare",
     "summarize": "summarize",
     "publish": "publish",
