@@ -23,9 +23,8 @@ def build_page(handlers: Handlers, title: str) -> gr.Blocks:
         title=f"{title} · limssr", analytics_enabled=False, delete_cache=(SWEPT_EVERY, REMOVED_AFTER)
     ) as page:
         kept = gr.State({}, time_to_live=REMOVED_AFTER)
-        gr.Markdown(
-            f"# {title}\nPredicts the judges' score from {_listed(list(config.modalities))}; any of them may be missing."
-        )
+        modalities = _listed(list(config.modalities))
+        gr.Markdown(f"# {title}\nPredicts the judges' score from {modalities}; any of them may be missing.")
         with gr.Row():
             with gr.Column(min_width=300):
                 given, score = _inputs(handlers)
@@ -56,19 +55,16 @@ def build_page(handlers: Handlers, title: str) -> gr.Blocks:
             compared = gr.HTML(elem_id="comparison")
         settings, outputs = [kept, level, shown], [kept, used, recording, results, *pair]
         # One at a time: there is one model, and what it does fills the cores.
-        alone = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress_on": results}
-        score.click(handlers.score_upload, [*settings, *given], outputs, api_name="score", **alone)
-        example.input(handlers.score_example, [*settings, example], outputs, api_name="score_example", **alone)
-        for control in (used, level, shown):
-            control.input(
-                handlers.score_again,
-                [*settings, used],
-                results,
-                trigger_mode="always_last",
-                api_name="score_again" if control is used else False,
-                **alone,
-            )
-        compare.click(handlers.compare, [*settings, *pair], compared, api_name="compare", **(alone | {"show_progress_on": compared}))
+        alone = {"concurrency_id": "model", "concurrency_limit": 1}
+        scores = {**alone, "show_progress_on": results}
+        score.click(handlers.score_upload, [*settings, *given], outputs, api_name="score", **scores)
+        example.input(handlers.score_example, [*settings, example], outputs, api_name="score_example", **scores)
+        again = {"fn": handlers.score_again, "inputs": [*settings, used], "outputs": results, **scores}
+        used.input(**again, trigger_mode="always_last", api_name="score_again")
+        for control in (level, shown):
+            control.input(**again, trigger_mode="always_last", api_visibility="private")
+        pressed = {"show_progress_on": compared, "api_name": "compare"}
+        compare.click(handlers.compare, [*settings, *pair], compared, **pressed, **alone)
     return page
 
 
