@@ -1,10 +1,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast environment
+.PHONY: app demo test test-fast environment
 
 demo: environment  ## Train a small model with missing modalities, show every mask, score one performance.
 	$(BIN)/python training/demo.py $(ARGS)
+
+app: environment  ## Serve the page of the demo's model on this machine.
+	$(BIN)/python training/app.py runs/demo $(ARGS)
 
 test: environment  ## Run all tests.
 	$(BIN)/python -m pytest -n auto --dist worksteal

@@ -15,8 +15,9 @@ import limssr
 
 REPOSITORY = Path(__file__).parents[1]
 API = REPOSITORY / "docs" / "api.md"
-LIGHT = ("eval", "predict", "compare", "summarize", "publish", "prepare", "extract_features", "reproduce", "benchmark")
-HEAVY = ("torch", "transformers", "datasets", "scipy", "sklearn", "matplotlib", "ray", "pyarrow")
+LIGHT = ("eval", "predict", "app", "compare", "summarize", "publish", "prepare", "extract_features", "reproduce")
+LIGHT += ("benchmark",)
+HEAVY = ("torch", "transformers", "datasets", "scipy", "sklearn", "matplotlib", "ray", "pyarrow", "gradio")
 ROW = re.compile(r"^\| `(\w+)` \| `([\w.]+)` \| .+ \|$", flags=re.MULTILINE)
 
 

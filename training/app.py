@@ -7,7 +7,7 @@ recording. Two performances can be compared, and a report downloaded. Uploaded f
 removed after an hour.
 """
 
-from limssr.training.utils.launching import exit_on_error, run_script, script_parser
+from limssr.training.utils.launching import exit_on_error, exit_on_interrupt, run_script, script_parser
 from limssr.training.utils.loading import add_language_model_flag, add_loading_flags
 
 
@@ -21,7 +21,7 @@ def main() -> None:
     add_language_model_flag(parser)
     add_loading_flags(parser)
     arguments = vars(parser.parse_args())
-    with exit_on_error():
+    with exit_on_error(), exit_on_interrupt(lambda: "The page is closed."):
         from limssr.training.interface.server import serve
         from limssr.training.utils.loading import loading_options
 

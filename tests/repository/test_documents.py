@@ -41,6 +41,7 @@ NOT_RUN = {
 }
 # Our own -> why their arguments are only parsed.
 PARSED_ONLY = {
+    "app.py": "serves until interrupted",
     "benchmark.py": "takes minutes",
     "demo.py": "the folder of every page begins with it",
     "search.py": "takes minutes",

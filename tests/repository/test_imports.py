@@ -14,7 +14,7 @@ PATHS = [path for folder in FOLDERS for path in sorted((REPOSITORY / folder).rgl
 CORE = {"configuration", "modeling_limssr", "processing"}  # without any training library
 LIBRARY = {"utils", "data", "prediction", "explanation", "evaluation", "hub"}
 FITTING = CORE | LIBRARY | {"arguments", "fitting"}
-SCRIPTS = FITTING | {"limssr", "reproduction", "benchmarking", "soaking", "scripts"}
+SCRIPTS = FITTING | {"limssr", "reproduction", "benchmarking", "soaking", "interface", "scripts"}
 
 # Room -> the rooms it may import besides itself.
 ALLOWED = {
@@ -34,6 +34,7 @@ ALLOWED = {
     "reproduction": FITTING,
     "benchmarking": FITTING,
     "soaking": FITTING,
+    "interface": CORE | {"utils", "data", "prediction", "explanation"},
     "scripts": SCRIPTS,
 }
 

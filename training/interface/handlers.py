@@ -3,7 +3,6 @@
 import functools
 import logging
 import re
-import tempfile
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -26,11 +25,11 @@ def readable_errors(function: Callable) -> Callable:
     """Show what a person did wrong in one line, without folders of the server; a fault of ours goes to the log."""
 
     @functools.wraps(function)
-    def call(*arguments):
+    def call(self: "Handlers", *arguments):
         try:
-            return function(*arguments)
+            return function(self, *arguments)
         except (ModuleNotFoundError, OSError, TypeError, ValueError) as error:
-            message = re.sub(rf"{re.escape(tempfile.gettempdir())}/\S*/", "", " ".join(str(error).split()))
+            message = re.sub(rf"{re.escape(str(self.folder))}/[^/\s]*/", "", " ".join(str(error).split()))
         except Exception:
             logger.exception("a request failed")
             message = "The page has a fault. Its log says which; whoever runs it can read it."
@@ -45,7 +44,7 @@ class Handlers:
 
     Args:
         service: what scores.
-        folder: folder for reports, from which Gradio may serve.
+        folder: Gradio's folder of this process, with the uploaded files.
     """
 
     def __init__(self, service: ScoringService, folder: Path) -> None:
@@ -93,6 +92,8 @@ class Handlers:
     @readable_errors
     def compare(self, kept: Kept, level: float, shown: str, first: str, second: str) -> str:
         """Two performances of this session, each from all that it has."""
+        if not first or not second:
+            raise ValueError("Choose two performances; score a second one first.")
         performances = [_find(kept, name) for name in (first, second)]
         explanations = [self.service.explain(each, each.contents, level) for each in performances]
         return comparison(explanations, None, self.score_names.index(shown))

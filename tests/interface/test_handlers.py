@@ -1,0 +1,130 @@
+"""What the events of the page do, without a browser: scores, ticks, memory, errors in one line."""
+
+import re
+
+import gradio as gr
+import numpy as np
+import pytest
+
+from limssr import LimssrForScoreRegression, LimssrProcessor
+from limssr.training.explanation.explanation import explain
+from limssr.training.interface import handlers as module
+from limssr.training.interface.handlers import Handlers
+from limssr.training.interface.service import ScoringService, find_examples
+
+LEVEL, SHOWN = 0.9, "score"
+NO_FILES = (None, None, None)  # features of video and audio, commentary
+
+
+@pytest.fixture(scope="module")
+def handlers(model_folder, tmp_path_factory) -> Handlers:
+    model = LimssrForScoreRegression.from_pretrained(model_folder).eval()
+    processor = LimssrProcessor.from_pretrained(model_folder)
+    examples = find_examples(model_folder / "example", model.config.modalities)
+    return Handlers(ScoringService(model, processor, examples, max_seconds=30), tmp_path_factory.mktemp("reports"))
+
+
+def headline(html: str) -> float:
+    return float(re.search(r"<strong>([\d.]+)</strong>", html)[1])
+
+
+def interval(html: str) -> tuple[float, float]:
+    return tuple(map(float, re.search(r"lies between ([\d.]+) and ([\d.]+)\.", html).groups()))
+
+
+def score(handlers, recording, kept=None, start=0, end=0, given=NO_FILES) -> tuple:
+    return handlers.score_upload(kept or {}, LEVEL, SHOWN, recording and str(recording), start, end, *given)
+
+
+def test_a_recording_is_scored_as_explain_says_and_without_sound_otherwise(handlers, dive, model_folder):
+    kept, ticks, player, results, *_ = score(handlers, dive)
+    expected = explain(model_folder, recording=dive, level=LEVEL)
+    assert headline(results) == pytest.approx(expected.scores[0], abs=0.01)
+    assert interval(results) == pytest.approx(expected.interval[0].tolist(), abs=0.01)
+    assert ticks["choices"] == ticks["value"] == ["video", "audio"]
+    assert "<video controls" in player
+    assert results.count("data-seconds") == sum(len(clips.times) for clips in expected.clips.values())
+
+    silent = handlers.score_again(kept, LEVEL, SHOWN, ["video"])
+    expected = explain(model_folder, recording=dive, without=["audio"], level=LEVEL)
+    assert headline(silent) == pytest.approx(expected.scores[0], abs=0.01)
+    assert np.diff(interval(silent)) > np.diff(interval(results))
+    narrow = handlers.score_again(kept, 0.5, SHOWN, ["video"])
+    assert np.diff(interval(narrow)) < np.diff(interval(silent))
+
+
+def test_a_part_a_text_and_feature_files_are_scored(handlers, dive, tmp_path):
+    _, ticks, _, whole, *_ = score(handlers, dive)
+    _, _, _, part, *_ = score(handlers, dive, start=0.32, end=1.28)
+    assert headline(part) != headline(whole)
+    np.save(tmp_path / "clips.npy", np.ones((3, 84), "float32"))
+    _, ticks, player, _, *_ = score(handlers, None, given=(None, tmp_path / "clips.npy", " clean entry "))
+    assert (ticks["value"], player) == (["audio", "commentary"], "")
+
+
+def test_examples_and_performances_of_a_session_are_compared(handlers, dive):
+    kept, *_ = handlers.score_example({}, LEVEL, SHOWN, "first")
+    kept, *_, first, second = score(handlers, dive, kept)
+    assert (first["choices"], first["value"], second["value"]) == (["first", "dive"], "dive", "first")
+    kept, *_ = score(handlers, dive, kept)
+    assert list(kept) == ["first", "dive", "dive (2)"]
+    compared = handlers.compare(kept, LEVEL, SHOWN, "first", "dive (2)")
+    assert "dive (2)" in compared
+    assert compared.count("video, audio") == 2
+
+
+def test_the_oldest_performances_are_forgotten_when_memory_is_short(handlers, dive, monkeypatch):
+    kept, *_ = score(handlers, dive)
+    monkeypatch.setattr(module, "KEPT_BYTES", int(2.5 * kept["dive"].size))
+    for _ in range(3):
+        kept, *_ = score(handlers, dive, kept)
+    assert len(kept) == 2
+    monkeypatch.setattr(module, "KEPT_BYTES", 10)
+    with pytest.raises(gr.Error, match="too long for this page"):
+        score(handlers, dive)
+
+
+def test_errors_are_one_line_without_folders(handlers, dive):
+    uploads = handlers.folder / "0a1b2c"  # as Gradio keeps uploaded files
+    uploads.mkdir()
+    (uploads / "broken.mp4").write_bytes(b"no film")
+    np.save(uploads / "wide.npy", np.ones((3, 99), "float32"))
+    kept, *_ = score(handlers, dive)
+    wrong = [
+        (lambda: score(handlers, None), "There is nothing to score: give a recording"),
+        (lambda: score(handlers, uploads / "broken.mp4"), "^'broken.mp4: no video or sound that FFmpeg can read"),
+        (lambda: score(handlers, dive, start=3, end=2), "start is 3 and end is 2, expected 0 &lt;= start &lt; end"),
+        (lambda: score(handlers, None, given=(uploads / "wide.npy", None, "")), "99"),
+        (lambda: handlers.score_again(kept, LEVEL, SHOWN, []), "Tick one modality or more"),
+        (lambda: handlers.score_again({}, LEVEL, SHOWN, ["video"]), "Nothing is scored yet, or an hour has passed"),
+        (lambda: handlers.compare(kept, LEVEL, SHOWN, "dive", None), "score a second one first"),
+        (lambda: handlers.score_again(kept, 2.0, SHOWN, ["video"]), "`level` is 2.0"),
+        (lambda: handlers.score_example({}, LEVEL, SHOWN, "other"), "There is no example"),
+    ]
+    for call, message in wrong:
+        with pytest.raises(gr.Error, match=message) as caught:
+            call()
+        assert "\n" not in caught.value.message
+        assert str(uploads) not in caught.value.message
+
+
+def test_a_long_recording_is_refused(handlers, dive, monkeypatch):
+    service = ScoringService(handlers.service.model, handlers.service.processor, max_seconds=1)
+    with pytest.raises(gr.Error, match="more than max_seconds=1; give start and end"):
+        score(Handlers(service, handlers.folder), dive)
+
+
+def test_a_fault_of_ours_is_logged_and_says_nothing(handlers, dive, monkeypatch, caplog):
+    monkeypatch.setattr(handlers.service, "read", lambda *_: 1 / 0)
+    with pytest.raises(gr.Error, match=r"^'The page has a fault"):
+        score(handlers, dive)
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_names_cannot_write_html(handlers, dive):
+    kept, *_ = score(handlers, dive)
+    odd = module.Performance("<img src=x>", kept["dive"].contents, kept["dive"].times, kept["dive"].recording)
+    shown = handlers.score_again({"<img src=x>": odd}, LEVEL, SHOWN, ["video"])
+    shown += handlers.compare({"<img src=x>": odd, **kept}, LEVEL, SHOWN, "<img src=x>", "dive")
+    assert "<img" not in shown
+    assert "&lt;img src=x&gt;" in shown
