@@ -140,6 +140,10 @@ class DataArguments:
         "what selects the best checkpoint: validation; test, as is common in publications; nothing, which holds no "
         "sample back and keeps the last checkpoint",
     )
+    calibrate_on: str = described(
+        "validation",
+        "split that calibrates the intervals; of one that also selects, half of the samples do each. nothing: none",
+    )
     folds: int | None = described(
         None,
         "train on N - 1 of N folds of the training split in turn, choose the epoch that validates best on average on "
@@ -162,6 +166,10 @@ class DataArguments:
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"`validation_fraction` is {self.validation_fraction}; allowed is above 0 and below 1.")
 
+        if self.calibrate_on == "train":
+            raise ValueError(
+                "`calibrate_on` is 'train', whose errors say nothing of other samples; name another split."
+            )
         if self.folds is not None and self.folds < 2:
             raise ValueError(f"`folds` is {self.folds}; allowed is 2 or more.")
         if self.folds is not None and self.select_on != "validation":

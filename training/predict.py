@@ -7,9 +7,10 @@ limssr predict MODEL --csv FILE          (sample_id, a column of paths per modal
 limssr predict MODEL --csv FILE --ensemble_with MODEL ...    (the mean over several models)
 limssr predict MODEL --csv FILE --output_dir OUT             (very many, on all cores or GPUs)
 
-Prints or writes, in judges' units, the score, both paths (`reasoning` and `cross-modal`), how far they are apart and
-which modalities were used. A sample that cannot be read is reported and the others are scored; the exit status is
-then 1. With `--output_dir`, Ray scores in parallel on this machine, or on the cluster that RAY_ADDRESS names, into
+Prints or writes, in judges' units, the score, both paths (`reasoning` and `cross-modal`), how far they are apart,
+which modalities were used and, of a calibrated model, an interval; `?` marks one that says no more than the training
+scores do. A sample that cannot be read is reported and the others are scored; the exit status is then 1. With
+`--output_dir`, Ray scores in parallel on this machine, or on the cluster that RAY_ADDRESS names, into
 OUT/predictions.parquet; the same command again continues where it was stopped.
 """
 
@@ -50,7 +51,7 @@ def main() -> int:
         loading = loading_options(arguments.dtype, arguments.attention, arguments.quantization)
         loading["language_model"] = arguments.language_model
         if arguments.output_dir:
-            names = ("workers", "samples_per_shard", "batch_size", "windows")
+            names = ("workers", "samples_per_shard", "batch_size", "windows", "level")
             settings = {name: getattr(arguments, name) for name in names}
             failed = predict_into_folder(models, samples, arguments.output_dir, **settings, **loading)
             failed = [FileSample(row["sample_id"], error=row["error"]) for row in failed.to_pylist()]
@@ -60,7 +61,7 @@ def main() -> int:
             members = load_members(models, **loading)
         # The bar would run through scores in the same terminal; None: no bar either where there is no terminal.
         silent = len(samples) == 1 or (output is None and sys.stdout.isatty()) or None
-        predictions = predict_stream(members, samples, arguments.batch_size, arguments.windows)
+        predictions = predict_stream(members, samples, arguments.batch_size, arguments.windows, arguments.level)
         bar = tqdm(predictions, total=len(samples), unit="sample", disable=silent, file=sys.stderr)
         with exit_on_error(f"cannot write {output}"), open_output(output) as stream:
             failed = write_predictions(bar, members[0][0].config.score_names, arguments.format, stream)
@@ -96,6 +97,14 @@ def parse_arguments(words: list[str]) -> tuple[argparse.Namespace, list]:
         parser.error(f"give files of one sample ({flags}, --recording), or --folder, or --csv")
     if unknown := [name for name in arguments.without if name not in modalities]:
         parser.error(f"--without {unknown[0]}: the modalities of {arguments.model} are {', '.join(modalities)}")
+    from limssr.configuration.calibration_limssr import check_level
+
+    try:
+        check_level(arguments.level)
+    except ValueError as error:
+        parser.error(str(error))
+    if arguments.level is not None and (arguments.ensemble_with or arguments.windows):
+        parser.error("--level: several models and --windows have no intervals, one model was calibrated without them")
     if arguments.recording is None and (arguments.start, arguments.end) != (None, None):
         parser.error("--start and --end are of --recording; a CSV has columns of these names")
 
@@ -148,6 +157,7 @@ def build_parser(modalities: dict[str, int | str]) -> tuple[argparse.ArgumentPar
     add("--workers", type=int, help="processes for --output_dir (default: one per GPU, else per core)")
     add("--samples_per_shard", type=int, default=256, help="samples that --output_dir writes at a time (256)")
     add("--batch_size", type=int, default=16, help="samples scored at a time (16)")
+    add("--level", type=float, help="probability of the intervals, 0.5 to 0.99 (0.9), of a calibrated model")
     add("--windows", action="store_true", help="score all clips of a long sample, as the mean over its windows")
     add_language_model_flag(parser)
     add_ensemble_flag(parser)

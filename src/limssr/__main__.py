@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train",
     "search": "search",
     "eval": "eval",
+    "calibrate": "calibrate",
     "predict": "predict",
     "app": "app",
     "compare": "compare",

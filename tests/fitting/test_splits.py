@@ -127,6 +127,44 @@ def test_selection_on_test_uses_all_training_rows(data):
     assert ids(rows.validation["available"]) == set(data.splits["test"]["sample_id"][:])
 
 
+def test_selection_and_calibration_share_no_sample(data, caplog):
+    rows = prepare(data, validation_fraction=0.7)
+    parts = ids(rows.train), ids(rows.validation["available"]), ids(rows.calibration)
+    assert list(map(len, parts)) == [18, 21, 21]
+    assert len(set.union(*parts)) == 60
+    assert rows.summary["calibration"]["samples"] == len(rows.calibration_masks) == 21
+    again = prepare(data, validation_fraction=0.7)
+    assert ids(again.calibration) == parts[2]
+    assert not len(prepare(data, validation_fraction=0.7, calibrate_on="nothing").calibration)
+    assert "too few" not in caplog.text
+
+
+def test_too_few_validation_samples_all_select_and_a_warning_says_so(data, caplog):
+    rows = prepare(data, validation_fraction=0.25)
+    assert (len(rows.validation["available"]), len(rows.calibration)) == (15, 0)
+    assert "15 samples to validate: half of them are too few" in caplog.text
+
+
+def test_a_split_that_selects_nothing_calibrates_as_a_whole(data):
+    with_validation = AqaData(**{**vars(data), "splits": DatasetDict(**data.splits, validation=data.splits["test"])})
+    for settings in ({"select_on": "nothing"}, {"select_on": "test"}, {"folds": 3}):
+        assert len(prepare(with_validation, **settings).calibration) == 12
+        assert not len(prepare(data, **settings).calibration)
+    assert len(prepare(data, calibrate_on="test").calibration) == 12
+    with pytest.raises(ValueError, match=r"`calibrate_on` is 'dev'; the dataset has the splits train, test"):
+        prepare(data, calibrate_on="dev")
+    with pytest.raises(ValueError, match=r"`calibrate_on` is 'train'"):
+        prepare(data, calibrate_on="train")
+
+
+def test_static_masks_hide_from_calibration_too(data):
+    rows = prepare(data, validation_fraction=0.7, missingness="static", missing_rates=0.5, mask_seed=3)
+    expected = draw_static_masks(
+        rows.calibration["sample_id"][:], MODALITIES, 0.5, 3, available_masks(rows.calibration, MODALITIES)
+    )
+    assert rows.calibration_masks == expected
+
+
 @pytest.mark.parametrize("validation_masks", ["available", "subsets"])
 def test_selection_on_nothing_holds_no_row_back(data, validation_masks):
     rows = prepare(

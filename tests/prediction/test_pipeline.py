@@ -14,6 +14,7 @@ from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
 pytest.importorskip("av", reason="the extra `media` is not installed")
 
 from limssr.processing.recordings_limssr import RecordingError
+from tests.helpers.models import make_calibration
 from tests.helpers.recordings import moving_pictures, tone, write_recording
 
 TASK = "action-quality-assessment"
@@ -68,13 +69,35 @@ def expected(scorer, features: dict) -> list[float]:
 def test_a_recording_gives_scores_by_name(scorer, dive):
     scored = scorer(str(dive))
     assert [entry["name"] for entry in scored] == ["score", "style"]
-    assert scored[0].keys() == {"name", "score", "reasoning_score", "cross_modal_score", "used"}
-    assert scored[0]["used"] == ["video", "audio"]
+    assert scored[0].keys() == {
+        "name",
+        "score",
+        "reasoning_score",
+        "cross_modal_score",
+        "interval",
+        "evidence",
+        "used",
+    }
+    assert (scored[0]["used"], scored[0]["interval"], scored[0]["evidence"]) == (["video", "audio"], None, None)
     features = {name: entries[0] for name, entries in scorer.processor.extract_features([dive]).items()}
     assert values(scored) == pytest.approx(expected(scorer, features), abs=1e-5)
     silent = scorer(dive, without=["audio"])
     assert silent[0]["used"] == ["video"]
     assert values(silent) == pytest.approx(expected(scorer, {"video": features["video"]}), abs=1e-5)
+
+
+def test_a_calibrated_model_gives_intervals_of_the_level_asked_for(scorer):
+    names = scorer.model.config.score_names
+    scorer.model.config.calibration = make_calibration(names, {"video": 0.1})
+    clips = np.zeros((2, scorer.processor.feature_sizes["video"]), np.float32)
+    for level, width in ((None, 0.09), (0.5, 0.05)):
+        found = scorer({"video": clips}, level=level)
+        for entry, score in zip(found, values(found), strict=True):
+            assert entry["interval"] == pytest.approx([max(score - width, 0), score + width], abs=1e-5)
+            assert entry["evidence"] == "sufficient"
+    with pytest.raises(ValueError, match="allowed are levels from"):
+        scorer({"video": clips}, level=2)
+    scorer.model.config.calibration = None
 
 
 def test_samples_of_every_form_score_alike(scorer, dive):

@@ -1,6 +1,7 @@
 """`predict.py`: one sample, a folder or a CSV; what it prints, and what it says about mistakes."""
 
 import csv
+import io
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
 from limssr.training import predict as script
 from limssr.training.utils.launching import exit_on_error
 from tests.helpers.feature_rows import write_folder
+from tests.helpers.models import make_calibration
 
 
 @pytest.fixture
@@ -82,6 +84,40 @@ def test_zeros_are_scored_as_missing_where_that_is_said(
     assert first["scores"]["score"]["score"] == pytest.approx(score_of(tiny_model, tiny_processor, **given), abs=1e-2)
     assert status == len(flags)
     assert second["error"] == ("sample s001: all its files hold only zeros" if flags else None)
+
+
+def test_a_calibrated_model_gives_intervals_in_every_format(run, checkpoint, folder, tmp_path):
+    settings = json.loads((checkpoint / "config.json").read_text())
+    settings["calibration"] = make_calibration(["score"], {"video": 10.0}, widest=100.0)  # audio beside it: unknown
+    (checkpoint / "config.json").write_text(json.dumps(settings))
+    flags = ("--folder", folder, "--level", "0.8")
+    _, out, _ = run(checkpoint, *flags, "--format", "json")
+    for entry in json.loads(out):
+        values = entry["scores"]["score"]
+        if entry["used"] == ["video"]:
+            assert values["interval"] == pytest.approx([values["score"] - 8, values["score"] + 8], abs=1e-4)
+            assert values["evidence"] == "sufficient"
+        else:
+            assert (values["interval"], values["evidence"]) == ([0.0, 100.0], "insufficient")
+    _, out, _ = run(checkpoint, *flags, "--format", "csv")
+    first, second = list(csv.DictReader(io.StringIO(out)))[:2]
+    assert [first["lower"], first["upper"], first["evidence"]] == ["0.0", "100.0", "insufficient"]
+    assert float(second["upper"]) - float(second["lower"]) == pytest.approx(16)
+    _, out, _ = run(checkpoint, *flags)
+    assert "0.00 to 100.00 ?" in out
+    run(checkpoint, *flags, "--output", tmp_path / "a.parquet")
+    assert pq.read_table(tmp_path / "a.parquet")["evidence"].to_pylist()[:2] == ["insufficient", "sufficient"]
+
+
+def test_without_a_calibration_there_is_no_interval(run, checkpoint, folder):
+    _, out, _ = run(checkpoint, "--folder", folder, "--format", "json")
+    assert {entry["scores"]["score"]["interval"] for entry in json.loads(out)} == {None}
+
+
+@pytest.mark.parametrize("flags", [("--level", "0.3"), ("--level", "0.9", "--windows")])
+def test_a_level_that_gives_no_interval_is_refused(run, checkpoint, folder, flags):
+    status, _, errors = run(checkpoint, "--folder", folder, *flags)
+    assert (status, "level" in errors) == (2, True)
 
 
 def test_a_modality_called_like_a_flag_gets_another_flag():

@@ -13,6 +13,7 @@ from ..data.masks import Mask, Rates, all_subsets, available_masks, draw_static_
 from ..prediction.predictions import PATHS, Predictions, round_scores
 from ..prediction.predictor import Member, predict_masks
 from .baselines import Baselines, PooledRows, pool_rows, rows_by_mask
+from .calibration import measure_coverage
 from .metrics.bootstrap import draw_resamples
 from .results import (
     BOOTSTRAP_SEED,
@@ -259,6 +260,9 @@ class Evaluator:
             scored = {part: values[:, column] for part, values in parts.items() if part != "ridge" or reason is None}
             about = {"best": self.best_attainable.get(mask), "ridge_reason": reason}
             scores[name] = measure_row(scored, targets[:, column], self.resamples[rows], **about)
+        if self.config.calibration is not None and len(self.members) == 1 and predictions is not None:
+            for name, levels in measure_coverage(self.config, predictions, targets).items():
+                scores[name].model["coverage"] = levels
         return MaskResult(
             name=mask_set.name,
             mask=mask,

@@ -53,7 +53,26 @@ def evaluation_table(result: EvaluationResult) -> str:
     for name in result.score_names:
         table = _metrics_table(headings, _labelled(result, name))
         tables.append("\n".join([f"{name}: {about}", "", table, *_after_blank(_notes(result, name))]))
+        tables += [coverage] if (coverage := _coverage_table(result, name)) else []
     return "\n\n".join(tables)
+
+
+def _coverage_table(result: EvaluationResult, score_name: str) -> str | None:
+    """How many judged scores the calibrated intervals hold, and their mean width; None where there are none."""
+    rows = {row.name: row.scores[score_name].model.get("coverage") for row in result.rows}
+    rows = {name: levels for name, levels in rows.items() if levels}
+    if not rows:
+        return None
+    headings = ["modalities"]
+    for level in next(iter(rows.values())):
+        headings += [f"{level['level']:.0%} holds", "width"]
+    lines = []
+    for name, levels in rows.items():
+        shares = [NOTHING if level["coverage"] is None else f"{level['coverage']:.1%}" for level in levels]
+        widths = [NOTHING if level["width"] is None else format_metric(level["width"], "mae") for level in levels]
+        lines.append([name, *(cell for pair in zip(shares, widths, strict=True) for cell in pair)])
+    table = markdown_table([headings, *lines])
+    return f"{score_name}: judged scores that the calibrated intervals hold, and the mean width of these\n\n{table}"
 
 
 def summary_table(summary: Summary) -> str:

@@ -46,7 +46,9 @@ def _samples(dataset: dict, selected_on: str, folds: int | None) -> str:
     train, validation, test = (dataset[split]["samples"] for split in ("train", "validation", "test"))
     held_back = f"{validation}" if folds is None else f"{folds} folds of them"
     selecting = {"validation": f"{held_back} to validate", "test": "selected on the test split (not a fair measure)"}
-    return ", ".join([f"{train} to train", selecting.get(selected_on, "none to validate"), f"{test} to test"])
+    parts = [f"{train} to train", selecting.get(selected_on, "none to validate")]
+    parts += [f"{count} to calibrate"] if (count := dataset["calibration"]["samples"]) else []
+    return ", ".join([*parts, f"{test} to test"])
 
 
 def _hidden(missingness: dict, train: dict, modalities: list[str]) -> str:

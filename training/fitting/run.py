@@ -21,6 +21,7 @@ from ..data import AqaData, load, report_missing
 from ..data.aqa_data import read_targets
 from ..data.deviations import deviation_weights
 from ..data.masks import validate_rates
+from ..evaluation.calibration import calibrate
 from ..evaluation.evaluator import EvaluationResult, evaluate_subsets
 from ..evaluation.figures import save_curve
 from ..evaluation.run import write_evaluation
@@ -153,6 +154,7 @@ def finish_run(run: PreparedRun) -> EvaluationResult:
         trainer.share = run.choice.share
         set_seed(args.seed)  # whatever the folds drew
     seconds = trainer.train(resume_from_checkpoint=run.checkpoint).metrics["train_runtime"]
+    calibrate_run(run)
     result = evaluate_subsets(
         trainer.model,
         trainer.processing_class,
@@ -170,6 +172,26 @@ def finish_run(run: PreparedRun) -> EvaluationResult:
         write_results(result, describe_run(run) | {"training_seconds": round(seconds, 1)}, folder)
         write_model_card(folder, trainer.hub_model_id or folder.name)
     return result
+
+
+def calibrate_run(run: PreparedRun) -> None:
+    """Write the errors on the rows that calibrate into the model's configuration, if there are any."""
+    trainer, rows = run.trainer, run.rows
+    if not len(rows.calibration):
+        return
+    config = trainer.accelerator.unwrap_model(trainer.model).config
+    config.calibration = calibrate(
+        trainer.model,
+        trainer.processing_class,
+        rows.calibration,
+        rows.calibration_masks,
+        list(run.data.modalities),
+        read_targets(rows.train, run.data.score_names),
+        run.arguments[1].calibrate_on,
+        trainer.accelerator,
+        trainer.args.per_device_eval_batch_size,
+        progress=not trainer.args.disable_tqdm and trainer.is_world_process_zero(),
+    )
 
 
 def train_folds(run: PreparedRun) -> EpochChoice:

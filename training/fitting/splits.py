@@ -13,6 +13,7 @@ from ..data import AqaData
 from ..data.aqa_data import target_columns
 from ..data.masked_dataset import MaskedDataset
 from ..data.masks import DynamicMask, Mask, all_subsets, available_masks, draw_static_masks, subset_name
+from ..evaluation.calibration import FEWEST_SAMPLES
 
 logger = logging.getLogger(__name__)
 MOST_STRATA = 10
@@ -24,6 +25,8 @@ class TrainingData:
     Attributes:
         train: rows to train on.
         validation: validation rows by name of their mask set, over which the mean selects the best checkpoint.
+        calibration: rows to calibrate on, none of which trained or selected the model; they may be none.
+        calibration_masks: modalities of each of them that may be used.
         baseline: rows to fit the baselines on: the training split, the rows held back for validation included.
         dynamic_mask: draws a mask for each training batch, if missingness is `dynamic`.
         modality_dropout: draws a further mask for each training sample, if asked for.
@@ -33,6 +36,8 @@ class TrainingData:
 
     train: MaskedDataset
     validation: dict[str, MaskedDataset]
+    calibration: Dataset
+    calibration_masks: list[Mask]
     baseline: MaskedDataset
     dynamic_mask: DynamicMask | None
     modality_dropout: DynamicMask | None
@@ -56,9 +61,11 @@ def prepare_training_data(data: AqaData, arguments: DataArguments, seed: int, fo
     modalities = list(data.modalities)
     usable = _usable(data, "train", arguments)
     train, validation = _hold_back(usable, data, arguments, seed, fold)
+    validation, calibration = _divide(validation, data, arguments, seed, fold)
+    parts = {"train": train, "validation": validation, "calibration": calibration, "baseline": usable}
     masked = {
         name: MaskedDataset(rows, modalities, _allowed_masks(rows, modalities, arguments, mask_seed))
-        for name, rows in (("train", train), ("validation", validation), ("baseline", usable))
+        for name, rows in parts.items()
     }
     mask_sets = {"available": masked["validation"]} if len(validation) else {}
     if mask_sets and arguments.validates_subsets:
@@ -68,9 +75,10 @@ def prepare_training_data(data: AqaData, arguments: DataArguments, seed: int, fo
         dynamic_mask = DynamicMask(modalities, arguments.missing_rates, mask_seed)
     if arguments.modality_dropout is not None:
         modality_dropout = DynamicMask(modalities, arguments.modality_dropout, mask_seed)
-    summary = {name: _summary(masked[name]) for name in ("train", "validation")}
+    summary = {name: _summary(masked[name]) for name in ("train", "validation", "calibration")}
+    to_calibrate = (calibration, masked["calibration"].masks)
     draws = (dynamic_mask, modality_dropout, mask_seed)
-    return TrainingData(masked["train"], mask_sets, masked["baseline"], *draws, summary)
+    return TrainingData(masked["train"], mask_sets, *to_calibrate, masked["baseline"], *draws, summary)
 
 
 def _usable(data: AqaData, split: str, arguments: DataArguments) -> Dataset:
@@ -98,9 +106,7 @@ def _hold_back(
         return rows, _usable(data, "test", arguments)
     if "validation" in data.splits and arguments.folds is None:
         return rows, _usable(data, "validation", arguments)
-    groups = (
-        None if data.group_column is None else np.array(rows.select_columns([data.group_column])[data.group_column])
-    )
+    groups = _groups(rows, data)
     if arguments.folds is None:
         parts = split_validation(rows, data.score_names, arguments.validation_fraction, seed, groups)
     else:
@@ -108,6 +114,39 @@ def _hold_back(
         parts = (range(len(rows)), []) if fold is None else folds[fold]
     train, validation = parts
     return rows.select(train), rows.select(validation)
+
+
+def _divide(
+    held_back: Dataset, data: AqaData, arguments: DataArguments, seed: int, fold: int | None
+) -> tuple[Dataset, Dataset]:
+    """Return the rows that select the best checkpoint, and those that calibrate it, which share no sample."""
+    nothing, split = held_back.select([]), arguments.calibrate_on
+    if fold is not None or split == "nothing":
+        return held_back, nothing
+    if split != arguments.select_on or arguments.folds is not None:  # it selects nothing
+        if split in data.splits:
+            return held_back, _usable(data, split, arguments)
+        if split != "validation":  # the default, which not every dataset has
+            raise ValueError(f"`calibrate_on` is {split!r}; the dataset has the splits {', '.join(data.splits)}.")
+        return held_back, nothing
+    groups = _groups(held_back, data)
+    if len(held_back) < 2 * FEWEST_SAMPLES or (groups is not None and len(np.unique(groups)) < 2):
+        logger.warning(
+            "%d samples to validate: half of them are too few to calibrate on, for intervals of 95 %% need %d of each "
+            "mask. The model will have no intervals; `limssr calibrate MODEL DATA` makes them of other samples.",
+            len(held_back),
+            FEWEST_SAMPLES,
+        )
+        return held_back, nothing
+    selecting, calibrating = split_validation(held_back, data.score_names, 0.5, seed, groups)
+    return held_back.select(selecting), held_back.select(calibrating)
+
+
+def _groups(rows: Dataset, data: AqaData) -> np.ndarray | None:
+    """Return the group of each row, `(rows,)`, where samples come in groups."""
+    if data.group_column is None:
+        return None
+    return np.array(rows.select_columns([data.group_column])[data.group_column])
 
 
 def _allowed_masks(rows: Dataset, modalities: list[str], arguments: DataArguments, mask_seed: int) -> list[Mask]:

@@ -83,6 +83,7 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
             raise ValueError("`processing_class` is not given: LimssrTrainer needs the model's LimssrProcessor.")
         if model is not None:
             check_model(args, model)
+            model.config.calibration = None  # that of other weights than those to come
         if eval_dataset is None and args.eval_strategy != IntervalStrategy.NO:
             logger.warning("There is no `eval_dataset`: nothing is validated, and the last checkpoint is kept.")
             do_not_validate(args)

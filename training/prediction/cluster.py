@@ -30,6 +30,7 @@ import torch
 from filelock import FileLock
 from tqdm.auto import tqdm
 
+from ...configuration.calibration_limssr import check_level
 from ...processing.recordings_limssr import Recording
 from ..utils.files import atomic_write
 from .files import ROW_SCHEMA, FileSample, prediction_rows
@@ -48,6 +49,7 @@ def predict_into_folder(
     samples_per_shard: int = 256,
     batch_size: int = 16,
     windows: bool = False,
+    level: float | None = None,
     **loading,
 ) -> pa.Table:
     """Score samples into `OUT/predictions.parquet`, in their order.
@@ -60,6 +62,7 @@ def predict_into_folder(
         samples_per_shard: samples scored and written together; a stopped worker repeats no more.
         batch_size: samples per batch.
         windows: score all clips of a sample, as for `predict_stream`.
+        level: probability of the intervals, as for `predict_stream`.
         **loading: further arguments of `load_members`.
 
     Returns:
@@ -86,10 +89,11 @@ def predict_into_folder(
         # Workers reserve no CPU: their number is given, and Ray's own tasks would wait for ever for a free one.
         needs = {"num_cpus": 0, "num_gpus": 1 / -(-workers // gpus) if gpus else 0}
         digest = ray.get(ray.remote(**needs)(_digest_of_models).remote(loading))
-        if not is_finished(out, table, f"{digest} in windows" if windows else digest):
+        settings = f"{digest} at level {check_level(level)}{' in windows' if windows else ''}"
+        if not is_finished(out, table, settings):
             shard = min(samples_per_shard, -(-len(table) // workers))  # at least one for each worker
             worker = {"loading": loading, "digest": digest, "tries": progress / "tries"}
-            worker |= {"batch_size": batch_size, "windows": windows}
+            worker |= {"batch_size": batch_size, "windows": windows, "level": level}
             with _progress_bar(progress / "done", -(-len(table) // shard)):
                 _score(ray, progress, shard, worker, compute=ray.data.ActorPoolStrategy(size=workers), **needs)
             merge(out)
@@ -144,7 +148,7 @@ def is_finished(out: Path, table: pa.Table, model: str) -> bool:
     Args:
         out: folder of the scores.
         table: samples, see `sample_table`.
-        model: digest of the models, and whether they score in windows.
+        model: digest of the models, and how they score.
 
     Raises:
         FileExistsError: the folder holds scores of another model or of other samples.
@@ -195,13 +199,23 @@ class Worker:
         batch_size: samples per batch.
         tries: folder that counts how often a shard was begun.
         windows: score all clips of a sample, as for `predict_stream`.
+        level: probability of the intervals, as for `predict_stream`.
 
     Raises:
         ValueError: the models on this machine are others.
     """
 
-    def __init__(self, loading: dict, digest: str, batch_size: int, tries: Path, windows: bool = False) -> None:
-        self.members, self.batch_size, self.tries, self.windows = load_members(**loading), batch_size, tries, windows
+    def __init__(
+        self,
+        loading: dict,
+        digest: str,
+        batch_size: int,
+        tries: Path,
+        windows: bool = False,
+        level: float | None = None,
+    ) -> None:
+        self.members, self.tries = load_members(**loading), tries
+        self.settings = {"batch_size": batch_size, "windows": windows, "level": level}
         self.score_names = list(self.members[0][0].config.score_names)
         if digest_of(self.members) != digest:
             raise ValueError(f"{platform.node()} loads another model than the first machine; copy the same to both")
@@ -220,7 +234,7 @@ class Worker:
                 f"{MAX_TRIES} workers ended while they scored {ids[0]} to {ids[-1]}; move the files away that end "
                 "them, and give the same command again"
             )
-        predictions = predict_stream(self.members, read_samples(shard), self.batch_size, self.windows)
+        predictions = predict_stream(self.members, read_samples(shard), **self.settings)
         numbered = zip(shard["row"].to_pylist(), predictions, strict=True)
         rows = [{"row": row, **fields} for row, one in numbered for fields in prediction_rows(one, self.score_names)]
         tries.unlink()

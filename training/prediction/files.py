@@ -85,6 +85,8 @@ class SamplePrediction:
     Attributes:
         used: names of the modalities the sample was scored from.
         scores, reasoning_scores, cross_modal_scores: (scores,) float64; None with an error.
+        interval: (scores, 2) ends of the intervals; None without a calibration.
+        sufficient_evidence: (scores,) bool, whether the intervals say anything; None without a calibration.
         error: what is wrong with the sample, or None.
     """
 
@@ -93,6 +95,8 @@ class SamplePrediction:
     scores: np.ndarray | None = None
     reasoning_scores: np.ndarray | None = None
     cross_modal_scores: np.ndarray | None = None
+    interval: np.ndarray | None = None
+    sufficient_evidence: np.ndarray | None = None
     error: str | None = None
 
 
@@ -176,11 +180,12 @@ def _folder_sample(sample_id: str, files: dict[str, list[Path]], recording: Reco
 
 Rows = Iterable[tuple[SamplePrediction, list[dict]]]  # each sample with its rows of `ROW_SCHEMA`
 NUMBERS = ("score", "reasoning_score", "cross_modal_score", "path_disagreement")
+ENDS = ("lower", "upper")  # of the interval
 # One row per sample and score, in judges' units; a sample with an error has one row without a score.
 ROW_SCHEMA = pa.schema(
     [("sample_id", pa.string()), ("score_name", pa.string())]
-    + [(name, pa.float64()) for name in NUMBERS]
-    + [("used", pa.string()), ("error", pa.string())]
+    + [(name, pa.float64()) for name in (*NUMBERS, *ENDS)]
+    + [("evidence", pa.string()), ("used", pa.string()), ("error", pa.string())]
 )
 
 
@@ -233,12 +238,22 @@ def prediction_rows(prediction: SamplePrediction, score_names: Sequence[str]) ->
     if prediction.error is not None:
         return [{"sample_id": prediction.sample_id, "error": prediction.error}]
     paths = (prediction.scores, prediction.reasoning_scores, prediction.cross_modal_scores)
+    ends = [(np.nan, np.nan)] * len(score_names) if prediction.interval is None else prediction.interval.tolist()
     rows = []
-    for name, score, reasoning, cross_modal in zip(score_names, *(path.tolist() for path in paths), strict=True):
-        numbers = zip(NUMBERS, (score, reasoning, cross_modal, abs(reasoning - cross_modal)), strict=True)
+    columns = zip(score_names, *(path.tolist() for path in paths), ends, describe_evidence(prediction), strict=True)
+    for name, score, reasoning, cross_modal, interval, evidence in columns:
+        numbers = (score, reasoning, cross_modal, abs(reasoning - cross_modal), *interval)
         row = {"sample_id": prediction.sample_id, "score_name": name, "used": "+".join(prediction.used)}
-        rows.append(row | {key: number if np.isfinite(number) else None for key, number in numbers})
+        row |= zip((*NUMBERS, *ENDS), (number if np.isfinite(number) else None for number in numbers), strict=True)
+        rows.append(row | {"evidence": evidence})
     return rows
+
+
+def describe_evidence(prediction: SamplePrediction) -> list[str | None]:
+    """`sufficient` or `insufficient` for each score; None without a calibration."""
+    if prediction.sufficient_evidence is None:
+        return [None] * len(prediction.scores)
+    return ["sufficient" if enough else "insufficient" for enough in prediction.sufficient_evidence.tolist()]
 
 
 def _write_text(rows_by_sample: Rows, score_names: Sequence[str], stream: BinaryIO) -> None:
@@ -247,7 +262,7 @@ def _write_text(rows_by_sample: Rows, score_names: Sequence[str], stream: Binary
         if id_width is None:
             id_width = max(10, len(prediction.sample_id))
             heading = f"{'sample':{id_width}}  {'score':{name_width}}  {'value':>9}"
-            stream.write(f"{heading}  reasoning  cross-modal  apart  from\n".encode())
+            stream.write(f"{heading}  reasoning  cross-modal  apart  {'interval':17}  from\n".encode())
         for row in rows:
             line = f"{row['sample_id']:{id_width}}  "
             if "error" in row:
@@ -255,8 +270,15 @@ def _write_text(rows_by_sample: Rows, score_names: Sequence[str], stream: Binary
             else:
                 score, main, other, apart = ("-" if row[name] is None else f"{row[name]:.2f}" for name in NUMBERS)
                 line += f"{row['score_name']:{name_width}}  {score:>9}  {main:>9}  {other:>11}  {apart:>5}  "
-                line += row["used"]
+                line += f"{_interval_cell(row):17}  {row['used']}"
             stream.write(f"{line}\n".encode())
+
+
+def _interval_cell(row: dict) -> str:
+    """`61.20 to 80.35`, with `?` where the evidence is insufficient."""
+    if row["lower"] is None:
+        return "-"
+    return f"{row['lower']:.2f} to {row['upper']:.2f}" + (" ?" if row["evidence"] == "insufficient" else "")
 
 
 def _write_table(rows_by_sample: Rows, score_names: Sequence[str], stream: BinaryIO, delimiter: str = ",") -> None:
@@ -283,9 +305,14 @@ def _write_json_lines(rows_by_sample: Rows, score_names: Sequence[str], stream: 
 
 def _json_object(prediction: SamplePrediction, rows: list[dict]) -> str:
     scored = rows if prediction.error is None else []
-    scores = {row["score_name"]: {name: row[name] for name in NUMBERS} for row in scored}
+    scores = {row["score_name"]: _json_score(row) for row in scored}
     entry = {"sample_id": prediction.sample_id, "used": prediction.used, "error": prediction.error, "scores": scores}
     return json.dumps(entry, allow_nan=False, ensure_ascii=False)
+
+
+def _json_score(row: dict) -> dict:
+    interval = None if row["lower"] is None else [row["lower"], row["upper"]]
+    return {name: row[name] for name in NUMBERS} | {"interval": interval, "evidence": row["evidence"]}
 
 
 def _write_parquet(rows_by_sample: Rows, score_names: Sequence[str], stream: BinaryIO) -> None:

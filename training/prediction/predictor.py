@@ -12,6 +12,7 @@ from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
+from ...modeling_limssr.intervals_limssr import find_intervals
 from ...modeling_limssr.modeling_limssr import LimssrForScoreRegression
 from ...processing.processing_limssr import LimssrProcessor
 from ...processing.recordings_limssr import RecordingError
@@ -156,7 +157,11 @@ def predict_masks(
 
 
 def predict_stream(
-    members: Sequence[Member], samples: Iterable[FileSample], batch_size: int = 16, windows: bool = False
+    members: Sequence[Member],
+    samples: Iterable[FileSample],
+    batch_size: int = 16,
+    windows: bool = False,
+    level: float | None = None,
 ) -> Iterator[SamplePrediction]:
     """Score samples in the order they come, with a few batches in memory to sort them by length.
 
@@ -167,8 +172,10 @@ def predict_stream(
         samples: samples whose features are on disk.
         batch_size: samples per batch.
         windows: score all clips of a sample, as for `predict`.
+        level: probability of the intervals, see `find_intervals`. Several models, and a model that scores in windows,
+            have none: their scores are not those that were calibrated.
     """
-    scorer, samples = _Scorer(members, batch_size, windows=windows), iter(samples)
+    scorer, samples = _Scorer(members, batch_size, windows=windows, level=level), iter(samples)
     while some := list(islice(samples, batch_size * STREAMED_BATCHES)):
         yield from scorer.score_files(some)
 
@@ -194,10 +201,18 @@ class _Scorer:
         batch_size: sequences per batch.
         accelerator: shares datasets over its processes.
         windows: score all clips of a row, as the mean over windows.
+        level: probability of the intervals of samples from files.
     """
 
-    def __init__(self, members: Sequence[Member], batch_size: int, accelerator=None, windows: bool = False) -> None:
-        self.windows = windows
+    def __init__(
+        self,
+        members: Sequence[Member],
+        batch_size: int,
+        accelerator=None,
+        windows: bool = False,
+        level: float | None = None,
+    ) -> None:
+        self.windows, self.level = windows, level
         self.models, self.batch_size, self.accelerator = [model for model, _ in members], batch_size, accelerator
         self.bare = [accelerator.unwrap_model(model) if accelerator else model for model in self.models]
         self.modalities, self.num_scores = list(self.bare[0].config.modalities), self.bare[0].config.num_scores
@@ -272,10 +287,20 @@ class _Scorer:
                 for place, (number, _) in enumerate(batch):
                     means = {path: values[place].mean(axis=0) for path, values in scores.items()}
                     if np.isfinite(means["scores"]).all():
+                        means |= self._interval(means["scores"], used[number])
                         found[number] = SamplePrediction(samples[number].sample_id, used[number], **means)
                     else:
                         found[number] = SamplePrediction(samples[number].sample_id, [], error=NOT_FINITE)
         return [found[number] for number in range(len(samples))]
+
+    def _interval(self, scores: np.ndarray, used: list[str]) -> dict[str, np.ndarray]:
+        """Interval and evidence of one sample's scores (scores,); empty where there are none."""
+        if len(self.models) > 1 or self.windows:
+            return {}
+        mask = torch.tensor([[name in used for name in self.modalities]])
+        found = find_intervals(self.bare[0].config, torch.from_numpy(scores)[None], mask, self.level)
+        named = zip(("interval", "sufficient_evidence"), found, strict=True)
+        return {name: values[0].numpy() for name, values in named if values is not None}
 
     def _read(self, sample: FileSample) -> dict[str, np.ndarray | str]:
         """Modality -> content of the files of a sample, and what the recipe makes of its recording."""
