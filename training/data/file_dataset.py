@@ -16,6 +16,7 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 from tqdm.auto import tqdm
 
 from ...configuration.configuration_limssr import TEXT
+from ...processing.recipes_limssr import Recipe
 from .aqa_data import AqaData, MissingFeature, MissingSummary, build_split, not_given
 from .sources.files import (
     ODDITIES,
@@ -35,6 +36,7 @@ from .sources.walk import is_hidden, walk_files
 logger = logging.getLogger(__name__)
 
 EXAMINED_FILES = 100  # of a modality without a given feature size
+RECIPE_FILE = "recipe.json"  # beside the folders of features that a recipe made
 
 
 class FileDataset(ABC):
@@ -133,6 +135,28 @@ def _in_memory(read: Reader) -> Reader:
 def locate(folder: str | Path, place: str | Path) -> Path:
     """Path of labels or features: a relative one starts at the folder of the dataset, `~` at the home folder."""
     return Path(folder) / os.path.expanduser(place)
+
+
+def find_recipe(places: Iterable[Path]) -> Recipe | None:
+    """The recipe that made the features at these places, where a recipe lies beside their folders.
+
+    Raises:
+        ValueError: they were made with several recipes, or a file is no recipe.
+    """
+    files = dict.fromkeys(place.parent / RECIPE_FILE for place in places if place.is_dir())
+    recipes = {path: Recipe.load(path) for path in files if path.is_file()}
+    if len({recipe.digest for recipe in recipes.values()}) > 1:
+        raise ValueError(f"features of several recipes: {', '.join(map(str, recipes))}; extract all with the same one")
+    return next(iter(recipes.values()), None)
+
+
+def check_made_by(recipe: Recipe | None, sources: Mapping[str, FeatureSource]) -> dict[str, FeatureSource]:
+    """The same sources, which refuse files of another recipe."""
+    checked = dict(sources)
+    for name in () if recipe is None else recipe.modalities:
+        if isinstance(source := sources.get(name), FileSource):
+            checked[name] = replace(source, recipe_digest=recipe.digest)
+    return checked
 
 
 def all_sample_ids(splits: Mapping[str, Dataset]) -> list[str]:
@@ -352,7 +376,7 @@ class PublishedDataset(FileDataset):
                     "published ones",
                     *(self.name, split, found, table.path, official),
                 )
-        splits = build_label_splits(labels, self.scores)
+        splits, recipe = build_label_splits(labels, self.scores), self._find_recipe()
         return AqaData(
             splits=splits,
             modalities=self.sizes(splits),
@@ -361,10 +385,15 @@ class PublishedDataset(FileDataset):
             score_ranges=[float(self.score_ranges[name]) for name in self.scores],
             max_clips=self.max_clips,
             description=f"{self.title}, official split",
+            recipe=None if recipe is None else recipe.to_dict(),
         )
 
     def sources(self, labels: AqaData) -> dict[str, FeatureSource]:
-        return {name: self.source(name, place) for name, place in self.features.items()}
+        sources = {name: self.source(name, place) for name, place in self.features.items()}
+        return check_made_by(self._find_recipe(), sources)
+
+    def _find_recipe(self) -> Recipe | None:
+        return find_recipe(locate(self.folder, place) for place in self.features.values())
 
     def source(self, modality: str, place: str) -> FeatureSource:
         """Source of a modality at a place: a folder of files or a table."""

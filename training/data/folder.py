@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from ...configuration.configuration_limssr import TEXT
 from ...processing.recipes_limssr import Recipe
 from ...processing.recordings_limssr import Recording
 from .aqa_data import AqaData
-from .file_dataset import FileDataset, ModalityFolders, build_label_splits, locate
+from .file_dataset import RECIPE_FILE, FileDataset, ModalityFolders, build_label_splits, check_made_by, locate
 from .masked_dataset import row_extents
 from .sources.files import FeatureSource
 from .sources.labels import LabelError, Labels, check_range, parse_number, read_csv, read_label_csv
@@ -23,7 +23,6 @@ from .sources.recordings import COLUMN, PART, RECORDINGS, RecordingSource, find_
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
-RECIPE_FILE = "recipe.json"
 
 
 @dataclass
@@ -98,10 +97,10 @@ class Folder(ModalityFolders, FileDataset):
         if labels.recipe is None:
             return sources
         recipe = Recipe.load(labels.recipe)
-        made = [name for name in recipe.modalities if name in sources]
         if self.recipe is None:  # made before
-            return sources | {name: replace(sources[name], recipe_digest=recipe.digest) for name in made}
+            return check_made_by(recipe, sources)
         recordings = self._find_recordings(labels.splits)
+        made = [name for name in recipe.modalities if name in sources]
         return sources | {name: RecordingSource(json.dumps(labels.recipe), name, recordings) for name in made}
 
     def _known_sizes(self) -> dict[str, int | None]:

@@ -15,7 +15,14 @@ from datasets import Dataset, DatasetDict
 
 from ...configuration.configuration_limssr import TEXT
 from .aqa_data import AqaData, feature_column
-from .file_dataset import FileDataset, build_label_splits, choose_modalities, choose_scores
+from .file_dataset import (
+    FileDataset,
+    build_label_splits,
+    check_made_by,
+    choose_modalities,
+    choose_scores,
+    find_recipe,
+)
 from .sources.archives import ArchiveSource
 from .sources.files import SUFFIXES, FeatureSource, FileSource, read_start
 from .sources.labels import LabelError, Labels, check_range, check_repeated, parse_number, read_label_csv
@@ -56,6 +63,9 @@ class SpeechOcean762(FileDataset):
                                             features/audio.npz, or audio/<sample_id>.npy
             features_egemaps.npz            `voice`: eGeMAPS low-level descriptors, 25, 5 clips a second; or
                                             features/voice.npz, or voice/<sample_id>.npy
+
+    `limssr extract speechocean762/audio FEATURES --recipe speech` makes clips of the recordings themselves, for
+    `features={audio: FEATURES/audio}`; a model of these scores recordings.
 
     An archive is as `sources.archives.read_archive` says, with the clips in `x`; it may leave out `sample_id` if its
     order is that of labels.csv. The id of a sample is that of the utterance, such as `000010011`.
@@ -111,6 +121,7 @@ class SpeechOcean762(FileDataset):
         labels = self._read_splits()
         _check(labels)
         places, splits = self._places(), build_label_splits(labels, self.scores)
+        recipe = find_recipe(places.values())
         sizes = {name: size for name, size in self._sizes.items() if name in places or name == TEXT}
         if self.text_encoder is not None and TEXT in sizes:
             splits = self._embed(splits)
@@ -126,10 +137,13 @@ class SpeechOcean762(FileDataset):
             max_clips=self.max_clips,
             description=f"speechocean762, official split, {', '.join(origins)}",
             group_column="speaker",
+            recipe=None if recipe is None else recipe.to_dict(),
         )
 
     def sources(self, labels: AqaData) -> dict[str, FeatureSource]:
-        return {name: self._source(path, self._sizes[name]) for name, path in self._places().items()}
+        places = self._places()
+        sources = {name: self._source(path, self._sizes[name]) for name, path in places.items()}
+        return check_made_by(find_recipe(places.values()), sources)
 
     def _source(self, path: Path, size: int) -> FeatureSource:
         return ArchiveSource(path, "x", size, self._order) if path.suffix == ".npz" else FileSource(path, size)
