@@ -15,7 +15,18 @@ import limssr
 
 REPOSITORY = Path(__file__).parents[1]
 API = REPOSITORY / "docs" / "api.md"
-LIGHT = ("eval", "calibrate", "predict", "app", "compare", "summarize", "publish", "prepare", "extract_features")
+LIGHT = (
+    "eval",
+    "calibrate",
+    "predict",
+    "verify",
+    "app",
+    "compare",
+    "summarize",
+    "publish",
+    "prepare",
+    "extract_features",
+)
 LIGHT += ("reproduce", "benchmark")
 HEAVY = ("torch", "transformers", "datasets", "scipy", "sklearn", "matplotlib", "ray", "pyarrow", "gradio")
 ROW = re.compile(r"^\| `(\w+)` \| `([\w.]+)` \| .+ \|$", flags=re.MULTILINE)

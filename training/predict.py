@@ -11,13 +11,14 @@ Prints or writes, in judges' units, the score, both paths (`reasoning` and `cros
 which modalities were used and, of a calibrated model, an interval; `?` marks one that says no more than the training
 scores do. A sample that cannot be read is reported and the others are scored; the exit status is then 1. With
 `--output_dir`, Ray scores in parallel on this machine, or on the cluster that RAY_ADDRESS names, into
-OUT/predictions.parquet; the same command again continues where it was stopped.
+OUT/predictions.parquet; the same command again continues where it was stopped. With `--audit`, a record of each
+prediction says what it came from, and `limssr verify` checks it later.
 """
 
 import argparse
 import os
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -36,6 +37,7 @@ def main() -> int:
     from tqdm.auto import tqdm
 
     from limssr.processing.recordings_limssr import import_media
+    from limssr.training.prediction.audit import describe_scoring, write_records
     from limssr.training.prediction.cluster import RESULT_FILE, predict_into_folder
     from limssr.training.prediction.files import FileSample, write_predictions
     from limssr.training.prediction.predictor import load_members, predict_stream
@@ -63,8 +65,13 @@ def main() -> int:
         silent = len(samples) == 1 or (output is None and sys.stdout.isatty()) or None
         predictions = predict_stream(members, samples, arguments.batch_size, arguments.windows, arguments.level)
         bar = tqdm(predictions, total=len(samples), unit="sample", disable=silent, file=sys.stderr)
-        with exit_on_error(f"cannot write {output}"), open_output(output) as stream:
-            failed = write_predictions(bar, members[0][0].config.score_names, arguments.format, stream)
+        names = members[0][0].config.score_names
+        with exit_on_error(f"cannot write {output or arguments.audit}"), ExitStack() as stack:
+            if arguments.audit:
+                file = stack.enter_context(arguments.audit.open("w", encoding="utf-8"))
+                about = describe_scoring(models, members, arguments)
+                bar = stack.enter_context(closing(write_records(bar, samples, members, about, file)))
+            failed = write_predictions(bar, names, arguments.format, stack.enter_context(open_output(output)))
     if output or arguments.output_dir or arguments.format != "text":  # else the table says it
         for sample in failed[:LISTED_FAILURES]:
             print(f"ERROR {sample.sample_id}: {sample.error}", file=sys.stderr)
@@ -105,6 +112,8 @@ def parse_arguments(words: list[str]) -> tuple[argparse.Namespace, list]:
         parser.error(str(error))
     if arguments.level is not None and (arguments.ensemble_with or arguments.windows):
         parser.error("--level: several models and --windows have no intervals, one model was calibrated without them")
+    if arguments.audit and arguments.output_dir:
+        parser.error("--audit goes with --output or the terminal, not with --output_dir")
     if arguments.recording is None and (arguments.start, arguments.end) != (None, None):
         parser.error("--start and --end are of --recording; a CSV has columns of these names")
 
@@ -154,6 +163,7 @@ def build_parser(modalities: dict[str, int | str]) -> tuple[argparse.ArgumentPar
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--output", type=Path, metavar="FILE", help="file to write instead of the terminal")
     output.add_argument("--output_dir", type=Path, help="folder for predictions.parquet; continues where it stopped")
+    add("--audit", type=Path, metavar="FILE", help="write a record of each prediction, JSON, for `limssr verify`")
     add("--workers", type=int, help="processes for --output_dir (default: one per GPU, else per core)")
     add("--samples_per_shard", type=int, default=256, help="samples that --output_dir writes at a time (256)")
     add("--batch_size", type=int, default=16, help="samples scored at a time (16)")

@@ -17,6 +17,7 @@ COMMANDS = {
     "eval": "eval",
     "calibrate": "calibrate",
     "predict": "predict",
+    "verify": "verify",
     "app": "app",
     "compare": "compare",
     "summarize": "summarize",

@@ -26,15 +26,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from filelock import FileLock
 from tqdm.auto import tqdm
 
 from ...configuration.calibration_limssr import check_level
 from ...processing.recordings_limssr import Recording
 from ..utils.files import atomic_write
+from .audit import digest_of_settings, digest_of_weights
 from .files import ROW_SCHEMA, FileSample, prediction_rows
-from .predictor import ORIGIN, Member, describe_processor, load_members, predict_stream
+from .predictor import Member, load_members, predict_stream
 
 RESULT_FILE, PROGRESS = "predictions.parquet", ".scoring"
 MAX_TRIES = 3  # of a shard; Ray would start workers for ever for a sample that kills them
@@ -243,15 +243,8 @@ class Worker:
 
 def digest_of(members: Sequence[Member]) -> str:
     """SHA-256 of all that decides a score: weights in their precision, configuration and processor of each model."""
-    digest = hashlib.sha256()
-    for model, processor in members:
-        settings = {name: value for name, value in model.config.to_dict().items() if name not in ORIGIN}
-        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-        digest.update(describe_processor(processor).encode())
-        for name, tensor in sorted(model.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    digests = [digest for member in members for digest in (digest_of_settings(*member), digest_of_weights(member[0]))]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _absolute(name: str | Path | None) -> str | None:

@@ -303,16 +303,21 @@ def _write_json_lines(rows_by_sample: Rows, score_names: Sequence[str], stream: 
         stream.write(f"{_json_object(prediction, rows)}\n".encode())
 
 
+def json_scores(rows: Sequence[dict]) -> dict[str, dict]:
+    """Score name -> `NUMBERS`, `interval` and `evidence`, of the rows of a sample without an error."""
+    ends = {row["score_name"]: [row[end] for end in ENDS] for row in rows}
+    intervals = {name: None if None in interval else interval for name, interval in ends.items()}
+    return {
+        row["score_name"]: {name: row[name] for name in NUMBERS}
+        | {"interval": intervals[row["score_name"]], "evidence": row["evidence"]}
+        for row in rows
+    }
+
+
 def _json_object(prediction: SamplePrediction, rows: list[dict]) -> str:
-    scored = rows if prediction.error is None else []
-    scores = {row["score_name"]: _json_score(row) for row in scored}
+    scores = {} if prediction.error is not None else json_scores(rows)
     entry = {"sample_id": prediction.sample_id, "used": prediction.used, "error": prediction.error, "scores": scores}
     return json.dumps(entry, allow_nan=False, ensure_ascii=False)
-
-
-def _json_score(row: dict) -> dict:
-    interval = None if row["lower"] is None else [row["lower"], row["upper"]]
-    return {name: row[name] for name in NUMBERS} | {"interval": interval, "evidence": row["evidence"]}
 
 
 def _write_parquet(rows_by_sample: Rows, score_names: Sequence[str], stream: BinaryIO) -> None:

@@ -46,7 +46,12 @@ def round_scores(scores: np.ndarray, config) -> np.ndarray:
         scores: (..., scores) in judges' units.
         config: configuration of the model.
     """
+    step = score_step(config)
+    return np.round(scores / step) * step
+
+
+def score_step(config) -> np.ndarray:
+    """Steps of `round_scores`, (scores,), in judges' units: powers of two, whose multiples are exact."""
     minimums, ranges = np.array(config.score_minimums), np.array(config.score_ranges)
     largest = np.maximum(np.abs(minimums), np.abs(minimums + ranges))  # (scores,)
-    step = 2.0 ** (np.ceil(np.log2(largest)) - KEPT_BITS)  # a power of two, whose multiples are exact
-    return np.round(scores / step) * step
+    return 2.0 ** (np.ceil(np.log2(largest)) - KEPT_BITS)
