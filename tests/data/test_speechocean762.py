@@ -12,8 +12,8 @@ from datasets import Audio, Dataset, DatasetDict, Features, Value
 from limssr.processing.recipes_limssr import Recipe
 from limssr.training.data import load
 from limssr.training.data.extract import extract_features
-from limssr.training.data.sources.recordings import find_recordings
 from limssr.training.data.sources.files import LFS_POINTER
+from limssr.training.data.sources.recordings import find_recordings
 from limssr.training.data.speechocean762 import SCORES
 from tests.helpers.recordings import tone, write_recording
 
