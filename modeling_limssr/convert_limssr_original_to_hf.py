@@ -14,6 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, HfArgumentParser, PreTrainedModel
 
 from ..configuration.configuration_limssr import LimssrConfig
+from ..processing.inputs_limssr import Prompt
 from ..processing.processing_limssr import LimssrProcessor
 from .adapters_limssr import LORA_FACTORS, add_lora, is_lora_factor, merge_lora, strip_peft_names
 from .checkpoint_limssr import LANGUAGE_MODEL_PREFIX
@@ -64,12 +65,17 @@ def convert(arguments: ConversionArguments) -> None:
     Write the converted model and processor to `output_dir`.
 
     Raises:
-        ValueError: unknown keys in the checkpoint, or tensors that do not fit the language model; the message names
-            them.
+        ValueError: no state dict, unknown or missing keys in it, or tensors that do not fit the language model; the
+            message names the file and them.
     """
-    tensors = rename_keys(torch.load(arguments.checkpoint, map_location="cpu", weights_only=True))
+    prompt = read_prompt(arguments.prompt)
+    tensors = rename_keys(read_state_dict(arguments.checkpoint))
+    if wrong := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise ValueError(f"{arguments.checkpoint}: the tensor {wrong[0]} is not finite.")
     text_config = AutoConfig.from_pretrained(arguments.language_model)
     embedding_key, embedding_scale = describe_embedding(text_config)
+    if lacking := [name for name in (embedding_key, "reasoning_path.slot_weight") if name not in tensors]:
+        raise ValueError(f"{arguments.checkpoint}: there is no tensor {lacking[0]}.")
     text_config.dtype = tensors[embedding_key].dtype  # which may be finer than the language model's own
     config = read_config(tensors, text_config, len(tensors[embedding_key]), arguments)
     # The last 3M + K rows of the published table are the added tokens, the others the language model's vocabulary.
@@ -97,9 +103,46 @@ def convert(arguments: ConversionArguments) -> None:
         AutoTokenizer.from_pretrained(arguments.language_model),
         max_clips=arguments.max_clips,
         pad_to_max_clips=True,
-        prompt=json.loads(Path(arguments.prompt).read_text(encoding="utf-8")),
+        prompt=prompt,
     )
     processor.save_pretrained(arguments.output_dir)
+
+
+def read_state_dict(path: str) -> dict[str, torch.Tensor]:
+    """
+    Read the published checkpoint, of which nothing is executed.
+
+    Raises:
+        ValueError: not a dictionary of tensors.
+    """
+    try:
+        state_dict = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # the reader raises whatever the bytes lead to
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{path}: not a state dict that can be read without executing code: {reason}") from error
+    is_state = isinstance(state_dict, dict) and all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state_dict.items()
+    )
+    if not is_state:
+        raise ValueError(f"{path}: holds {type(state_dict).__name__}, expected a dictionary of tensors.")
+    return state_dict
+
+
+def read_prompt(path: str) -> dict:
+    """
+    Read the wording of the prompt.
+
+    Raises:
+        ValueError: no JSON, or other entries than the fields of `Prompt`.
+    """
+    try:
+        wording = json.loads(Path(path).read_text(encoding="utf-8"))
+        Prompt(**wording)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path}: not the wording of a prompt: {' '.join(str(error).split())[:300]}") from error
+    return wording
 
 
 def rename_keys(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -185,7 +228,10 @@ def save_language_model(tensors: dict[str, torch.Tensor], config: LimssrConfig, 
 
 def main(words: list[str] | None = None) -> None:
     (arguments,) = HfArgumentParser(ConversionArguments).parse_args_into_dataclasses(words)
-    convert(arguments)
+    try:
+        convert(arguments)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"cannot convert {arguments.checkpoint}: {' '.join(str(error).split())}") from error
     print(f"Converted checkpoint: {arguments.output_dir}")
 
 

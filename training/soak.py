@@ -1,6 +1,7 @@
 """Attack the package in large numbers: what tests/reliability does in seconds, for as long as wanted.
 
 limssr soak fuzz [--runs 100000] [--targets npy label_csv ...]     (damaged files for every parser; needs atheris)
+limssr soak pickles                                                (hostile pickles, three ways in)
 
 Prints what held and what did not; the exit status is 1 if anything did not. docs/reliability.md has the figures.
 """
@@ -10,7 +11,7 @@ from importlib import import_module
 from limssr.training.utils.launching import exit_on_error, run_script, script_parser
 
 # Part -> its module in `soaking/`, which defines `add_flags(parser)` and `run(arguments)`: whether all of it held.
-PARTS = {"fuzz": "fuzzing"}
+PARTS = {"fuzz": "fuzzing", "pickles": "pickles"}
 
 
 def main() -> int:

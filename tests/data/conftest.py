@@ -10,6 +10,12 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 WORDS = "[PAD] [UNK] [CLS] [SEP] a and dive half into nice pike she so somersault that the tuck twist water"
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """A cache folder for checksums and embeddings that no other test has."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory) -> Path:
     """Folder of a random BERT (hidden size 8, 32 positions, one token a word)."""

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from limssr.processing.inputs_limssr import crop_clips
 from limssr.training.data.sources.files import FeatureFileError, check_clips, feature_path, read_features, read_text
 from limssr.training.data.sources.labels import read_csv
-from limssr.training.data.sources.tables import load_restricted
+from limssr.training.data.sources.pickles import load_restricted
 
 CLIPS = np.arange(12, dtype=np.float32).reshape(3, 4)
 

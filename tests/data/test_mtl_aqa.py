@@ -16,7 +16,7 @@ from limssr.training.data import load
 from limssr.training.data.masked_dataset import MaskedDataset
 from limssr.training.data.masks import available_masks
 from limssr.training.data.mtl_aqa import FILES, REMOVED_WORDS, clean_transcript, difficulty_shares
-from limssr.training.data.sources.tables import load_restricted
+from limssr.training.data.sources.pickles import load_restricted
 from limssr.training.fitting.run import run_training
 
 

@@ -18,7 +18,7 @@ from datasets import load_dataset
 from limssr.training.benchmarking.measure import RESET
 from limssr.training.data import AqaData, load
 from limssr.training.data.prepare import prepare_data
-from limssr.training.data.sources.tables import UnsafePickleError
+from limssr.training.data.sources.pickles import UnsafePickleError
 from limssr.training.prepare import main
 from tests.helpers.preparation_memory import measure
 
@@ -125,8 +125,9 @@ def test_a_damaged_copy_is_refused(own_folder, tmp_path):
     content = shard.read_bytes()
     for length in (len(content) - 100, 100, 0):
         shard.write_bytes(content[:length])
-        with pytest.raises(ValueError, match=r"train-00001-of-00003\.arrow is damaged: .*; copy or prepare"):
-            load("prepared", folder=tmp_path / "out")
+        for verify in (True, False):
+            with pytest.raises(ValueError, match=r"train-00001-of-00003\.arrow is damaged: .*; copy or prepare"):
+                load("prepared", folder=tmp_path / "out", verify=verify)
     shard.unlink()
     with pytest.raises(ValueError, match=r"out: the split train has \d+ samples, 15 were written"):
         load("prepared", folder=tmp_path / "out")
@@ -139,10 +140,46 @@ def test_a_description_of_another_version_or_damaged_is_refused(own_folder, tmp_
     del description["splits"], description["dropped"]
     path.write_text(json.dumps(description))
     with pytest.raises(ValueError, match=r"aqa_data\.json says nothing of splits, dropped: another version"):
-        load("prepared", folder=tmp_path / "out")
+        load("prepared", folder=tmp_path / "out", verify=False)
     path.write_text(path.read_text()[:40])
     with pytest.raises(ValueError, match=r"aqa_data\.json is damaged: .*; copy or prepare"):
+        load("prepared", folder=tmp_path / "out", verify=False)
+
+
+def test_any_byte_that_changed_is_found_at_the_first_look(own_folder, tmp_path):
+    out = tmp_path / "out"
+    prepare_data("folder", str(own_folder), out)
+    files = [out / "aqa_data.json", out / "missing.csv", *(out / "data").iterdir(), out / "checksums.sha256"]
+    random = np.random.default_rng(0)
+    for path in files:
+        content = path.read_bytes()
+        for _ in range(8):
+            damaged = bytearray(content)
+            damaged[random.integers(len(content))] ^= 1 << random.integers(8)
+            path.write_bytes(damaged)
+            with pytest.raises(ValueError, match=r"is damaged|is not among|cannot be read"):
+                load("prepared", folder=out)
+        path.write_bytes(content)
+    load("prepared", folder=out)
+    shutil.copy(next((out / "data").iterdir()), out / "data" / "folder-train-more.arrow")
+    with pytest.raises(ValueError, match=r"folder-train-more\.arrow is not among the checksums\.sha256"):
+        load("prepared", folder=out)
+
+
+def test_a_file_is_verified_once_until_it_changes(own_folder, tmp_path, monkeypatch):
+    prepare_data("folder", str(own_folder), tmp_path / "out")
+    read, digest = [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, kind: read.append(Path(file.name)) or digest(file, kind))
+    counts = []
+    for _ in range(3):
         load("prepared", folder=tmp_path / "out")
+        counts.append(len(read))
+    assert counts == [4, 4, 4]
+    (tmp_path / "out" / "missing.csv").touch()
+    load("prepared", folder=tmp_path / "out")
+    assert [path.name for path in read[4:]] == ["missing.csv"]
+    load("prepared", folder=tmp_path / "out", verify=False)
+    assert len(read) == 5
 
 
 def test_what_is_missing_and_every_checksum_is_written_down(own_folder, tmp_path):

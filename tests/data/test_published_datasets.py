@@ -8,7 +8,7 @@ import pytest
 
 from limssr.training.data import load
 from limssr.training.data.sources.labels import LabelError
-from limssr.training.data.sources.tables import UnsafePickleError
+from limssr.training.data.sources.pickles import UnsafePickleError
 
 MEN = "FINADivingWorldCup2021_Men"
 

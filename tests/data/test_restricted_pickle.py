@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
-from limssr.training.data.sources.tables import UnsafePickleError, load_restricted
+from limssr.training.data.sources.pickles import UnsafePickleError, load_restricted
 
 
 class Call:

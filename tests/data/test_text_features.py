@@ -85,9 +85,14 @@ def test_other_texts_windows_and_weights_are_computed_anew(tiny_encoder, tmp_pat
 def test_a_damaged_cache_file_is_computed_again(tiny_encoder, tmp_path):
     first = embed_texts(TEXTS, tiny_encoder, cache_dir=tmp_path)
     (kept,) = tmp_path.glob("*.safetensors")
-    kept.write_bytes(kept.read_bytes()[:-7])
-    second = embed_texts(TEXTS, tiny_encoder, cache_dir=tmp_path)
-    np.testing.assert_array_equal(first[0], second[0])
+    content = kept.read_bytes()
+    changed = bytearray(content)
+    changed[-5] ^= 4
+    for damaged in (content[:-7], changed, content.replace(b"clips", b"Clips")):
+        kept.write_bytes(damaged)
+        second = embed_texts(TEXTS, tiny_encoder, cache_dir=tmp_path)
+        np.testing.assert_array_equal(first[0], second[0])
+        assert kept.read_bytes() == content
 
 
 def test_a_window_of_no_token_is_refused(tiny_encoder, tmp_path):

@@ -3,11 +3,19 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
 from limssr.training import compare as compare_script
-from limssr.training.evaluation.compare import compare_correlations, compare_runs, read_run_scores, williams_test
+from limssr.training.evaluation.compare import (
+    COLUMNS,
+    compare_correlations,
+    compare_runs,
+    read_run_scores,
+    williams_test,
+)
 from limssr.training.evaluation.metrics.aqa_metrics import average_metrics, score_metrics
 from limssr.training.evaluation.metrics.bootstrap import draw_resamples
 from limssr.training.evaluation.tables import comparison_table
@@ -127,6 +135,17 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path, options, message):
     one = write_run(tmp_path / "one", 4)
     with pytest.raises(ValueError, match=message):
         compare(one, write_run(tmp_path / "other", 8, **options))
+
+
+def test_a_file_that_is_no_table_of_scores_is_named(tmp_path):
+    path = tmp_path / "predictions.parquet"
+    path.write_bytes(b"PAR1 nonsense PAR1")
+    with pytest.raises(ValueError, match=r"predictions\.parquet"):
+        read_run_scores(path)
+    columns = {name: ["a"] for name in COLUMNS}
+    pq.write_table(pa.table(columns), path)
+    with pytest.raises(ValueError, match=r"predictions\.parquet: .*a"):
+        read_run_scores(path)
 
 
 def test_masks_drawn_differently_are_refused(tmp_path):

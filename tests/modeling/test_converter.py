@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
 from limssr.modeling_limssr.adapters_limssr import add_lora
-from limssr.modeling_limssr.convert_limssr_original_to_hf import ConversionArguments, convert
+from limssr.modeling_limssr.convert_limssr_original_to_hf import ConversionArguments, convert, main
 
 SHORT = {"video": "v", "audio": "a", "flow": "f"}
 # our name -> published name, the inverse of what the converter does
@@ -240,13 +240,37 @@ class Hostile:
         return os.mkdir, (self.witness,)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a state dict"),
+        (b"\x80\x04N.", "not a state dict"),
+        ([torch.ones(1)], "holds list, expected a dictionary of tensors"),
+        ({"w1": 3}, "holds dict, expected a dictionary of tensors"),
+        ({"w1": torch.tensor([torch.nan])}, "the tensor reasoning_weight is not finite"),
+        ({"w1": torch.ones(1)}, r"there is no tensor model\.language_model"),
+    ],
+)
+def test_what_is_no_checkpoint_is_one_line(content, message, tiny_tokenizer, tmp_path):
+    if not isinstance(content, bytes):
+        with pytest.raises(ValueError, match=message):
+            write_and_convert(tmp_path, tiny_tokenizer, content, make_text_config())
+        return
+    (tmp_path / "published.pkl").write_bytes(content)
+    (tmp_path / "prompt.json").write_text("{}")
+    flags = {"checkpoint": "published.pkl", "language_model": "none", "prompt": "prompt.json", "output_dir": "out"}
+    with pytest.raises(SystemExit, match=f"cannot convert .*published.pkl: {message}") as caught:
+        main([word for name, value in flags.items() for word in (f"--{name}", str(tmp_path / value))])
+    assert "\n" not in str(caught.value)
+
+
 def test_a_hostile_pickle_executes_nothing(tiny_tokenizer, tmp_path):
     witness = tmp_path / "executed"
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ValueError, match=r"published\.pkl: not a state dict that can be read without executing code"):
         write_and_convert(tmp_path, tiny_tokenizer, {"w1": Hostile(str(witness))}, make_text_config())
     assert not witness.exists()
     (tmp_path / "published.pkl").write_bytes(pickle.dumps(Hostile(str(witness))))
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ValueError, match=r"published\.pkl: not a state dict that can be read without executing code"):
         convert(
             ConversionArguments(
                 checkpoint=str(tmp_path / "published.pkl"),

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from limssr.training.utils.settings import check_choices, check_settings, merge, read_pairs, read_rates
+from limssr.training.utils.settings import check_choices, check_settings, merge, read_pairs, read_rates, read_settings
 
 
 @dataclass
@@ -35,6 +35,9 @@ def test_settings_of_a_file_are_checked_like_flags():
     check_settings({"color": None}, parser, "a.yaml")
     with pytest.raises(ValueError, match=r"a\.yaml: `color` is 'green'; allowed are red, blue"):
         check_settings({"color": "green"}, parser, "a.yaml")
+    for wrong in ([3], {"a": 3}):
+        with pytest.raises(ValueError, match=r"a\.yaml: `count` is .*, expected a single value"):
+            check_settings({"count": wrong}, parser, "a.yaml")
     with pytest.raises(ValueError, match=r"a\.yaml: unknown key 'colour'; did you mean 'color'\?"):
         check_settings({"colour": "red"}, parser, "a.yaml")
     with pytest.raises(ValueError, match=r"unknown key 'help'\.$"):
@@ -82,3 +85,13 @@ def test_flags_win_over_the_file_entry_by_entry():
     assert merge({"a": 1}, {"a": 2, "b": 3}) == {"a": 1, "b": 3}
     assert merge(None, 3) == 3
     assert merge(0, 3) == 0
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 3000, b"? [a]\n: 1", b"a: \xff", b"a: !!python/object:os.system x", b"- a"]
+)
+def test_a_file_that_is_no_settings_is_named_in_one_line(tmp_path, content):
+    (tmp_path / "a.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.yaml") as caught:
+        read_settings(tmp_path / "a.yaml")
+    assert "\n" not in str(caught.value)

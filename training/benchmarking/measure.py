@@ -24,7 +24,7 @@ from ...modeling_limssr.modeling_limssr import LimssrForScoreRegression
 from ..arguments import LimssrTrainingArguments
 from ..data.masked_dataset import MaskedDataset, longest_first
 from ..data.masks import all_subsets
-from ..data.sources.tables import load_restricted
+from ..data.sources.pickles import load_restricted
 from ..fitting.collator import length_groups
 from ..fitting.trainer import LimssrTrainer
 from ..prediction.files import FileSample

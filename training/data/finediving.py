@@ -8,7 +8,7 @@ import numpy as np
 
 from .file_dataset import ModalityFolders, PublishedDataset, choose_scores
 from .sources.labels import LabelError, Labels, check_repeated
-from .sources.tables import load_restricted
+from .sources.pickles import load_restricted
 
 ANNOTATIONS = "fine-grained_annotation_aqa.pkl"
 

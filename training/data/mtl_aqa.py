@@ -14,7 +14,7 @@ from sklearn.model_selection import GroupKFold
 from ...configuration.configuration_limssr import TEXT
 from .aqa_data import AqaData, build_split, feature_column
 from .file_dataset import choose_scores
-from .sources.tables import load_restricted
+from .sources.pickles import load_restricted
 from .sources.text import embed_texts
 
 TRAIN_DIVES, TEST_DIVES = 1059, 353

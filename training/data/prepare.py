@@ -22,13 +22,12 @@ from ..utils.markdown import markdown_table
 from . import AqaData, build, dataset_class, report_missing
 from .aqa_data import MissingFeature, MissingSummary
 from .file_dataset import FileDataset, RowReader
-from .prepared import DESCRIPTION_FILE, Prepared, read_description, write_description
+from .prepared import CHECKSUM_FILE, DESCRIPTION_FILE, Prepared, read_description, write_description
 from .sources.files import FeatureSource, Reader
 from .sources.walk import walk_files
 
 logger = logging.getLogger(__name__)
 NO_FOLDER = "-"
-CHECKSUM_FILE = "checksums.sha256"
 CARD = """
 # {title}
 

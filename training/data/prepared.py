@@ -1,7 +1,10 @@
 """Data that `prepare.py` wrote: any dataset, converted once to Arrow files."""
 
 import csv
+import hashlib
 import json
+import logging
+import re
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,15 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from huggingface_hub import snapshot_download
 from huggingface_hub.utils import HFValidationError
 
+from ..utils.files import atomic_write_text, cache_folder
 from .aqa_data import AqaData, MissingFeature, MissingSummary
 from .sources.walk import is_hidden
 
-DESCRIPTION_FILE, MISSING_FILE = "aqa_data.json", "missing.csv"
+logger = logging.getLogger(__name__)
+
+DESCRIPTION_FILE, MISSING_FILE, CHECKSUM_FILE = "aqa_data.json", "missing.csv", "checksums.sha256"
+CHECKSUM_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
+ADVICE = "copy or prepare the data again, or give verify=false among its options"
 MISSING_COLUMNS = ("sample_id", "modality", "cause")
 PLAIN_FIELDS = ("modalities", "score_names", "score_minimums", "score_ranges", "max_clips", "description", "leaky")
 PLAIN_FIELDS += ("group_column",)
@@ -29,14 +37,18 @@ class Prepared:
             data/<dataset>-<split>-00000-of-00004.arrow     rows; `datasets.load_dataset(OUT)` reads them too
             aqa_data.json                                   modalities, scores and their ranges, size of each split
             missing.csv                                     each missing feature with its cause
+            checksums.sha256                                SHA-256 of each file
 
     Args:
         folder: that folder, or the name of a dataset repository on the Hub.
         revision: branch, tag or commit of the repository.
+        verify: compare the files with their checksums. A file is read once for this; it is read again when its size or
+            time of change differs from then.
     """
 
     folder: str | Path
     revision: str | None = None
+    verify: bool = True
 
     def load(self) -> AqaData:
         """Map the files into memory.
@@ -46,6 +58,8 @@ class Prepared:
             ValueError: a file is damaged or missing, or another version wrote it.
         """
         folder = self._fetch()
+        if self.verify:
+            verify_checksums(folder)
         description = read_description(folder)
         with (folder / MISSING_FILE).open(encoding="utf-8", newline="") as stream:
             features = [MissingFeature(**row, detail="when the data was prepared") for row in csv.DictReader(stream)]
@@ -67,7 +81,7 @@ class Prepared:
         """The folder, or the cached copy of the repository."""
         folder = Path(self.folder)
         if not folder.is_dir():
-            files = [DESCRIPTION_FILE, MISSING_FILE, "data/*.arrow"]
+            files = [DESCRIPTION_FILE, MISSING_FILE, CHECKSUM_FILE, "data/*.arrow"]
             try:
                 place = snapshot_download(
                     str(self.folder), repo_type="dataset", revision=self.revision, allow_patterns=files
@@ -115,6 +129,52 @@ def read_description(folder: Path) -> dict[str, Any]:
             "prepare the data again"
         )
     return description
+
+
+def verify_checksums(folder: Path) -> None:
+    """Compare the files that are read with `checksums.sha256`, those that changed since the last time.
+
+    Raises:
+        ValueError: a file has another content, or no checksum.
+    """
+    expected = _read_checksums(folder / CHECKSUM_FILE)
+    memory = cache_folder() / f"verified-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]}.json"
+    try:
+        before = json.loads(memory.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = None
+    before = before if isinstance(before, dict) else {}
+    verified = {}
+    for path in [folder / DESCRIPTION_FILE, folder / MISSING_FILE, *sorted((folder / "data").glob("*.arrow"))]:
+        name = path.relative_to(folder).as_posix()
+        if is_hidden(path.name):
+            continue
+        if name not in expected:
+            raise ValueError(f"{path} is not among the {CHECKSUM_FILE} of the prepared data; {ADVICE}")
+        status = path.stat()
+        verified[name] = [expected[name], status.st_size, status.st_mtime_ns]
+        if before.get(name) == verified[name]:
+            continue
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != expected[name]:
+                raise ValueError(f"{path} is damaged: it has changed since the data was prepared; {ADVICE}")
+    if verified != before:
+        try:
+            atomic_write_text(memory, json.dumps(verified))
+        except OSError as error:
+            logger.warning("checksums will be verified again next time: %s", error)
+
+
+def _read_checksums(path: Path) -> dict[str, str]:
+    """Name of a file -> its SHA-256."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}; {ADVICE}") from error
+    found = [CHECKSUM_LINE.fullmatch(line) for line in lines]
+    if not all(found):
+        raise ValueError(f"{path} is damaged, line {found.index(None) + 1}; {ADVICE}")
+    return {line[2]: line[1] for line in found}
 
 
 def _map_split(folder: Path, name: str, samples: int) -> Dataset:

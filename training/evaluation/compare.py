@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy import stats
 
+from ..utils.errors import reading
 from .metrics.aqa_metrics import CORRELATIONS, METRIC_NAMES
 from .metrics.bootstrap import draw_resamples, percentile_interval
 from .results import PREDICTIONS, ScoredRow, average_rows, measure_row
@@ -18,6 +20,9 @@ from .results import PREDICTIONS, ScoredRow, average_rows, measure_row
 RIDGE = "ridge"
 PATH_COLUMNS = ("reasoning_score", "cross_modal_score")
 COLUMNS = ("sample_id", "mask", "rates", "seed", "score_name", "score", *PATH_COLUMNS, "ridge", "target")
+NUMBERS = ("score", *PATH_COLUMNS, "ridge", "target")
+SCHEMA = pa.schema([(name, pa.float64() if name in NUMBERS else pa.string()) for name in COLUMNS if name != "seed"])
+SCHEMA = SCHEMA.insert(COLUMNS.index("seed"), pa.field("seed", pa.int64()))
 Key = tuple[str, str]  # row, score
 
 
@@ -102,10 +107,12 @@ def read_run_scores(folder: str | Path, ridge: bool = False) -> RunScores:
     path = Path(folder) / PREDICTIONS if Path(folder).is_dir() else Path(folder)
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}; give the folder of a run, of `limssr train` or `limssr eval`")
-    table = pq.read_table(path)
+    with reading(path):
+        table = pq.read_table(path)
     if lacking := [name for name in COLUMNS if name not in table.column_names]:
         raise ValueError(f"{path} has no column {', '.join(lacking)}; evaluate the model again with `limssr eval`")
-    frame = table.select(COLUMNS).to_pandas()
+    with reading(path):
+        frame = table.select(COLUMNS).cast(SCHEMA).to_pandas()
     drawn = "missing rates " + frame["rates"] + ", mask seed " + frame["seed"].astype("Int64").astype(str)
     frame["row"] = frame["mask"].where(frame["rates"].isna(), drawn)
     frame["predicted"] = frame[RIDGE if ridge else "score"]
@@ -116,7 +123,8 @@ def read_run_scores(folder: str | Path, ridge: bool = False) -> RunScores:
             raise ValueError(f"{path} has the sample {part['sample_id'][twice].iloc[0]!r} twice for {row}, {score}")
         tables[row, score] = part.set_index("sample_id")[["predicted", "target", "mask", "disagreement"]]
     name = path.parent.resolve().name
-    caveats = json.loads((table.schema.metadata or {}).get(b"caveats", b"[]"))
+    with reading(path):
+        caveats = json.loads((table.schema.metadata or {}).get(b"caveats", b"[]"))
     return RunScores(f"ridge of {name}" if ridge else name, str(folder), caveats, tables)
 
 

@@ -1,6 +1,44 @@
 """What is wrong with a file, in one line for the person who gave it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 LONGEST_MESSAGE = 300
+# What libraries raise at a file or setting that is wrong and that is neither an OSError nor a ValueError. By name,
+# because a command that fails early has not imported them.
+OF_LIBRARIES = {
+    "SafetensorError",
+    "ArrowException",
+    "YAMLError",
+    "UnpicklingError",
+    "BadZipFile",
+    "zlib.error",
+    "StrictDataclassError",
+}
+
+
+def is_expected(error: BaseException) -> bool:
+    """Return whether an error says that something is not there or does not fit; any other is a mistake of ours."""
+    if isinstance(error, ModuleNotFoundError | OSError | ValueError):
+        return True
+    kinds = type(error).__mro__
+    return any(kind.__name__ in OF_LIBRARIES or f"{kind.__module__}.{kind.__name__}" in OF_LIBRARIES for kind in kinds)
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Turn what a library raises at the content of a file into a ValueError that begins with the file.
+
+    Raises:
+        ValueError: in place of an error that `is_expected`, unless it names the file already.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_expected(error) or str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {brief(error)}") from error
 
 
 def brief(error: BaseException) -> str:

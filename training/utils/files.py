@@ -18,6 +18,11 @@ RANDOM_FILES = "rng_state*.json"  # one for each process
 TRAINING_STATE_FILES = ("trainer_state.json", OPTIMIZER_FILE, SCHEDULE_FILE, SCALER_FILE, AVERAGE_FILE, RANDOM_FILES)
 
 
+def cache_folder() -> Path:
+    """Return the folder of what can be made again: `limssr` in XDG_CACHE_HOME, by default in `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "limssr"
+
+
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Give a temporary path to write to, and rename it to `path` at the end; a failure leaves nothing behind.

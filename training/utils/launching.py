@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from .errors import is_expected
+
 SCRIPTS = Path(__file__).parents[1]
 COMMAND = re.compile(r"\blimssr ([a-z]+)\b")
 
@@ -109,13 +111,15 @@ def exit_on_error(doing: str | None = None) -> Iterator[None]:
         doing: what failed, such as `cannot load the model runs/demo`; begins the line. By default the script's name.
 
     Raises:
-        SystemExit: in place of an OSError, ValueError or ModuleNotFoundError.
+        SystemExit: in place of an error that `is_expected`.
     """
     try:
         yield
     except BrokenPipeError:  # of the terminal, see `run_script`
         raise
-    except (ModuleNotFoundError, OSError, ValueError) as error:
+    except Exception as error:
+        if not is_expected(error):
+            raise
         raise SystemExit(as_started(f"{doing or program_name()}: {' '.join(str(error).split())}")) from error
 
 

@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
+from .errors import brief, reading
+
 CONFIGS = Path(__file__).parents[1] / "configs"
 _YAML = "tag:yaml.org,2002:"
 _FLOAT = r"(0|[1-9][0-9]*)(\.[0-9]*)?([eE][-+]?[0-9]+)?|\.[0-9]+([eE][-+]?[0-9]+)?|\.inf"
@@ -51,8 +53,8 @@ def _load_yaml(text: str) -> Any:
     """
     try:
         return yaml.load(text, SettingsLoader)  # noqa: S506 (a safe loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"no YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, RecursionError, TypeError, OverflowError) as error:  # of keys, depths and numbers
+        raise ValueError(f"no YAML: {brief(error)}") from None
 
 
 def read_pairs(words: Sequence[str] | dict | None, name: str) -> dict[str, Any] | None:
@@ -126,8 +128,11 @@ def read_yaml(path: str | Path, parser: argparse.ArgumentParser) -> dict[str, An
 
 def read_settings(path: str | Path) -> dict[str, Any]:
     """Read the settings of a YAML file without checking them, see `read_yaml`."""
+    found = find_config(path)
+    with reading(path):
+        text = found.read_text(encoding="utf-8")
     try:
-        settings = _load_yaml(find_config(path).read_text(encoding="utf-8"))
+        settings = _load_yaml(text)
     except ValueError as error:
         raise ValueError(f"{path} is {error}") from None
     if not isinstance(settings, dict):
@@ -148,10 +153,13 @@ def check_settings(settings: Mapping[str, Any], parser: argparse.ArgumentParser,
     """
     no_settings = (argparse.SUPPRESS, "help")
     choices = {action.dest: action.choices for action in parser._actions if action.dest not in no_settings}
+    single = {action.dest for action in parser._actions if action.nargs != "+" and action.type not in (str, None)}
     for key, value in settings.items():
         if key not in choices:
             close = difflib.get_close_matches(str(key), choices, n=1)
             raise ValueError(f"{origin}: unknown key {key!r}" + (f"; did you mean {close[0]!r}?" if close else "."))
+        if isinstance(value, list | dict) and key in single:
+            raise ValueError(f"{origin}: `{key}` is {repr(value)[:60]}, expected a single value.")
         if choices[key] is not None and value is not None:
             _check_choice(f"{origin}: `{key}`", value, choices[key])
 

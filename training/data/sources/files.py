@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 from safetensors import safe_open
 
-from ....processing.inputs_limssr import LARGEST_NUMBER
 from ...utils.errors import brief
 from ..aqa_data import feature_column
 from .walk import printable
@@ -383,6 +382,8 @@ def require_real(dtype: np.dtype, where: str) -> None:
 
 def _check_finite(clips: np.ndarray, where: str) -> None:
     """Raise FeatureFileError for the first number of (clips, dim) that is not finite or beyond `LARGEST_NUMBER`."""
+    from ....processing.inputs_limssr import LARGEST_NUMBER  # a comparison of runs imports this room, but no torch
+
     width = clips.shape[1]
     block = max(1, CHECKED_NUMBERS // width)
     for start in range(0, len(clips), block):

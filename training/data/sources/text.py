@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,21 +10,23 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.utils import cached_file
 
 from ....modeling_limssr.language_model_limssr import resolve_model
-from ...utils.files import atomic_write
+from ...utils.errors import brief
+from ...utils.files import atomic_write, cache_folder
 
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 32
 DEFAULT_TOKEN_LIMIT = 512  # of an encoder without a limit of its own
 IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model")
+CHECKSUM = "sha256"  # of the metadata of a cache file
 CACHE_VERSION = 3  # increase it when the computation of clips changes
 
 
@@ -79,9 +80,7 @@ def embed_texts(
     layers = list(layers)
     encoder = resolve_model(text_encoder)
     key = json.dumps([CACHE_VERSION, encoder_identity(encoder), window, layers, list(texts)])
-    folder = Path(
-        cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "limssr"
-    ).expanduser()
+    folder = Path(cache_dir or cache_folder()).expanduser()
     path = folder / f"text-features-{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
     stored = _read(path)
     if stored is None:
@@ -112,19 +111,34 @@ def _compute(path: Path, texts: Sequence[str], encoder: str, window: int, layers
     counts = np.array([len(sample) for sample in clips], dtype=np.int64)  # (texts,)
     computed = {"clips": np.concatenate(clips), "counts": counts}  # (all clips, dim)
     with atomic_write(path) as unfinished:
-        save_file(computed, unfinished)
+        save_file(computed, unfinished, metadata={CHECKSUM: _checksum(computed)})
     return computed
 
 
 def _read(path: Path) -> dict[str, np.ndarray] | None:
+    """What is in a cache file, if it is whole."""
     if not path.is_file():
         return None
     try:
-        logger.info("token embeddings are read from %s", path)
-        return load_file(path)
-    except SafetensorError as error:
-        logger.warning("%s: unreadable (%s), it is computed again", path, error)
+        with safe_open(path, framework="np") as file:
+            stored = {name: file.get_tensor(name) for name in ("clips", "counts")}
+            expected = (file.metadata() or {}).get(CHECKSUM)
+    except Exception as error:  # the reader raises whatever the bytes lead to
+        logger.warning("%s: unreadable (%s), it is computed again", path, brief(error))
         return None
+    if expected != _checksum(stored):
+        logger.warning("%s: its content does not have its checksum, it is computed again", path)
+        return None
+    logger.info("token embeddings are read from %s", path)
+    return stored
+
+
+def _checksum(stored: dict[str, np.ndarray]) -> str:
+    checksum = hashlib.sha256()
+    for name, array in sorted(stored.items()):
+        checksum.update(f"{name} {array.dtype} {array.shape}".encode())
+        checksum.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return checksum.hexdigest()
 
 
 def _average_windows(tokens: np.ndarray, window: int) -> np.ndarray:
