@@ -1,6 +1,6 @@
 """A small Hub on the loopback address: the part of the Hub's HTTP API that the unmodified `huggingface_hub` uses.
 
-It has model and dataset repositories with branches, tags and commits, LFS uploads (preupload, batch, PUT in one or
+It has models, datasets and Spaces with branches, tags and commits, LFS uploads (preupload, batch, PUT in one or
 several parts, verify, commit), listings, downloads by revision with ETags, redirects and ranges, read and write tokens
 and private repositories. Everything is in memory. A test can let requests fail, see `Fault`.
 
@@ -25,7 +25,7 @@ from .repositories import Commit, File, Repository, describe_file, git_oid
 
 TOKENS = {"hf_writer": ("user", "write"), "hf_reader": ("user", "read"), "hf_other": ("someone", "write")}
 LFS_SUFFIXES = (".safetensors", ".png", ".bin", ".pt", ".pth", ".pkl", ".gguf", ".parquet", ".arrow")
-REPOSITORY = r"(?P<repository>[\w.-]+/[\w.-]+)"
+REPOSITORY = r"(?P<repository>(?:spaces/)?[\w.-]+/[\w.-]+)"
 REVISION = r"(?P<revision>[^/]+)"
 
 
@@ -198,7 +198,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def repository(self, name: str, write: bool = False) -> Repository:
         """Return the repository, if this user may read it, or write to it."""
-        found, owner = self.hub.repositories.get(name), name.split("/")[0]
+        found, owner = self.hub.repositories.get(name), name.removeprefix("spaces/").split("/")[0]
         if found is None or (found.private and (self.user is None or self.user[0] != owner)):
             raise HubError(401 if self.user is None else 404, "Repository not found", "RepoNotFound")
         if write and self.user != (owner, "write"):
@@ -227,8 +227,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.user != (owner, "write"):
             raise HubError(403, f"You don't have the rights to create a model under the namespace {owner!r}")
         name = f"{owner}/{asked['name']}"
-        place = f"datasets/{name}" if asked.get("type") == "dataset" else name
+        place = f"{asked['type']}s/{name}" if asked.get("type") in ("dataset", "space") else name
         answer = {"url": f"{self.hub.endpoint}/{place}", "name": name, "id": name}
+        name = place.removeprefix("datasets/")  # a Space may be called like a model
         if name in self.hub.repositories:
             raise HubError(409, "You already created this model repo", **answer)
         repository = Repository(name, private=asked.get("visibility") == "private")
@@ -423,7 +424,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send(status, content, headers)
 
 
-API, PLACE = f"/api/(?:models|datasets)/{REPOSITORY}", f"/(?:datasets/)?{REPOSITORY}"
+API, PLACE = f"/api/(?:(?:models|datasets)/)?{REPOSITORY}", f"/(?:datasets/)?{REPOSITORY}"
 ROUTES = [
     ("GET", "/api/whoami-v2", Handler.whoami),
     ("POST", "/api/repos/create", Handler.create_repository),

@@ -28,7 +28,7 @@ ALLOWED = {
     "prediction": CORE | {"utils", "data"},
     "explanation": CORE | {"limssr", "utils", "data", "prediction"},
     "evaluation": CORE | {"utils", "data", "prediction", "explanation"},
-    "hub": CORE | {"utils", "data", "prediction", "explanation", "evaluation"},
+    "hub": CORE | {"limssr", "utils", "data", "prediction", "explanation", "evaluation"},
     "arguments": CORE | {"utils"},
     "fitting": CORE | LIBRARY | {"arguments"},
     "reproduction": FITTING,
