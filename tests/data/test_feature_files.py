@@ -237,3 +237,9 @@ def test_missing_files_and_other_suffixes_are_named(tmp_path):
     (tmp_path / "a.pkl").write_bytes(b"")
     with pytest.raises(FeatureFileError, match=r"suffix is '\.pkl'"):
         read_features(tmp_path / "a.pkl")
+
+
+def test_a_file_whose_name_differs_in_case_is_said(tmp_path):
+    np.save(tmp_path / "Dive.npy", CLIPS)
+    with pytest.raises(FeatureFileError, match=r"dive\.npy: no such file; there is Dive\.npy, which differs in upper"):
+        feature_path(tmp_path, "dive")

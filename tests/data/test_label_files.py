@@ -152,3 +152,16 @@ def test_a_sample_in_two_splits_is_named_with_both_lines(tmp_path):
     test = read_label_table(tmp_path / "test.txt", ["tes"])
     with pytest.raises(LabelError, match=r"test\.txt, line 2, sample 'b'.*the split train, .*labels\.txt, line 2"):
         check_apart({"train": train, "test": test})
+
+
+@pytest.mark.parametrize("first", ["dive_1 n/a", "FS_Sp_0001 missing", "001 -"])
+def test_a_first_line_that_is_neither_header_nor_sample_is_refused(tmp_path, first):
+    (tmp_path / "labels.txt").write_text(f"{first}\ndive_2 7.5\n")
+    with pytest.raises(LabelError, match=rf"labels\.txt, line 1: there is no number in '{first}'"):
+        read_label_table(tmp_path / "labels.txt", ["score"])
+
+
+@pytest.mark.parametrize("first", ["sample_id score", "Video_ID Total_Score", "id x", "# Score", "name points"])
+def test_a_header_is_known_by_its_titles(tmp_path, first):
+    (tmp_path / "labels.txt").write_text(f"{first}\ndive_2 7.5\n")
+    assert read_label_table(tmp_path / "labels.txt", ["score"]).sample_ids == ["dive_2"]

@@ -1,5 +1,7 @@
 """Training, validation and baselines use what they may, and validation is alike in its scores."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
@@ -263,3 +265,17 @@ def test_dynamic_masks_leave_the_rows_complete(data):
 def test_an_unknown_modality_in_the_rates_is_named(data):
     with pytest.raises(ValueError, match="'sound'"):
         prepare(data, missingness="static", missing_rates={"sound": 0.3})
+
+
+def test_training_without_any_label_is_refused_and_unseen_modalities_are_said(data, caplog):
+    train = data.splits["train"]
+    (score,) = data.score_names
+    nothing = train.remove_columns([score]).add_column(score, [float("nan")] * len(train))
+    unlabelled = replace(data, splits=DatasetDict({**data.splits, "train": nothing}))
+    with pytest.raises(ValueError, match=rf"no training sample has a label of {score}"):
+        prepare_training_data(unlabelled, DataArguments(dataset="synthetic"), seed=0)
+    silent = train.remove_columns(["audio"]).add_column("audio", [None] * len(train), feature=train.features["audio"])
+    prepare_training_data(
+        replace(data, splits=DatasetDict({**data.splits, "train": silent})), DataArguments(dataset="synthetic"), seed=0
+    )
+    assert "no training sample has audio" in caplog.text

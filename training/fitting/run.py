@@ -20,6 +20,7 @@ from ..arguments import Arguments, DataArguments, LimssrTrainingArguments, Model
 from ..data import AqaData, load, report_missing
 from ..data.aqa_data import read_targets
 from ..data.deviations import deviation_weights
+from ..data.leaks import warn_of_leaks
 from ..data.masks import validate_rates
 from ..evaluation.calibration import calibrate
 from ..evaluation.evaluator import EvaluationResult, evaluate_subsets
@@ -86,6 +87,8 @@ def prepare_run(
         data = load(data_arguments.dataset, **data_arguments.data_options)
     if args.process_index == 0 or data_arguments.require_complete:
         report_missing(data, data_arguments.list_missing, data_arguments.require_complete)
+    if args.process_index == 0:
+        warn_of_leaks(data, logger)
     run = _prepare((model_arguments, data_arguments, args), data, checkpoint)
     if run.trainer.is_world_process_zero():
         check_finished_folds(run)

@@ -67,6 +67,7 @@ def prepare_training_data(data: AqaData, arguments: DataArguments, seed: int, fo
         name: MaskedDataset(rows, modalities, _allowed_masks(rows, modalities, arguments, mask_seed))
         for name, rows in parts.items()
     }
+    _check_train(masked["train"], train, data)
     mask_sets = {"available": masked["validation"]} if len(validation) else {}
     if mask_sets and arguments.validates_subsets:
         mask_sets = _subset_mask_sets(validation, masked["validation"])
@@ -79,6 +80,23 @@ def prepare_training_data(data: AqaData, arguments: DataArguments, seed: int, fo
     to_calibrate = (calibration, masked["calibration"].masks)
     draws = (dynamic_mask, modality_dropout, mask_seed)
     return TrainingData(masked["train"], mask_sets, *to_calibrate, masked["baseline"], *draws, summary)
+
+
+def _check_train(masked: MaskedDataset, rows: Dataset, data: AqaData) -> None:
+    """Raise ValueError if a score has no label; warn of a modality that training never sees."""
+    columns = target_columns(rows.column_names, data.score_names)
+    labels = [np.array(rows.select_columns([name])[name][:], dtype=np.float64) for name in columns]
+    given = np.array([not np.isnan(values).all() for values in labels])  # (scores,)
+    if not given.all():
+        names = ", ".join(np.array(data.score_names)[~given])
+        raise ValueError(f"no training sample has a label of {names}; nothing can be learnt.")
+    seen = np.array(masked.masks).any(axis=0)  # (modalities,)
+    if not seen.all():
+        names = ", ".join(np.array(masked.modalities)[~seen])
+        logger.warning(
+            "no training sample has %s: whatever the model makes of it is not learnt; leave it out of the modalities",
+            names,
+        )
 
 
 def _usable(data: AqaData, split: str, arguments: DataArguments) -> Dataset:

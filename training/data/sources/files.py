@@ -131,7 +131,19 @@ def feature_path(folder: Path, sample_id: str) -> Path:
     found = [path for path in paths if os.path.isfile(path)]
     if len(found) > 1:
         raise FeatureFileError(f"{found[0]} and {found[1].name}: two files for one modality, expected one")
+    alike = None if found else _files_by_folded_name(paths[0].parent).get(paths[0].stem.casefold())
+    if alike is not None and alike not in {path.name for path in paths}:
+        there = f"there is {alike}, which differs in upper and lower case: rename one"
+        raise FeatureFileError(f"{paths[0]}: no such file; {there}", "missing file")
     return found[0] if found else paths[0]
+
+
+@lru_cache(maxsize=64)
+def _files_by_folded_name(folder: Path) -> dict[str, str]:
+    """Name of each feature file by its lower-case stem."""
+    if not folder.is_dir():
+        return {}
+    return {path.stem.casefold(): path.name for path in folder.iterdir() if path.suffix in SUFFIXES}
 
 
 def read_text(path: str | Path) -> str:

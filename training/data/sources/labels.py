@@ -15,6 +15,10 @@ from .files import LFS_ADVICE, LFS_POINTER
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 COMMA_DECIMAL = re.compile(r"[+-]?\d*,\d+", re.ASCII)
 UNNAMED = re.compile(r"(Unnamed: \d+(_level_\d+)?)?")  # an index that pandas saved, and what it becomes when read
+# Title of a column of ids.
+ID_TITLE = re.compile(
+    r"#?((sample|video|player|clip|file|action|dive|performance)s?[_ -]?)?(ids?|names?|no|number)?", re.IGNORECASE
+)
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 Rows = list[tuple[int, dict[str, str]]]  # line, counted from 1, and cells by column
@@ -70,15 +74,17 @@ def parse_number(text: str, where: str) -> float:
 def read_label_table(path: str | Path, names: Sequence[str]) -> Labels:
     """Read a table separated by any mixture of spaces and tabs: an id, then numbers.
 
-    The first line is a header if nothing after its first column looks like a number. A header with all the names
-    (`TES`, `Total_Score`) determines the columns; otherwise they are in the order given. Further columns are ignored.
+    The first line is a header if nothing after its first column looks like a number, and it is titled like an id or
+    one of the names (`TES`, `Total_Score`). A header with all the names determines the columns; otherwise they are in
+    the order given. Further columns are ignored.
 
     Args:
         path: UTF-8 file, with or without a byte-order mark.
         names: number columns to read.
 
     Raises:
-        LabelError: the file or its samples are missing, a line has another length, a number is wrong or an id repeats.
+        LabelError: the file or its samples are missing, a line has another length, a number is wrong, an id repeats,
+            or the first line may be a header or a sample without a number.
     """
     path = Path(path)
     lines = [(line, cells) for line, text in enumerate(_read(path).split("\n"), 1) if (cells := text.split())]
@@ -245,6 +251,11 @@ def _positions(header: list[str], names: Sequence[str], path: Path) -> dict[str,
     if len(found) == len(names):
         return found
     expected = {name: position for position, name in enumerate(names, 1)}
+    if not found and not ID_TITLE.fullmatch(header[0]):
+        raise LabelError(
+            f"{path}, line 1: there is no number in {' '.join(header)!r}; it is neither a sample nor a header, which "
+            f"would begin with `id` and name {', '.join(names)}"
+        )
     if any(expected[name] != position for name, position in found.items()):
         raise LabelError(f"{path}: the columns are {', '.join(header)}; expected an id, then {', '.join(names)}")
     return expected
