@@ -65,12 +65,12 @@ class ClassicVideo(Encoder):
     Motion and shape without any weights; a clip is mean and deviation of its pictures.
 
     A picture gives, on a grid of 4 x 4 cells, the dense optical flow (DIS) to it as a histogram of 8 directions
-    weighted by speed, in picture heights a second; motion energy, the mean change of brightness; and the foreground,
-    what differs from the recent past: its area, place, extent and direction, and its outline on 6 x 6 cells of its
-    bounding box.
+    weighted by speed, and motion energy, the mean change of brightness; and of what moves, the pixels that changed:
+    area, place, extent, direction, velocity, rotation and growth, and the outline on 6 x 6 cells of its bounding box.
+    Speeds are in picture heights a second.
 
     Args:
-        feature_size (`int`): 378.
+        feature_size (`int`): 386.
         rate (`float`): pictures a second.
     """
 
@@ -79,7 +79,9 @@ class ClassicVideo(Encoder):
     takes_parts = True
     consecutive = True
     grid, directions, outline = 4, 8, 6
-    SIZE: ClassVar[int] = 2 * (grid * grid * (directions + 1) + 9 + outline * outline)
+    changed = 12  # levels of brightness, of 255, beyond which a pixel has changed
+    every = 4  # the finest flow that DIS computes is that of every fourth pixel
+    SIZE: ClassVar[int] = 2 * (grid * grid * (directions + 1) + 13 + outline * outline)
 
     def __init__(self, feature_size: int, rate: float):
         super().__init__(feature_size)
@@ -95,53 +97,106 @@ class ClassicVideo(Encoder):
             cv2.setNumThreads(threads)
 
     def _encode(self, windows: Iterable[np.ndarray]) -> np.ndarray:
-        cv2 = import_media("cv2")
-        flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-        foreground = cv2.createBackgroundSubtractorMOG2(history=250, varThreshold=16, detectShadows=False)
-        before, clips = None, []
+        clips, before = [], None
         for window in windows:
-            described = []
-            for picture in window:
-                mask = foreground.apply(picture)
-                if before is not None and before.shape == picture.shape:
-                    motion = self._describe_motion(before, picture, flow.calc(before, picture, None))
-                    described.append(np.concatenate([motion, self._describe_foreground(mask)]))
-                before = picture
-            if not described:
+            if before is not None and before.shape == window[0].shape:
+                window = np.concatenate([before[None], window])
+            if len(window) < 2:
                 raise ValueError("there is a single picture, which shows no motion.")
-            clips.append(mean_and_deviation(np.stack(described)))
+            clips.append(mean_and_deviation(self._describe(window)))
+            before = window[-1]
         return np.stack(clips)
 
-    def _describe_motion(self, before: np.ndarray, picture: np.ndarray, flow: np.ndarray) -> np.ndarray:
-        """Histogram of the flow `(height, width, 2)`, and motion energy, by cell."""
+    def _describe(self, pictures: np.ndarray) -> np.ndarray:
+        """Pictures `(pictures, height, width)` -> what changes to each but the first, `(pictures - 1, SIZE / 2)`."""
         cv2 = import_media("cv2")
-        height, width = picture.shape
-        speed, angle = cv2.cartToPolar(flow[..., 0], flow[..., 1])
-        bins = (angle * (self.directions / (2 * np.pi))).astype(np.intp) % self.directions  # (height, width)
-        rows = np.arange(height) * self.grid // height
-        columns = np.arange(width) * self.grid // width
-        bins += (rows[:, None] * self.grid + columns) * self.directions
-        histogram = np.bincount(bins.ravel(), speed.ravel(), minlength=self.grid**2 * self.directions)
-        histogram *= self.grid**2 / (height * width) * self.rate / height  # mean speed, in heights a second
-        energy = cv2.resize(cv2.absdiff(before, picture), (self.grid, self.grid), interpolation=cv2.INTER_AREA)
-        return np.concatenate([histogram, energy.ravel() / 255.0])
+        engine = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        middle = slice(self.every // 2, None, self.every)
+        pairs = zip(pictures[:-1], pictures[1:], strict=True)
+        flow = np.stack([engine.calc(*pair, None)[middle, middle] for pair in pairs])  # (pairs, rows, columns, 2)
+        flow *= self.rate / pictures.shape[1]
+        change = np.maximum(pictures[1:], pictures[:-1]) - np.minimum(pictures[1:], pictures[:-1])
+        moving = change > self.changed  # (pairs, height, width)
+        described = [
+            self._describe_flow(flow),
+            self._describe_energy(change),
+            self._describe_shape(moving),
+            self._describe_motion(flow, moving[:, middle, middle]),
+            self._describe_outline(moving),
+        ]
+        return np.concatenate(described, axis=1)
 
-    def _describe_foreground(self, mask: np.ndarray) -> np.ndarray:
-        """Area, place, extent and direction of the foreground, then its outline; zeros where there is none."""
+    def _describe_flow(self, flow: np.ndarray) -> np.ndarray:
+        """`(pairs, rows, columns, 2)` -> mean speed by cell and direction, `(pairs, cells * directions)`."""
+        pairs, height, width = flow.shape[:3]
+        across, down = flow[..., 0], flow[..., 1]
+        turn = np.arctan2(down, across) * (self.directions / (2 * np.pi))
+        place = np.floor(turn).astype(np.intp) % self.directions  # (pairs, rows, columns)
+        place += self.directions * (self._cells(height)[:, None] * self.grid + self._cells(width))
+        size = self.grid**2 * self.directions
+        place += size * np.arange(pairs)[:, None, None]
+        sums = np.bincount(place.ravel(), np.hypot(across, down).ravel(), minlength=pairs * size)
+        return sums.reshape(pairs, size) * (self.grid**2 / (height * width))
+
+    def _describe_energy(self, change: np.ndarray) -> np.ndarray:
+        """`(pairs, height, width)` -> mean by cell, 0 to 1, `(pairs, cells)`."""
+        rows, columns = (self._cells(size) == np.arange(self.grid)[:, None] for size in change.shape[1:])
+        rows, columns = (_shares(each) for each in (rows, columns))  # (grid, size)
+        return (rows @ change.astype(np.float32) @ columns.T).reshape(len(change), -1) / 255.0
+
+    def _cells(self, size: int) -> np.ndarray:
+        """Cell of each row or column."""
+        return np.arange(size) * self.grid // size
+
+    def _describe_shape(self, moving: np.ndarray) -> np.ndarray:
+        """`(pairs, height, width)` -> area, place, extent and direction of what moves, `(pairs, 9)`; 0 for nothing."""
+        height, width = moving.shape[1:]
+        # Powers of the place, as floats: the product of matrices of integers is slow.
+        powers = [np.arange(size, dtype=float)[None] ** np.arange(3)[:, None] for size in (height, width)]
+        moments = powers[0] @ moving.astype(float) @ powers[1].T  # (pairs, down, across)
+        area = np.maximum(moments[:, 0, 0], 1)
+        x, y = moments[:, 0, 1] / area, moments[:, 1, 0] / area
+        across, down = moments[:, 0, 2] / area - x**2, moments[:, 2, 0] / area - y**2
+        slant, spread = moments[:, 1, 1] / area - x * y, np.maximum(across + down, 1e-6)
+        wide, high = (np.ptp(_ends(moving.any(axis)), axis=1) for axis in (1, 2))  # of the bounding box
+        place = [moments[:, 0, 0] / (height * width), x / width, y / height, wide / width, high / height]
+        shape = [spread**0.5 / height, (across - down) / spread, 2 * slant / spread, area / np.maximum(wide * high, 1)]
+        return np.stack(place + shape, axis=1) * moving.any((1, 2))[:, None]
+
+    def _describe_motion(self, flow: np.ndarray, moving: np.ndarray) -> np.ndarray:
+        """Velocity of what moves, its rotation in turns, and its growth in shares of its size, a second: `(pairs, 4)`."""
+        weights = moving[..., None] / np.maximum(moving.sum((1, 2)), 1)[:, None, None, None]
+        place = np.stack(np.meshgrid(*(np.arange(size) for size in moving.shape[:0:-1])), axis=-1) / flow.shape[1]
+        velocity = (weights * flow).sum((1, 2))  # (pairs, 2)
+        centre = (weights * place).sum((1, 2))
+        flow, arm = flow - velocity[:, None, None], place - centre[:, None, None]
+        size = (weights * arm**2).sum((1, 2, 3)) + 1e-4
+        turning = arm[..., 0] * flow[..., 1] - arm[..., 1] * flow[..., 0]
+        growing = (arm * flow).sum(-1)
+        rates = [(weights[..., 0] * each).sum((1, 2)) / size for each in (turning, growing)]
+        return np.concatenate([velocity, np.stack(rates, axis=1) / (2 * np.pi)], axis=1)
+
+    def _describe_outline(self, moving: np.ndarray) -> np.ndarray:
+        """The bounding box of what moves on a small grid, 0 to 1: `(pairs, outline ** 2)`; 0 for nothing."""
         cv2 = import_media("cv2")
-        height, width = mask.shape
-        moments = cv2.moments(mask, binaryImage=True)
-        if moments["m00"] < 4:
-            return np.zeros(9 + self.outline**2)
-        left, top, wide, high = cv2.boundingRect(mask)
-        x, y, area = moments["m10"] / moments["m00"], moments["m01"] / moments["m00"], moments["m00"]
-        across, down, slant = (moments[name] / area for name in ("mu20", "mu02", "mu11"))
-        spread = max(across + down, 1e-6)
-        place = [area / (height * width), x / width, y / height, wide / width, high / height]
-        shape = [spread**0.5 / height, (across - down) / spread, 2 * slant / spread, area / (wide * high)]
-        box = mask[top : top + high, left : left + wide]
-        outline = cv2.resize(box, (self.outline, self.outline), interpolation=cv2.INTER_AREA) / 255.0
-        return np.concatenate([place, shape, outline.ravel()])
+        outlines = np.zeros((len(moving), self.outline, self.outline), np.uint8)
+        boxes = np.concatenate([_ends(moving.any(2)), _ends(moving.any(1))], axis=1).tolist()
+        for place, (picture, (top, bottom, left, right)) in enumerate(zip(moving, boxes, strict=True)):
+            if bottom > top:
+                box = 255 * picture[top:bottom, left:right].astype(np.uint8)
+                outlines[place] = cv2.resize(box, (self.outline, self.outline), interpolation=cv2.INTER_AREA)
+        return outlines.reshape(len(moving), -1) / 255.0
+
+
+def _shares(chosen: np.ndarray) -> np.ndarray:
+    """`(cells, length)` bool -> float32 whose rows have a sum of 1."""
+    return chosen.astype(np.float32) / np.maximum(chosen.sum(1, keepdims=True), 1).astype(np.float32)
+
+
+def _ends(is_there: np.ndarray) -> np.ndarray:
+    """First and one past the last true of each row: `(rows, length)` bool -> `(rows, 2)`; (0, 0) for none."""
+    first, last = is_there.argmax(1), is_there.shape[1] - is_there[:, ::-1].argmax(1)
+    return np.stack([first, last], axis=1) * is_there.any(1)[:, None]
 
 
 class ClassicAudio(Encoder):

@@ -47,7 +47,7 @@ class PictureMaker:
             frame = _one_field(frame)
         has_alpha = any(component.is_alpha for component in frame.format.components)
         colour = "rgba" if has_alpha else geometry.colour
-        scaled = self.reformatter.reformat(frame, width, height, colour, interpolation="AREA")
+        scaled = self.reformatter.reformat(frame, width, height, colour, interpolation="AREA", threads=1)
         array = scaled.to_ndarray()
         if has_alpha:
             array = _on_black(array, geometry.colour)
@@ -57,7 +57,7 @@ class PictureMaker:
         if geometry.size is not None and array.shape[:2] != tuple(geometry.size):
             cut = import_media("av").VideoFrame.from_ndarray(np.ascontiguousarray(array), format=geometry.colour)
             height, width = geometry.size
-            array = self.reformatter.reformat(cut, width, height, interpolation="AREA").to_ndarray()
+            array = self.reformatter.reformat(cut, width, height, interpolation="AREA", threads=1).to_ndarray()
         return np.ascontiguousarray(array)
 
     def _scaled_size(self, frame, pixel_aspect: float, turns: int) -> tuple[int, int]:

@@ -360,12 +360,13 @@ _CLASSIC_VIDEO = {
     "rate": 25,
     "clip": 8,
     "stride": 8,
-    "short_side": 112,
+    "short_side": 64,
 }
 # Named recipes. The published ones have the published clip arithmetic around encoders that the Hub has.
 RECIPES: dict[str, dict[str, Any]] = {
     "classic": {
         "name": "classic",
+        "version": 2,
         "modalities": {
             "video": _CLASSIC_VIDEO,
             "audio": {
@@ -379,6 +380,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "offline": {
         "name": "offline",
+        "version": 2,
         "modalities": {
             "video": {**_CLASSIC_VIDEO, "clip": 32, "stride": 32},
             "audio": {
