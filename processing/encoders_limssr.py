@@ -5,7 +5,7 @@ An encoder is a class with the attributes of [`Encoder`] and `encode(windows)`. 
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -112,8 +112,9 @@ class ClassicVideo(Encoder):
         cv2 = import_media("cv2")
         engine = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         middle = slice(self.every // 2, None, self.every)
-        pairs = zip(pictures[:-1], pictures[1:], strict=True)
-        flow = np.stack([engine.calc(*pair, None)[middle, middle] for pair in pairs])  # (pairs, rows, columns, 2)
+        flow = np.stack(
+            [engine.calc(*pair, None)[middle, middle] for pair in pairwise(pictures)]
+        )  # (pairs, rows, columns, 2)
         flow *= self.rate / pictures.shape[1]
         change = np.maximum(pictures[1:], pictures[:-1]) - np.minimum(pictures[1:], pictures[:-1])
         moving = change > self.changed  # (pairs, height, width)
@@ -164,7 +165,7 @@ class ClassicVideo(Encoder):
         return np.stack(place + shape, axis=1) * moving.any((1, 2))[:, None]
 
     def _describe_motion(self, flow: np.ndarray, moving: np.ndarray) -> np.ndarray:
-        """Velocity of what moves, its rotation in turns, and its growth in shares of its size, a second: `(pairs, 4)`."""
+        """Velocity, rotation and growth of what moves, `(pairs, 4)`, in heights, turns and 2 pi sizes a second."""
         weights = moving[..., None] / np.maximum(moving.sum((1, 2)), 1)[:, None, None, None]
         place = np.stack(np.meshgrid(*(np.arange(size) for size in moving.shape[:0:-1])), axis=-1) / flow.shape[1]
         velocity = (weights * flow).sum((1, 2))  # (pairs, 2)

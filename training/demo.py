@@ -1,8 +1,9 @@
-"""Train a small model with missing modalities on synthetic data, then score one performance.
+"""From recordings to scores: make dives as files, train with missing modalities, score a dive the model never saw.
 
 limssr demo [--quick] [--flag value ...]
 
-Everything goes to `runs/demo`. `--quick` trains for a few seconds only; the other flags are those of `limssr train`.
+Everything goes to `runs/demo` and `runs/dives`. `--quick` makes fewer dives, in `runs/dives_quick`, and trains for
+seconds; the other flags are those of `limssr train`.
 """
 
 import shutil
@@ -10,24 +11,23 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-
+from limssr.training.data.sources.recordings import RECORDINGS
+from limssr.training.utils.files import scratch_folder
 from limssr.training.utils.launching import as_started, run_script
 
-CONFIG = Path(__file__).parent / "configs" / "synthetic.yaml"
-QUICK = ["--num_train_epochs", "6", "--learning_rate", "2e-3", "--start_at_mean", "true"]
-QUICK += ["--data_options", "samples_train=600", "samples_test=200"]
+CONFIG = Path(__file__).parent / "configs" / "simulated_dives.yaml"
+QUICK = ["--data_options", "folder=runs/dives_quick", "samples_train=120", "samples_test=60"]
+QUICK += ["--num_train_epochs", "10"]
+NEW_SEED = 1000  # of a dive that is in no training data
 SCORE_ONE = """
 import sys
-import numpy as np
-from transformers import AutoModel, AutoProcessor
+from transformers import pipeline
 
-folder, missing = sys.argv[1:]
-model = AutoModel.from_pretrained(folder, trust_remote_code=True)
-processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-features = {name: [np.load(f"{folder}/example/{name}.npy")] for name in model.config.modalities}
-for label, used in (("complete", features), (f"without {missing}", {**features, missing: [None]})):
-    print(f"  {label:15}{model(**processor(features=used)).scores.item():7.2f}")
+folder, recording = sys.argv[1:]
+scorer = pipeline("action-quality-assessment", model=folder, trust_remote_code=True)
+for label, without in (("picture and sound", []), ("sound taken away", ["audio"]), ("picture taken away", ["video"])):
+    (score,) = scorer(recording, without=without)
+    print(f"  {label:20}{score['score']:7.2f}")
 """
 
 
@@ -35,31 +35,39 @@ def main() -> None:
     import torch
 
     from limssr.training.arguments import parse_training_arguments
-    from limssr.training.data import load
     from limssr.training.fitting.run import run_training
 
     torch.set_num_threads(1)  # more threads would only wait for each other on matrices this small
     words = sys.argv[1:]
     flags = [word for word in words if word != "--quick"]
-    quick = QUICK if "--quick" in words else []
-    arguments = parse_training_arguments([str(CONFIG), "--output_dir", "runs/demo", *quick, *flags])
-    _, data_arguments, training_arguments = arguments
-    folder = Path(training_arguments.output_dir)
+    options = QUICK if "--quick" in words else []
+    arguments = parse_training_arguments([str(CONFIG), "--output_dir", "runs/demo", *options, *flags])
+    folder = Path(arguments[-1].output_dir)
     for checkpoint in folder.glob("checkpoint-*"):  # of an earlier demo
         shutil.rmtree(checkpoint)
     run_training(*arguments)
-    data = load(data_arguments.dataset, **data_arguments.data_options)
-    row = data.splits["test"].with_format("numpy")[0]
-    (folder / "example").mkdir(exist_ok=True)
-    for name in data.modalities:
-        np.save(folder / "example" / f"{name}.npy", row[name])
-    print(f"\nA new process loads {folder} through AutoModel and scores {row['sample_id']}:", flush=True)
-    command = [sys.executable, "-c", SCORE_ONE, str(folder), next(iter(data.modalities))]
-    subprocess.run(command, check=True)  # noqa: S603 (our own words)
-    print(f"  {'judged':15}{row[data.score_names[0]]:7.2f}")
-    files = " ".join(f"--{name} {folder}/example/{name}.npy" for name in data.modalities)
-    print(f"\nThe picture is {folder / 'evaluation.png'}. The same from the command line:")
-    print(as_started(f"  limssr predict {folder} {files}"))
+
+    recording, dive = make_new_dive(folder)
+    print(
+        f"\nA new process loads {folder} through pipeline() and scores {recording}, which it has never seen:",
+        flush=True,
+    )
+    subprocess.run([sys.executable, "-c", SCORE_ONE, str(folder), str(recording)], check=True)  # noqa: S603 (our own words)
+    print(f"  {'judged':20}{dive['score']:7.2f}")
+    print(f"\nThe picture is {folder / 'evaluation.png'}, the page {folder / 'README.md'}. From the command line:")
+    print(as_started(f"  limssr predict {folder} --recording {recording} --without audio"))
+
+
+def make_new_dive(folder: Path) -> tuple[Path, dict]:
+    """A dive that is in no training data as `example/dive.mp4`, and its labels."""
+    from limssr.training.data.simulated_dives import SimulatedDives
+
+    with scratch_folder(folder) as scratch:
+        dives = SimulatedDives(scratch / "dives", samples_train=1, samples_test=1, seed=NEW_SEED)
+        dive = dives.read_labels().splits["test"][0]
+        made = dives.folder / RECORDINGS / f"{dive['sample_id']}.mp4"
+        (folder / "example").mkdir(exist_ok=True)
+        return made.replace(folder / "example" / "dive.mp4"), dive
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def model_folder(save_language_model, dive, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "tiny-dives"
     model = LimssrForScoreRegression.from_language_model(
         language_model,
-        modalities={"video": 378, "audio": 84, "commentary": "text"},
+        modalities={"video": 386, "audio": 84, "commentary": "text"},
         score_ranges=[100.0],
         calibration=calibration(),
     )

@@ -41,7 +41,7 @@ def dive(tmp_path_factory):
 def folder(tiny_text_config, tiny_tokenizer, tmp_path):
     """A checkpoint whose features the recipe `classic` makes."""
     torch.manual_seed(0)
-    sizes = {"video": 378, "audio": 84, "notes": "text"}
+    sizes = {"video": 386, "audio": 84, "notes": "text"}
     config = LimssrConfig(
         text_config=tiny_text_config, modalities=sizes, score_names=["score", "style"], score_ranges=[100.0, 10.0]
     )
@@ -101,7 +101,7 @@ def test_a_calibrated_model_gives_intervals_of_the_level_asked_for(scorer):
 
 
 def test_samples_of_every_form_score_alike(scorer, dive):
-    video = np.random.default_rng(0).normal(size=(4, 378)).astype("float32")
+    video = np.random.default_rng(0).normal(size=(4, 386)).astype("float32")
     want = expected(scorer, {"video": video})
     column = Dataset.from_dict({"video": [video.tolist()] * 2})["video"]
     for scored in (
@@ -122,7 +122,7 @@ def test_samples_of_every_form_score_alike(scorer, dive):
 def test_batches_mix_recordings_and_features(scorer, dive):
     samples = [
         dive,
-        {"video": np.ones((3, 378), "float32")},
+        {"video": np.ones((3, 386), "float32")},
         {"notes": "well done"},
         dive,
         np.ones((1, 84), "float32"),

@@ -309,7 +309,7 @@ def films(tmp_path_factory) -> Path:
 @pytest.fixture
 def judge(tiny_text_config, tiny_tokenizer, tmp_path) -> Path:
     """A checkpoint whose features the recipe `classic` makes."""
-    config = LimssrConfig(text_config=tiny_text_config, modalities={"video": 378, "audio": 84}, score_ranges=[100.0])
+    config = LimssrConfig(text_config=tiny_text_config, modalities={"video": 386, "audio": 84}, score_ranges=[100.0])
     torch.manual_seed(0)
     LimssrForScoreRegression(config).save_pretrained(tmp_path / "judge")
     LimssrProcessor.from_config(config, tiny_tokenizer, recipe="classic").save_pretrained(tmp_path / "judge")
@@ -374,7 +374,7 @@ def test_mistakes_with_recordings_are_named(run, judge, checkpoint, films):
 
 
 def test_features_of_another_recipe_are_refused_and_of_none_a_warning(run, judge, tmp_path, caplog):
-    video = torch.ones(3, 378)
+    video = torch.ones(3, 386)
     for name, metadata in (("other", {"recipe": "0" * 64}), ("silent", None)):
         save_file({"clips": video}, tmp_path / f"{name}.safetensors", metadata=metadata)
     digest = LimssrProcessor.from_pretrained(judge).recipe_digest

@@ -92,7 +92,7 @@ def test_a_processor_without_a_recipe_says_so(tiny_processor, recordings):
 
 
 def test_a_recipe_of_other_sizes_or_modalities_is_refused(tiny_config, tiny_text_config, tiny_tokenizer):
-    with pytest.raises(ValueError, match="the recipe 'classic' makes 'video' of size 378, the model takes 16"):
+    with pytest.raises(ValueError, match="the recipe 'classic' makes 'video' of size 386, the model takes 16"):
         LimssrProcessor.from_config(tiny_config, tiny_tokenizer, recipe="classic")
     config = LimssrConfig(text_config=tiny_text_config, modalities={"imu": 6}, score_ranges=[1.0])
     with pytest.raises(ValueError, match=r"makes \['video', 'audio'\], the model takes \['imu'\]"):

@@ -17,6 +17,7 @@ from accelerate.commands.launch import launch_command_parser
 from safetensors.numpy import save_file
 
 from limssr.__main__ import COMMANDS
+from limssr.processing.recipes_limssr import ClipExtractor
 from limssr.training.utils.settings import find_config
 from tests.helpers.documents import FILE, LINK, PAGES, REPOSITORY, page_name, prose, read_blocks, read_commands
 from tests.helpers.hub_client import Client
@@ -50,6 +51,7 @@ PARSED_ONLY = {
 }
 QWEN = "Qwen/Qwen3-0.6B"
 SYNTHETIC = ["samples_train=48", "samples_test=24"]
+DIVES = ["samples_train=40", "samples_test=20", "size=48"]
 QUICK_TRAINING = ["--max_steps", "2", "--use_cpu", "true", "--disable_tqdm", "true", "--report_to", "none"]
 
 
@@ -87,6 +89,8 @@ def make_quick(script: str, words: list[str]) -> list[str]:
     dataset, language_model = find_dataset(words), read_settings(words).get("language_model")
     if dataset == "synthetic":
         words = with_data_options(words, SYNTHETIC)
+    elif dataset == "simulated_dives":
+        words = with_data_options(words, DIVES)
     elif dataset == "mtl_aqa" and not any(word.startswith("commentary=") for word in words):
         words = with_data_options(words, ["commentary=text"])  # embedding all transcripts takes minutes
     if script == "train.py":
@@ -156,11 +160,11 @@ def desk(read, write_layout, shared, tmp_path_factory) -> Path:
     write_own_data(folder / "my_data")
     write_own_recordings(folder / "my_recordings")
     shutil.copy(folder / "my_recordings" / "recordings" / "take0.mp4", folder / "dive.mp4")
-    demo = ["--quick", *QUICK_TRAINING, "--data_options", *SYNTHETIC]
+    demo = ["--quick", *QUICK_TRAINING, "--data_options", *DIVES, "folder=runs/dives"]
     read(page="desk", line=0, folder=folder, script=str(REPOSITORY / "training/demo.py"), words=demo, parse_only=False)
-    example = folder / "runs" / "demo" / "example"
-    shutil.copy(example / "video.npy", folder / "a.npy")
-    save_file({"clips": np.load(example / "audio.npy")}, folder / "b.safetensors")
+    clips = ClipExtractor("classic").extract(folder / "runs" / "demo" / "example" / "dive.mp4")
+    np.save(folder / "a.npy", clips["video"].features)
+    save_file({"clips": clips["audio"].features}, folder / "b.safetensors")
     (folder / "list.csv").write_text("sample_id,video,audio\nfirst,a.npy,b.safetensors\nsecond,a.npy,\n")
     return folder
 

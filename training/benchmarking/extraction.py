@@ -67,7 +67,8 @@ def write_film(path: Path, seconds: int, height: int) -> Path:
     pan = 2 * seconds * RATE  # pixels
     sizes = (16, 4)  # of the squares of the ground
     grounds = (random.integers(0, 100, (height // each + 1, (width + pan) // each + 1)) for each in sizes)
-    ground = sum(np.kron(given, np.ones((each, each)))[:height, : width + pan] for given, each in zip(grounds, sizes))
+    squares = (np.kron(ground, np.ones((size, size))) for ground, size in zip(grounds, sizes, strict=True))
+    ground = sum(square[:height, : width + pan] for square in squares)
     noise = random.normal(0, 3, (8, height, width))
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=RATE, options={"preset": "veryfast"})
