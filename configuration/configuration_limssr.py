@@ -391,6 +391,8 @@ class LimssrConfig(PreTrainedConfig):
         """Called by `@strict`: distinct names, one finite minimum and one positive finite range for each."""
         if not self.score_names or len(set(self.score_names)) < self.num_scores:
             raise ValueError(f"`score_names` is {self.score_names}; allowed is a list of one or more distinct names.")
+        if unprintable := [name for name in self.score_names if not name.isprintable()]:
+            raise ValueError(f"`score_names` has {unprintable[0]!r}; control characters are not allowed.")
         for name in ("score_minimums", "score_ranges"):
             values = getattr(self, name)
             if len(values) != self.num_scores:
@@ -406,6 +408,24 @@ class LimssrConfig(PreTrainedConfig):
         """Called by `@strict`: a table of these modalities and scores."""
         if self.calibration is not None:
             check_calibration(self.calibration, list(self.modalities), self.score_names)
+
+    def validate_language_model_source(self):
+        """Called by `@strict`: names, none of which leads out of the folder or repository it belongs to."""
+        source = self.language_model_source or {}
+        names = {"repository", "revision", "package", "subfolder", "gguf_file", "sha256", "changed"}
+        if unknown := source.keys() - names:
+            raise ValueError(f"`language_model_source` has {min(unknown)!r}; allowed are {sorted(names)}.")
+        if "repository" in source and not is_repository_name(str(source["repository"])):
+            raise ValueError(
+                f"`language_model_source` has the repository {source['repository']!r}, which is no Hub name."
+            )
+        files = source.get("sha256", {})
+        files = [*files] if isinstance(files, dict) else [None]
+        files += [source[name] for name in ("package", "subfolder", "gguf_file") if name in source]
+        for name in files:
+            parts = re.split(r"[/\\]", name) if isinstance(name, str) else [".."]
+            if not name or not parts[0] or ".." in parts or ":" in parts[0]:
+                raise ValueError(f"`language_model_source` has {name!r}, which is no name below its folder.")
 
     def validate_fusion(self):
         """Called by `@strict`: the ablation switches fit together."""

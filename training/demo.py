@@ -13,7 +13,7 @@ from pathlib import Path
 
 from limssr.training.data.sources.recordings import RECORDINGS
 from limssr.training.utils.files import scratch_folder
-from limssr.training.utils.launching import as_started, run_script
+from limssr.training.utils.launching import as_started, exit_on_error, run_script
 
 CONFIG = Path(__file__).parent / "configs" / "simulated_dives.yaml"
 QUICK = ["--data_options", "folder=runs/dives_quick", "samples_train=120", "samples_test=60"]
@@ -35,7 +35,8 @@ def main() -> None:
     import torch
 
     from limssr.training.arguments import parse_training_arguments
-    from limssr.training.fitting.run import run_training
+    from limssr.training.fitting.run import run_folder, run_training
+    from limssr.training.utils.checkpoints import checkpoints_in
 
     torch.set_num_threads(1)  # more threads would only wait for each other on matrices this small
     words = sys.argv[1:]
@@ -43,8 +44,9 @@ def main() -> None:
     options = QUICK if "--quick" in words else []
     arguments = parse_training_arguments([str(CONFIG), "--output_dir", "runs/demo", *options, *flags])
     folder = Path(arguments[-1].output_dir)
-    for checkpoint in folder.glob("checkpoint-*"):  # of an earlier demo
-        shutil.rmtree(checkpoint)
+    with exit_on_error(), run_folder(arguments[-1]):
+        for checkpoint in checkpoints_in(folder):  # of an earlier demo
+            shutil.rmtree(checkpoint)
     run_training(*arguments)
 
     recording, dive = make_new_dive(folder)

@@ -26,17 +26,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", metavar="OUT", type=Path, help="folder of the features; continues where it stopped")
     parser.add_argument("--recipe", default="classic", help="name or JSON file (default: classic)")
     parser.add_argument("--workers", type=int, help="number of processes (default: one per core if there are many)")
+    parser.add_argument("--outside_paths", action="store_true", help="paths in the CSV may lead out of its folder")
     parser.add_argument("--part", type=read_part, default=(1, 1), metavar="K/N", help="do the K-th of N parts")
     arguments = parser.parse_args(argv)
     with exit_on_error():
         from limssr.processing.recordings_limssr import import_media
         from limssr.training.data.extract import extract_features, find_all_recordings
+        from limssr.training.utils.locks import lock
 
         import_media("av")
-        found = find_all_recordings(arguments.recordings, arguments.out)
+        found = find_all_recordings(arguments.recordings, arguments.out, arguments.outside_paths)
         number, parts = arguments.part
         chosen = dict(list(found.items())[number - 1 :: parts])
-        failed = extract_features(chosen, arguments.out, arguments.recipe, arguments.workers)
+        with lock(arguments.out / f".part-{number}-of-{parts}.lock"):
+            failed = extract_features(chosen, arguments.out, arguments.recipe, arguments.workers)
     for each in failed[:LISTED_FAILURES]:
         print(f"ERROR {each.sample_id}: {each.error}", file=sys.stderr)
     print(f"{len(chosen) - len(failed)} of {len(chosen)} recordings are in {arguments.out}", flush=True)

@@ -66,7 +66,7 @@ def main() -> int:
         predictions = predict_stream(members, samples, arguments.batch_size, arguments.windows, arguments.level)
         bar = tqdm(predictions, total=len(samples), unit="sample", disable=silent, file=sys.stderr)
         names = members[0][0].config.score_names
-        with exit_on_error(f"cannot write {output or arguments.audit}"), ExitStack() as stack:
+        with exit_on_error(f"cannot write {output or arguments.audit}"), lock_of(output), ExitStack() as stack:
             if arguments.audit:
                 file = stack.enter_context(arguments.audit.open("w", encoding="utf-8"))
                 about = describe_scoring(models, members, arguments)
@@ -78,6 +78,13 @@ def main() -> int:
     if failed:
         print(f"{len(failed)} of {len(samples)} samples could not be scored", file=sys.stderr)
     return 1 if failed else 0
+
+
+def lock_of(path: Path | None) -> AbstractContextManager[None]:
+    """Lock the file to write; the terminal has no lock."""
+    from limssr.training.utils.locks import lock
+
+    return nullcontext() if path is None else lock(path.with_name(f".{path.name}.lock"))
 
 
 def open_output(path: Path | None) -> AbstractContextManager[BinaryIO]:
@@ -130,7 +137,7 @@ def parse_arguments(words: list[str]) -> tuple[argparse.Namespace, list]:
             texts = [name for name, size in modalities.items() if size == TEXT]
             return arguments, samples_from_folder(arguments.folder, list(modalities), texts)
         if arguments.csv:
-            return arguments, samples_from_csv(arguments.csv, list(modalities))
+            return arguments, samples_from_csv(arguments.csv, list(modalities), arguments.outside_paths)
         recording = None
         if arguments.recording:
             recording = Recording(arguments.recording, arguments.start, arguments.end)
@@ -154,6 +161,7 @@ def build_parser(modalities: dict[str, int | str]) -> tuple[argparse.ArgumentPar
     many = parser.add_mutually_exclusive_group()
     many.add_argument("--folder", type=Path)
     many.add_argument("--csv", type=Path)
+    add("--outside_paths", action="store_true", help="paths in the CSV may lead out of its folder")
     add(
         "--zeros_are_missing", action="store_true", help="take features that are all zero for missing, as training can"
     )

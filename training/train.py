@@ -9,7 +9,12 @@ one in `training/configs`.
 
 import sys
 
-from limssr.training.utils.launching import exit_on_error, exit_on_interrupt, run_script, start_all_processes
+from limssr.training.utils.launching import (
+    exit_on_error,
+    exit_on_interrupt,
+    run_script,
+    start_all_processes,
+)
 
 
 def main() -> None:
@@ -19,9 +24,13 @@ def main() -> None:
 
     arguments = parse_training_arguments(sys.argv[1:])
 
-    from limssr.training.fitting.run import finish_run, how_to_go_on, prepare_run, push_run
+    from limssr.training.fitting.run import finish_run, how_to_go_on, prepare_run, push_run, run_folder
 
-    with exit_on_interrupt(lambda: how_to_go_on(arguments[-1].output_dir)), exit_on_error():
+    with (
+        exit_on_interrupt(lambda: how_to_go_on(arguments[-1].output_dir)),
+        exit_on_error(),
+        run_folder(arguments[-1]),
+    ):
         run = prepare_run(*arguments)
         finish_run(run)
         push_run(run)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from limssr.training.data.sources.labels import LabelError, check_apart, parse_number, read_label_csv, read_label_table
 
-IDS = st.lists(st.text("aZ09_-/", min_size=1, max_size=9), min_size=1, max_size=4, unique=True)
+NAMES = st.text("aZ09_-/", min_size=1, max_size=9).filter(lambda name: not name.startswith("/"))
+IDS = st.lists(NAMES, min_size=1, max_size=4, unique=True)
 SCORES = st.floats(-1e6, 1e6).map(lambda value: round(value, 4))
 GAPS = st.sampled_from([" ", "\t", "  ", " \t ", "\t\t"])
 HEADERS = st.sampled_from([None, "id TES PCS", "Video_Name\tTES_Score    PCS_score", "name a b"])

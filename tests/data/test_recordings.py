@@ -150,7 +150,10 @@ def test_a_column_of_the_labels_names_recordings(archive, tmp_path):
         f"sample_id,recording,start,end,score,split\nx,{archive}/recordings/a.mp4,0.32,0.64,7,train\n"
         f"w,{archive}/recordings/d.mp4,,,6,train\ny,{archive}/recordings/a.mp4,,,8,test\nz,,,,9,test\n"
     )
-    data = load("folder", folder=tmp_path, recipe="classic", modalities=["video"])
+    options = {"folder": tmp_path, "recipe": "classic", "modalities": ["video"]}
+    with pytest.raises(ValueError, match=r"sample 'x': the path .* leads out of its folder.*`outside_paths` permits"):
+        load("folder", **options)
+    data = load("folder", **options, outside_paths=True)
     assert data.score_names == ["score"]
     assert data.modalities == {"video": 386}
     assert [len(row["video"]) for row in data.splits["train"]] == [1, 2]

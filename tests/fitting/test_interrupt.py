@@ -9,7 +9,7 @@ import pytest
 
 from limssr.training import train
 from limssr.training.fitting.run import how_to_go_on
-from limssr.training.utils.launching import command_line, exit_on_interrupt
+from limssr.training.utils.launching import Interrupted, command_line, exit_on_interrupt, hold_back_signals
 
 
 @pytest.mark.slow
@@ -34,8 +34,31 @@ def test_sigterm_ends_like_ctrl_c_and_only_the_first_process_speaks(capsys, monk
         monkeypatch.setenv("RANK", rank)
         with pytest.raises(SystemExit) as stop, exit_on_interrupt(lambda: "advice"):
             signal.raise_signal(signal.SIGTERM)
-        assert stop.value.code == 130
+        assert stop.value.code == 143
         assert capsys.readouterr().err.strip() == said
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_signals_are_held_back_until_the_block_ends_and_a_second_one_is_not(monkeypatch):
+    survived = []
+
+    def hold(*numbers: int) -> None:
+        with hold_back_signals() as received:
+            for number in numbers:
+                signal.raise_signal(number)
+                survived.append(list(received))
+
+    with pytest.raises(Interrupted) as stop:
+        hold(signal.SIGTERM)
+    assert survived == [[signal.SIGTERM]]
+    assert stop.value.signal == signal.SIGTERM
+    with pytest.raises(Interrupted):
+        hold(signal.SIGINT, signal.SIGINT)
+    assert survived[1:] == [[signal.SIGINT]]
+    monkeypatch.setenv("WORLD_SIZE", "2")  # whose launcher repeats it
+    with pytest.raises(Interrupted):
+        hold(signal.SIGINT, signal.SIGTERM)
+    assert survived[2:] == [[signal.SIGINT], [signal.SIGINT, signal.SIGTERM]]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 

@@ -8,6 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from limssr.training.fitting.run import finish_run, prepare_run, run_training
+from tests.helpers.checkpoints import flip_a_byte, rewritten
 
 LAST = ["--resume_from_checkpoint", "last"]
 SETTINGS = {"save_total_limit": 5, "report_to": "none", "logging_strategy": "steps", "logging_steps": 1}
@@ -44,17 +45,20 @@ def test_what_is_missing_or_foreign_in_the_training_state_is_refused_by_name(sto
         (lambda path: (path / "optimizer.safetensors").unlink(), r"optimizer\.safetensors is missing"),
         (lambda path: (path / "optimizer.json").unlink(), r"optimizer\.json is missing"),
         (lambda path: (path / "rng_state.json").unlink(), r"rng_state\.json is missing"),
-        (rename_random_file, r"rng_state\.json is missing, there is rng_state_0\.json of other processes"),
-        (lambda path: edit(path / "rng_state.json", processes=2), r"rng_state\.json is of processes 2, expected 1"),
-        (lambda path: edit(path / "optimizer.json", step=4), r"optimizer\.json is of step 4, expected 5"),
-        (copy_tensors_of_another_step, r"optimizer\.safetensors is of step 4, expected 5"),
+        (rewritten(rename_random_file), r"rng_state\.json is missing, there is rng_state_0\.json of other processes"),
+        (rewritten(lambda path: edit(path / "rng_state.json", processes=2)), r"is of processes 2, expected 1"),
+        (rewritten(lambda path: edit(path / "optimizer.json", step=4)), r"optimizer\.json is of step 4, expected 5"),
+        (rewritten(copy_tensors_of_another_step), r"optimizer\.safetensors is of step 4, expected 5"),
         (lambda path: (path / "optimizer.safetensors").write_bytes(b"0" * 99), r"optimizer\.safetensors is damaged"),
-        (lambda path: edit(path / "optimizer.json", parameters="3 tensors"), r"is of parameters 3 tensors, expected"),
+        (rewritten(lambda path: edit(path / "optimizer.json", parameters="3")), r"is of parameters 3, expected"),
+        (lambda path: flip_a_byte(path / "optimizer.safetensors"), r"optimizer\.safetensors is damaged \(it changed"),
+        (lambda path: flip_a_byte(path / "rng_state.json"), r"rng_state\.json is damaged"),
     ):
         shutil.copytree(whole, stopped)
         damage(stopped)
+        named = ["--resume_from_checkpoint", str(stopped)]
         with pytest.raises(ValueError, match=f"{message}.*--resume_without_optimizer"):
-            prepare_run(*quick_arguments(*LAST, **SETTINGS))
+            prepare_run(*quick_arguments(*named, **SETTINGS))
         prepare_run(*quick_arguments(*LAST, "--resume_without_optimizer", **SETTINGS))
         shutil.rmtree(stopped)
     shutil.copytree(whole, stopped)
@@ -64,8 +68,20 @@ def test_what_is_missing_or_foreign_in_the_training_state_is_refused_by_name(sto
     with pytest.raises(ValueError, match="is of optimizer"):
         trainer.train(resume_from_checkpoint=str(stopped))
     (stopped / "trainer_state.json").unlink()
-    with pytest.raises(FileNotFoundError, match="it is no checkpoint of a training"):
+    with pytest.raises(ValueError, match=r"no checkpoint is whole.*trainer_state\.json is missing"):
         prepare_run(*quick_arguments(*LAST, "--resume_without_optimizer", **SETTINGS))
+    with pytest.raises(FileNotFoundError, match="it is no checkpoint of a training"):
+        trainer.train(resume_from_checkpoint=str(stopped))
+
+
+def test_damaged_weights_are_refused_also_without_the_optimizer(stopped, quick_arguments):
+    flip_a_byte(stopped / "model.safetensors")
+    for flags in ([], ["--resume_without_optimizer"]):
+        with pytest.raises(ValueError, match=r"no checkpoint is whole.*model\.safetensors is damaged"):
+            prepare_run(*quick_arguments(*LAST, *flags, **SETTINGS))
+    named = ["--resume_from_checkpoint", str(stopped), "--resume_without_optimizer"]
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged.*Name a whole checkpoint"):
+        prepare_run(*quick_arguments(*named, **SETTINGS))
 
 
 def learning_rates(history: list[dict]) -> dict[int, float]:

@@ -21,6 +21,7 @@ from limssr.training.data.masks import DynamicMask, draw_static_masks
 from limssr.training.evaluation.metrics.aqa_metrics import score_metrics
 from limssr.training.fitting.checkpoints import load_trained_weights
 from limssr.training.prediction.predictor import predict
+from tests.helpers.checkpoints import rewrite_manifest
 
 
 @pytest.fixture(scope="module")
@@ -311,6 +312,7 @@ def test_weights_that_do_not_fit_are_refused(make_trainer, tmp_path, change, nam
     saved = load_file(broken / "model.safetensors")
     change(saved)
     save_file(saved, broken / "model.safetensors", metadata={"format": "pt"})
+    rewrite_manifest(broken)
     before = weights(trainer)
     with pytest.raises(ValueError, match=named):
         make_trainer("other", max_steps=4).train(resume_from_checkpoint=str(broken))

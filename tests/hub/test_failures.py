@@ -201,6 +201,59 @@ def test_training_cannot_go_on_from_a_finished_model(call, hub, tmp_path):
     assert "checkpoint-3 exists already: go on with `--resume_from_checkpoint last`" in error
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"global_step": "1/../../../ESCAPED"},
+        {"global_step": True},
+        {"global_step": -1},
+        {"best_global_step": "../x"},
+        {"log_history": [["step", 3]]},
+        {"epoch": "1"},
+        {"__class__": "x"},
+    ],
+    ids=str,
+)
+def test_a_state_that_no_trainer_wrote_is_refused_and_writes_nothing(call, hub, folder, tmp_path, changes):
+    evil = tmp_path / "evil"
+    shutil.copytree(folder, evil)
+    state = {"global_step": 3, "max_steps": 5, "num_train_epochs": 1, "log_history": []}
+    (evil / "trainer_state.json").write_text(json.dumps(state | changes))
+    (evil / "optimizer.safetensors").write_bytes(b"")
+    (evil / "__init__.py").write_text("raise SystemExit")
+    name = f"user/evil-{hashlib.sha256(str(changes).encode()).hexdigest()[:8]}"
+    hub.add_repository(name, evil)
+    before = set(tmp_path.rglob("*"))
+    error = call("fetch_checkpoint", name=name, output_dir=tmp_path / "deep" / "run")
+    assert error.startswith(f"ValueError: {name} is no checkpoint to go on with: trainer_state.json is damaged (")
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_code_of_others_is_not_fetched_with_a_checkpoint(call, hub, folder, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    state = {"global_step": 3, "max_steps": 5, "num_train_epochs": 1, "log_history": []}
+    (other / "trainer_state.json").write_text(json.dumps(state))
+    (other / "optimizer.safetensors").write_bytes(b"")
+    (other / "__init__.py").write_text("raise SystemExit")
+    hub.add_repository("user/code", other)
+    assert call("fetch_checkpoint", name="user/code", output_dir=tmp_path / "run").endswith("run/checkpoint-3")
+    assert not list((tmp_path / "run").rglob("*.py"))
+    assert (tmp_path / "run" / "checkpoint-3" / "manifest.json").is_file()
+
+
+def test_links_are_never_published(call, hub, folder, tmp_path):
+    linked = tmp_path / "linked"
+    shutil.copytree(folder, linked)
+    (tmp_path / "secret.json").write_text('{"secret": true}')
+    (linked / "notes.json").symlink_to(tmp_path / "secret.json")
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "key.json").write_text('{"secret": true}')
+    (linked / "best").symlink_to(tmp_path / "private")
+    assert call("publish", folder=linked, repo_id="user/linked", adapter=True).startswith(hub.endpoint)
+    assert not {"notes.json", "best/key.json"} & files_on(hub, "user/linked")
+
+
 @pytest.fixture
 def settings(client, quick_run, tmp_path) -> Path:
     """A run that pushes each checkpoint of a language model trained as a whole to a branch."""
@@ -233,7 +286,7 @@ def test_training_goes_on_where_a_push_fails_and_loses_nothing(hub, client, call
     assert last.startswith("train.py: cannot push to user/whole: the Hub has trouble of its own (500: Internal Error")
     assert last.endswith(f"push again: python {TRAINING / 'publish.py'} {tmp_path / 'run'} user/whole")
     assert files_on(hub, "user/whole") == {".gitattributes"}
-    assert not list((tmp_path / "run").glob("_*"))
+    assert not list((tmp_path / "run").glob(".writing-*"))
     assert call("publish", folder=tmp_path / "run", repo_id="user/whole").startswith(hub.endpoint)
     assert {"model.safetensors", "metrics.json", "README.md"} <= files_on(hub, "user/whole")
 

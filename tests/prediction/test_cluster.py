@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
-from filelock import FileLock
 
 from limssr import LimssrForScoreRegression
 from limssr.training.prediction.cluster import (
@@ -30,6 +29,7 @@ from limssr.training.prediction.cluster import (
 )
 from limssr.training.prediction.files import FileSample, samples_from_folder
 from limssr.training.prediction.predictor import load_members, predict_stream
+from limssr.training.utils.locks import LOCK_FILE, LockedError, lock
 from tests.helpers.feature_rows import write_folder
 
 PREDICT = Path(__file__).parents[2] / "training" / "predict.py"
@@ -289,7 +289,7 @@ def test_a_folder_with_something_else_or_in_use_is_left_alone(checkpoint, sample
         predict_into_folder([checkpoint], listed, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
     (tmp_path / "used" / PROGRESS).mkdir(parents=True)
-    with FileLock(tmp_path / "used" / PROGRESS / "lock"), pytest.raises(OSError, match="lock"):
+    with lock(tmp_path / "used" / PROGRESS / LOCK_FILE), pytest.raises(LockedError, match="in use by process"):
         predict_into_folder([checkpoint], listed, tmp_path / "used")
 
 

@@ -66,9 +66,22 @@ def test_csv_paths_are_relative_to_it_and_empty_cells_are_missing(tmp_path):
         two.read()
 
 
+@pytest.mark.parametrize("cell", ["../v.npy", "{folder}/v.npy", "C:\\v.npy", "link/v.npy"])
+def test_csv_paths_lead_out_of_its_folder_only_where_that_is_asked_for(tmp_path, cell):
+    np.save(tmp_path / "v.npy", CLIPS)
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "link").symlink_to(tmp_path)
+    (tmp_path / "list" / "list.csv").write_text(f"sample_id,video\none,{cell.format(folder=tmp_path)}\n")
+    with pytest.raises(LabelError, match=r"line 2, sample 'one': video: the path .*`outside_paths` permits"):
+        samples_from_csv(tmp_path / "list" / "list.csv", ["video"])
+    (one,) = samples_from_csv(tmp_path / "list" / "list.csv", ["video"], outside_paths=True)
+    assert one.paths["video"].exists() == (not cell.startswith("C:"))
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [
+        ("sample_id,video\n../a,v.npy\n", "line 2: the id '../a' leads out of its folder"),
         ("sample_id,vidoe\na,v.npy\n", r"\['sample_id', 'vidoe'\], expected sample_id and one or more of \['video'\]"),
         ("video\nv.npy\n", "expected sample_id"),
         ("", "expected sample_id"),

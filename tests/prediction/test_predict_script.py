@@ -343,11 +343,12 @@ def test_folders_and_tables_of_recordings_lose_no_other_sample(run, judge, films
         f"sample_id,recording,start,end,audio\nx,{films}/a.mp4,0.32,0.64,\ny,{films}/b.mp4,,,sound.npy\nz,,,,sound.npy\n"
     )
     np.save(tmp_path / "sound.npy", np.ones((3, 84), np.float32))
-    status, out, _ = run(judge, "--csv", table, "--format", "json")
+    assert "leads out of its folder" in run(judge, "--csv", table)[2]
+    status, out, _ = run(judge, "--csv", table, "--format", "json", "--outside_paths")
     assert [entry["used"] for entry in json.loads(out)] == [["video", "audio"], ["video", "audio"], ["audio"]]
     assert status == 0
     table.write_text(f"sample_id,recording,start\nx,{films}/a.mp4,soon\n")
-    status, _, errors = run(judge, "--csv", table)
+    status, _, errors = run(judge, "--csv", table, "--outside_paths")
     assert (status, "line 2, sample 'x': start is 'soon', expected a number" in errors) == (2, True)
 
 

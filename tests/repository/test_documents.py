@@ -46,6 +46,7 @@ PARSED_ONLY = {
     "benchmark.py": "takes minutes",
     "demo.py": "the folder of every page begins with it",
     "search.py": "takes minutes",
+    "soak.py": "takes minutes to hours",
     "limssr.modeling_limssr.convert_limssr_original_to_hf.py": "needs a published checkpoint, see tests/modeling",
     "tests.helpers.loopback_hub.py": "serves until interrupted",
 }

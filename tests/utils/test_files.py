@@ -2,10 +2,18 @@
 
 import json
 import math
+import os
 
 import pytest
 
-from limssr.training.utils.files import atomic_write, atomic_write_text, without_paths, write_json
+from limssr.training.utils.files import (
+    atomic_write,
+    atomic_write_text,
+    remove_leftovers,
+    scratch_prefix,
+    without_paths,
+    write_json,
+)
 
 
 def test_a_failure_leaves_the_file_as_it_was(tmp_path):
@@ -16,6 +24,22 @@ def test_a_failure_leaves_the_file_as_it_was(tmp_path):
         atomic_write_text(path, "second, cut sho\ud800")
     assert path.read_text() == "first"
     assert [entry.name for entry in path.parent.iterdir()] == ["scores.txt"]
+
+
+def test_leftovers_of_dead_processes_go_and_others_stay(tmp_path):
+    other = scratch_prefix().replace(str(os.getpid()), str(2**22 + 1))  # no such process
+    for name in (f"{other}a", "deep/.writing-checkpoint-3", f"deep/{other}b"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "half").write_text("half")
+    kept = [f"{scratch_prefix()}c", f".writing-1@elsewhere-{'d' * 8}", "checkpoint-3"]
+    for name in kept:
+        (tmp_path / name).mkdir()
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, "deep"])
+    assert len(list((tmp_path / "deep").iterdir())) == 2
+    remove_leftovers(tmp_path, below=True)
+    assert list((tmp_path / "deep").iterdir()) == []
+    remove_leftovers(tmp_path / "nowhere")
 
 
 def test_json_is_strict(tmp_path):

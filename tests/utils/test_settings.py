@@ -95,3 +95,28 @@ def test_a_file_that_is_no_settings_is_named_in_one_line(tmp_path, content):
     with pytest.raises(ValueError, match=r"a\.yaml") as caught:
         read_settings(tmp_path / "a.yaml")
     assert "\n" not in str(caught.value)
+
+
+LEVELS = [
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]" for before, name in zip("abcdefg", "bcdefgh", strict=True)
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &a [x]\n" + "\n".join(LEVELS), "more than 100000 values"),
+        ("a: &a [*a]", "a value that contains itself"),
+        ("a: " + "[" * 5000, "nested too deeply"),
+    ],
+    ids=["bomb", "circle", "depth"],
+)
+def test_yaml_that_would_fill_the_memory_is_refused(tmp_path, text, message):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(ValueError, match=rf"bad\.yaml is no .*{message}"):
+        read_settings(tmp_path / "bad.yaml")
+
+
+def test_aliases_for_brevity_are_fine(tmp_path):
+    (tmp_path / "good.yaml").write_text("a: &a {x: 1}\nb: {<<: *a, y: 2}\nc: *a\n")
+    assert read_settings(tmp_path / "good.yaml") == {"a": {"x": 1}, "b": {"x": 1, "y": 2}, "c": {"x": 1}}

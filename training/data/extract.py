@@ -10,13 +10,13 @@ OUT/
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 import torch
 from filelock import FileLock
@@ -25,10 +25,12 @@ from tqdm.auto import tqdm
 
 from ...processing.recipes_limssr import Recipe
 from ...processing.recordings_limssr import Recording, RecordingError
-from ..utils.files import atomic_write, write_json
+from ..utils.files import atomic_write, remove_leftovers, write_json
+from ..utils.paths import OutsideError, path_below
+from ..utils.workers import end_with_parent
 from .file_dataset import RECIPE_FILE
 from .sources.files import RECIPE_KEY, TIMES_KEY
-from .sources.labels import LabelError, read_csv
+from .sources.labels import LabelError, path_of_cell, read_csv
 from .sources.recordings import COLUMN, PART, RECORDINGS, clip_extractor, find_recordings, read_recording
 
 FEW = 64  # recordings that are read before other processes have started
@@ -69,10 +71,12 @@ def extract_features(
         OSError: a file cannot be written, or a worker was ended.
     """
     out, recipe = Path(out), Recipe.load(recipe)
-    _refuse_ids_outside(recordings)
+    for sample_id in recordings:
+        _feature_file(out, "features", sample_id)  # raises ValueError
     begin_folder(out, recipe)
     done = read_record(out)
     todo = {name: recording for name, recording in recordings.items() if not _is_done(out, done.get(name))}
+    remove_leftovers(out, below=True)
     failed = []
     work = partial(extract_one, out=out, recipe=json.dumps(recipe.to_dict()))
     with tqdm(total=len(recordings), initial=len(recordings) - len(todo), unit="recording", disable=None) as bar:
@@ -85,18 +89,11 @@ def extract_features(
     return sorted(failed, key=lambda each: each.sample_id)
 
 
-def _refuse_ids_outside(sample_ids: Iterable[str]) -> None:
-    for sample_id in sample_ids:
-        path, windows = PurePosixPath(sample_id), PureWindowsPath(sample_id)
-        if path.is_absolute() or windows.anchor or ".." in (*path.parts, *windows.parts):
-            raise ValueError(
-                f"sample {sample_id!r}: its features would lie outside the folder; an id is a name, or a path below "
-                "the folder without '..'"
-            )
-
-
 def _feature_file(out: Path, modality: str, sample_id: str) -> Path:
-    return out / modality / f"{sample_id}.safetensors"
+    try:
+        return path_below(out / modality, f"{sample_id}.safetensors")
+    except OutsideError as error:
+        raise ValueError(f"sample {sample_id!r}: its features would lie outside the folder: {error}") from error
 
 
 def begin_folder(out: Path, recipe: Recipe) -> None:
@@ -111,7 +108,7 @@ def begin_folder(out: Path, recipe: Recipe) -> None:
         if path.is_file():
             if Recipe.load(path).digest != recipe.digest:
                 raise FileExistsError(f"{out} holds features of another recipe; name another folder or remove it")
-        elif {place.name for place in out.iterdir()} - {".lock", LABELS}:
+        elif any(place.name != LABELS and not place.name.startswith(".") for place in out.iterdir()):
             raise FileExistsError(f"{out} is not empty, and what is in it are no features; name another folder")
         else:
             write_json(path, recipe.to_dict())
@@ -159,13 +156,14 @@ def read_record(out: Path) -> dict[str, Extracted]:
     return found
 
 
-def find_all_recordings(place: str | Path, out: Path) -> dict[str, Recording]:
+def find_all_recordings(place: str | Path, out: Path, outside_paths: bool = False) -> dict[str, Recording]:
     """Recordings of a folder or a CSV; their labels are copied to `out`.
 
     Args:
         place: folder of recordings, at any depth; folder with `recordings/` and `labels.csv`; or CSV with the columns
             `sample_id` and `recording`, relative to its folder, and perhaps `start` and `end` in seconds.
         out: folder of the features.
+        outside_paths: paths in the CSV may lead out of its folder.
 
     Raises:
         LabelError, FeatureFileError: the CSV or the folder cannot be used.
@@ -183,7 +181,8 @@ def find_all_recordings(place: str | Path, out: Path) -> dict[str, Recording]:
         where = f"{place}, line {line}, sample {cells['sample_id']!r}"
         if cells[COLUMN]:
             part = (cells.get(name) for name in PART)
-            found[cells["sample_id"]] = read_recording(place.parent / cells[COLUMN], *part, where)
+            path = path_of_cell(place.parent, cells[COLUMN], where, outside_paths)
+            found[cells["sample_id"]] = read_recording(path, *part, where)
     if set(columns) - {"sample_id", COLUMN, *PART}:
         _copy_labels(columns, rows, out / LABELS)
     return found
@@ -208,13 +207,18 @@ def _usual_workers(recordings: int) -> int:
     return 1 if recordings <= FEW else len(os.sched_getaffinity(0))
 
 
+def _begin_worker(parent: int) -> None:
+    end_with_parent(parent)
+    torch.set_num_threads(1)
+
+
 def _run(work, todo: Mapping[str, Recording], workers: int) -> Iterator[Extracted]:
     """Results as they come, from one process or several."""
     workers = min(workers, len(todo))
     if workers <= 1:
         yield from (work(*item) for item in todo.items())
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker, (os.getpid(),)) as pool:
         try:
             for future in as_completed([pool.submit(work, *item) for item in todo.items()]):
                 yield future.result()

@@ -17,7 +17,7 @@ from .aqa_data import AqaData
 from .file_dataset import RECIPE_FILE, FileDataset, ModalityFolders, build_label_splits, check_made_by, locate
 from .masked_dataset import row_extents
 from .sources.files import FeatureSource
-from .sources.labels import LabelError, Labels, check_range, parse_number, read_csv, read_label_csv
+from .sources.labels import LabelError, Labels, check_range, parse_number, path_of_cell, read_csv, read_label_csv
 from .sources.recordings import COLUMN, PART, RECORDINGS, RecordingSource, find_recordings, read_recording
 
 logger = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class Folder(ModalityFolders, FileDataset):
         recordings: folder of the recordings; by default the column `recording` of `labels.csv` has their paths, and
             where there is none they are in `recordings/`. Relative paths start at `folder`. Columns `start` and `end`
             are the seconds of the part that counts.
+        outside_paths: paths in that column may lead out of `folder`.
     """
 
     folder: str | Path
@@ -67,6 +68,7 @@ class Folder(ModalityFolders, FileDataset):
     zeros_are_missing: bool = False
     recipe: str | Path | None = None
     recordings: str | None = None
+    outside_paths: bool = False
 
     name: ClassVar = "folder"
 
@@ -120,7 +122,8 @@ class Folder(ModalityFolders, FileDataset):
             if row[COLUMN] is not None:
                 part = (row.get(name) for name in PART)
                 where = f"{self.folder / self.labels}, sample {row['sample_id']!r}"
-                found[row["sample_id"]] = read_recording(locate(self.folder, row[COLUMN]), *part, where)
+                path = path_of_cell(self.folder, row[COLUMN], where, self.outside_paths)
+                found[row["sample_id"]] = read_recording(path, *part, where)
         return found
 
     def load(self) -> AqaData:

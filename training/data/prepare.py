@@ -18,7 +18,9 @@ from datasets.utils.py_utils import convert_file_size_to_int
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..utils.files import scratch_folder, without_paths
+from ..utils.locks import lock
 from ..utils.markdown import markdown_table
+from ..utils.workers import end_with_parent
 from . import AqaData, build, dataset_class, report_missing
 from .aqa_data import MissingFeature, MissingSummary
 from .file_dataset import FileDataset, RowReader
@@ -63,7 +65,7 @@ class PreparedBuilder(ArrowBasedBuilder):
     """
 
     def __init__(self, name: str, labels: AqaData, readers: dict[str, Reader], scratch: Path) -> None:
-        self.labels, self.readers, self.notes = labels, readers, scratch / "missing"
+        self.labels, self.readers, self.notes, self.launcher = labels, readers, scratch / "missing", os.getpid()
         self.notes.mkdir()
         features = RowReader(labels, readers).features
         super().__init__(str(scratch / "cache"), dataset_name=name, features=features, writer_batch_size=1)
@@ -79,6 +81,8 @@ class PreparedBuilder(ArrowBasedBuilder):
         ]
 
     def _generate_tables(self, split: str, positions: list[int]) -> Iterator[tuple[int, pa.Table]]:
+        if os.getpid() != self.launcher:
+            end_with_parent(self.launcher)
         reader = RowReader(self.labels, self.readers)
         nothing = self.info.features.arrow_schema.empty_table()
         for position in positions:
@@ -137,7 +141,7 @@ def prepare_data(
         report_missing(Prepared(out).load(), list_missing, require_complete)
         print(f"{out} is complete already", flush=True)
         return
-    with scratch_folder(out) as scratch:
+    with lock(out.with_name(f".{out.name}.lock")), scratch_folder(out) as scratch:
         readers = {
             name: source.open(scratch / f"table-{number}") for number, (name, source) in enumerate(sources.items())
         }

@@ -1,9 +1,13 @@
 """Checkpoints without pickle: their form, the state of a training that is to go on, and exact loading."""
 
 import json
+import logging
 import random
+import shutil
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +17,80 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState
 
 from ...modeling_limssr.adapters_limssr import strip_peft_names
+from ..utils.checkpoints import (
+    checkpoint_folder,
+    find_damage,
+    finish_folder,
+    newest_whole,
+    read_manifest,
+    read_trainer_state,
+    remove_old_checkpoints,
+    unfinished_folder,
+)
 from ..utils.files import AVERAGE_FILE, OPTIMIZER_FILE, RANDOM_FILES, SCALER_FILE, SCHEDULE_FILE
+
+logger = logging.getLogger(__name__)
+
+
+class SaveError(OSError):
+    """A checkpoint or the model could not be written, as on a full disk; earlier checkpoints are whole."""
 
 
 class TrainingStateMixin:
     """Part of a `Trainer`: saves the state of the training as tensors and text, and goes on only from all of it.
 
-    The trainer has no public hook for these six methods. The stock ones write pickles, which must neither be published
-    nor loaded, and go on without what is missing. FSDP and DeepSpeed keep their own formats.
+    The trainer has no public hook for its private methods below. The stock ones write pickles, which must neither be
+    published nor loaded, write a checkpoint file by file under its final name, and go on without what is missing. FSDP
+    and DeepSpeed keep their own formats.
     """
+
+    _resumed_from: Path | None = None
+    _knows_earlier_losses = False
+
+    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
+        """Train, see `transformers.Trainer.train`; `True` resumes from the newest whole checkpoint.
+
+        `train_loss` is the mean over the whole run, resumed or not; times and speeds are those of this call.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = find_last(self.args.output_dir, not self.args.resume_without_optimizer)
+            if resume_from_checkpoint is None:
+                raise FileNotFoundError(f"there is no checkpoint in {self.args.output_dir} to go on from.")
+        self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        return output._replace(training_loss=output.metrics["train_loss"])
+
+    def _run_epoch(self, *arguments, resume_from_checkpoint=None, **kwargs):
+        """Run an epoch, unless a resumed training had ended within it: the stock loop takes one more step."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*arguments, resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def check_training_state(self, checkpoint: str | Path) -> None:
         """
         Raises:
             FileNotFoundError: the folder is no checkpoint of a training.
-            ValueError: part of the training state is missing, damaged, or of another step, optimizer, model or number
-                of processes; `resume_without_optimizer` goes on without it.
+            ValueError: part of the checkpoint is missing, damaged, or of another step, optimizer, model or number of
+                processes; `resume_without_optimizer` goes on without the state of the optimizer.
         """
         folder = Path(checkpoint)
-        if not (folder / TRAINER_STATE_NAME).is_file():
-            raise FileNotFoundError(f"{folder} has no {TRAINER_STATE_NAME}: it is no checkpoint of a training.")
+        step = read_trainer_state(folder)["global_step"]
+        if damage := find_damage(folder, with_optimizer=False):
+            raise ValueError(f"the run cannot go on from {folder}: {damage}. Name a whole checkpoint.")
+        best = read_manifest(folder)[1]
+        if best is not None and self.args.load_best_model_at_end and (damage := find_damage(best, False)):
+            raise ValueError(
+                f"the run cannot go on from {folder}: {best.name}, its best checkpoint, is not whole: {damage}. "
+                "Restore it, or give `--load_best_model_at_end false` to keep the model of the last step."
+            )
         if self.args.resume_without_optimizer:
             return
-        step = _read(folder / TRAINER_STATE_NAME)["global_step"]
-        if problems := [problem for problem in self._state_problems(folder, step) if problem]:
+        problems = [problem for problem in self._state_problems(folder, step) if problem]
+        if problems := problems or [damage for damage in [find_damage(folder)] if damage]:
             raise ValueError(
                 f"the run cannot go on from {folder} as if it had never stopped: {'; '.join(problems)}. Name a whole "
                 "checkpoint, or give `--resume_without_optimizer` to go on from the weights with a new optimizer."
@@ -61,6 +112,57 @@ class TrainingStateMixin:
         yield _problem(folder / self._random_file, step=step, processes=self.args.world_size)
         if getattr(self.accelerator, "scaler", None) is not None:
             yield _problem(folder / SCALER_FILE, step=step)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """Save what the stock method saves, aside, and name the folder when it is whole and on the disk."""
+        if self.hp_search_backend is None and trial is None:
+            self.store_flos()
+        run = self._get_output_dir(trial)
+        folder, best = checkpoint_folder(run, self.state.global_step), self._best_checkpoint(run)
+        unfinished = unfinished_folder(folder)
+        if self.args.should_save:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        with save_errors(folder, unfinished):
+            self.save_model(str(unfinished), _internal_call=True)
+            if not self.args.save_only_model:
+                self._save_optimizer_and_scheduler(str(unfinished))
+                self._save_scaler(str(unfinished))
+                self._save_rng_state(str(unfinished))
+            self.accelerator.wait_for_everyone()  # each process writes its random state
+            if self.args.should_save:
+                self._save_trainer_state(unfinished)
+                finish_folder(unfinished, folder, best)
+        self.accelerator.wait_for_everyone()
+        self.state.best_model_checkpoint = None if best is None else str(best)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(folder))
+        if self.args.should_save:
+            remove_old_checkpoints(run, self.args.save_total_limit, {folder, best})
+
+    def _best_checkpoint(self, run: str) -> Path | None:
+        """Return the best checkpoint so far, which may be the one that is being saved."""
+        if step := self.state.best_global_step:
+            folder = checkpoint_folder(run, step)
+            if step == self.state.global_step or folder.is_dir():
+                return folder
+        return Path(self.state.best_model_checkpoint) if self.state.best_model_checkpoint else None
+
+    def _save_trainer_state(self, folder: Path) -> None:
+        """Save the state and that of callbacks; the manifest names the best checkpoint, wherever the run is moved."""
+        callbacks = [*self.callback_handler.callbacks, self.control]
+        exportable = TrainerState(stateful_callbacks=[each for each in callbacks if isinstance(each, ExportableState)])
+        self.state.stateful_callbacks = exportable.stateful_callbacks
+        replace(self.state, best_model_checkpoint=None).save_to_json(str(folder / TRAINER_STATE_NAME))
+
+    def _load_best_model(self) -> None:
+        """Load either form. No public hook: the stock one knows no adapters, and only warns of misfitting weights."""
+        best = Path(self.state.best_model_checkpoint)
+        if damage := find_damage(best, with_optimizer=False):
+            logger.warning("%s was the best checkpoint, but %s: the model of the last step is kept.", best, damage)
+            self.state.best_model_checkpoint = self.state.best_metric = self.state.best_global_step = None
+        else:
+            load_trained_weights(self.model, best)
 
     @property
     def _is_sharded(self) -> bool:
@@ -96,16 +198,82 @@ class TrainingStateMixin:
 
     def _save_rng_state(self, output_dir: str) -> None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)  # the first process may not have written there yet
-        about = {"step": self.state.global_step, "processes": self.args.world_size}
+        about = {"step": self.state.global_step, "processes": self.args.world_size, "losses": self._losses_so_far()}
         _write(Path(output_dir) / self._random_file, about | random_state())
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None and not self.args.resume_without_optimizer:
             set_random_state(_read(Path(checkpoint) / self._random_file))
 
+    def _losses_so_far(self) -> dict:
+        """What the means of `train_loss` and of the next entry in the history are made of."""
+        terms = {name: [value.item() for value in values] for name, values in self._loss_terms.items()}
+        counted = {"total": self._total_loss_scalar, "since_log": self._tr_loss.item(), "terms": terms}
+        return counted | {"logged_at": self._globalstep_last_logged}
+
+    def take_up(self) -> None:
+        """Take up what the stock trainer forgets of the checkpoint it goes on from: best checkpoint and losses."""
+        best = read_manifest(self._resumed_from)[1]
+        self.state.best_model_checkpoint = None if best is None or not best.is_dir() else str(best)
+        path = self._resumed_from / self._random_file
+        self._knows_earlier_losses = path.is_file() and not self.args.resume_without_optimizer
+        if self._knows_earlier_losses:
+            losses = _read(path)["losses"]
+            self._total_loss_scalar, self._globalstep_last_logged = losses["total"], losses["logged_at"]
+            self._tr_loss += losses["since_log"]
+            for name, values in losses["terms"].items():
+                self._loss_terms[name] = list(torch.tensor(values, device=self.args.device))
+
     @property
     def _random_file(self) -> str:
         return RANDOM_FILES.replace("*", f"_{self.args.process_index}" if self.args.world_size > 1 else "")
+
+
+class TakeUp(TrainerCallback):
+    """Tells the trainer to take up the rest of a checkpoint, once the stock trainer has done its part."""
+
+    def __init__(self, trainer: TrainingStateMixin):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.trainer._resumed_from is not None:
+            self.trainer.take_up()
+
+
+@contextmanager
+def save_errors(path: Path, unfinished: Path | None = None) -> Iterator[None]:
+    """
+    Args:
+        path: what is to be saved.
+        unfinished: folder to remove after an error.
+
+    Raises:
+        SaveError: in place of an error of the file system or of safetensors, which wraps one.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if unfinished is not None:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        raise SaveError(
+            f"{path} could not be saved: {error}. Earlier checkpoints are whole: make room, or do what the error asks "
+            "for, and go on with `--resume_from_checkpoint last`."
+        ) from error
+
+
+def find_last(output_dir: str | Path, with_optimizer: bool = True) -> str | None:
+    """Return the newest whole checkpoint of a run, and warn of each newer one; None where there is no checkpoint.
+
+    Raises:
+        ValueError: there are checkpoints, but none is whole.
+    """
+    folder, damaged = newest_whole(output_dir, with_optimizer)
+    said = "; ".join(f"{path}: {damage}" for path, damage in damaged.items())
+    if folder is None and damaged:
+        raise ValueError(f"no checkpoint is whole, so the run cannot go on: {said}.")
+    if damaged:
+        logger.warning("Skipped: %s. The run goes on from %s.", said, folder)
+    return None if folder is None else str(folder)
 
 
 def _problem(path: Path, **expected) -> str | None:

@@ -3,6 +3,8 @@
 import json
 import logging
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -13,7 +15,7 @@ from shutil import rmtree
 
 from accelerate.utils import release_memory
 from transformers import set_seed
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, get_last_checkpoint
+from transformers.trainer_utils import IntervalStrategy
 
 from ...processing.processing_limssr import LimssrProcessor
 from ..arguments import Arguments, DataArguments, LimssrTrainingArguments, ModelArguments
@@ -29,13 +31,17 @@ from ..evaluation.run import write_evaluation
 from ..evaluation.tables import evaluation_table, result_caveats, title_with_caveats
 from ..hub.model_card import write_model_card
 from ..hub.repository import HUB_NAME, fetch_checkpoint
-from ..utils.files import RECORD_FILE, write_json
+from ..utils.checkpoints import checkpoints_in
+from ..utils.files import RECORD_FILE, remove_leftovers, write_json
 from ..utils.launching import command_line
+from ..utils.locks import LOCK_FILE, lock
+from .checkpoints import find_last
 from .collator import LimssrCollator
 from .folds import EpochChoice, choose_epoch, fold_folder, fold_folders
 from .model import build_model, start_at_mean
 from .overview import KEPT_BY_OPTIMIZER, advise, changed_settings, overview, warn_of_few
 from .splits import TrainingData, prepare_training_data
+from .stopping import train_until_signal
 from .trainer import LimssrTrainer, do_not_validate
 
 logger = logging.getLogger(__name__)
@@ -68,10 +74,28 @@ def run_training(*arguments: ModelArguments | DataArguments | LimssrTrainingArgu
     Returns:
         The evaluation on the test split.
     """
-    run = prepare_run(*arguments)
-    result = finish_run(run)
-    push_run(run)
+    with run_folder(arguments[-1]):
+        run = prepare_run(*arguments)
+        result = finish_run(run)
+        push_run(run)
     return result
+
+
+@contextmanager
+def run_folder(args: LimssrTrainingArguments) -> Iterator[None]:
+    """Hold the lock of the output folder, and remove what a killed run was writing there.
+
+    Raises:
+        LockedError: another process is at work in the folder.
+    """
+    if args.process_index != 0:
+        yield
+        return
+    with lock(Path(args.output_dir, LOCK_FILE)):
+        remove_leftovers(args.output_dir)
+        for folder in fold_folders(args.output_dir):
+            remove_leftovers(folder)
+        yield
 
 
 def prepare_run(
@@ -156,7 +180,7 @@ def finish_run(run: PreparedRun) -> EvaluationResult:
         run.choice = train_folds(run)
         trainer.share = run.choice.share
         set_seed(args.seed)  # whatever the folds drew
-    seconds = trainer.train(resume_from_checkpoint=run.checkpoint).metrics["train_runtime"]
+    seconds = train_until_signal(trainer, run.checkpoint).metrics["train_runtime"]
     calibrate_run(run)
     result = evaluate_subsets(
         trainer.model,
@@ -223,18 +247,18 @@ def _train_fold(run: PreparedRun, fold: int) -> dict:
     folder, args = fold_folder(args.output_dir, fold), copy(args)
     args.output_dir, args.eval_strategy = str(folder), IntervalStrategy.EPOCH
     args.load_best_model_at_end = args.push_to_hub = False
-    checkpoint = newest_checkpoint(args.output_dir)
+    checkpoint = find_last(args.output_dir)
     fold_run = _prepare((model_arguments, data_arguments, args), run.data, checkpoint, fold)
     trainer = fold_run.trainer
     if trainer.is_world_process_zero():
         held_back = fold_run.rows.summary["validation"]["samples"]
         print(f"\nFold {fold + 1} of {data_arguments.folds} in {folder}: {held_back} samples to validate", flush=True)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    train_until_signal(trainer, checkpoint)
     record = describe_run(fold_run)
     trainer.accelerator.wait_for_everyone()  # each process writes its random state into the last checkpoint
     if trainer.is_world_process_zero():
         write_json(folder / RECORD_FILE, record)
-        for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):  # nobody needs them any more
+        for path in checkpoints_in(folder):  # nobody needs them any more
             rmtree(path)
     return record
 
@@ -283,13 +307,13 @@ def find_checkpoint(args: LimssrTrainingArguments, folds: int | None = None) -> 
         ValueError: `folds` go on from the last checkpoint only.
         HubError: the Hub was not reached, or has no such revision.
         FileNotFoundError: there is no such checkpoint.
+        ValueError: none of the checkpoints is whole.
         FileExistsError: `output_dir` has checkpoints, but the run is to start anew.
     """
-    wanted, newest = args.resume_from_checkpoint, newest_checkpoint(args.output_dir)
-    begun = fold_folders(args.output_dir)
+    wanted, begun = args.resume_from_checkpoint, fold_folders(args.output_dir)
     if folds is not None and wanted not in (None, "last"):
         raise ValueError(f"`resume_from_checkpoint` is {wanted!r}, but a run with `folds` goes on with 'last' only.")
-    if wanted is None and (left := newest or next(iter(begun), None)):
+    if wanted is None and (left := next(iter([*checkpoints_in(args.output_dir), *begun]), None)):
         raise FileExistsError(
             f"{left} is left from an earlier run and would be mixed up with the checkpoints of this one: remove it, "
             "name another `output_dir`, or go on with `--resume_from_checkpoint last`."
@@ -298,8 +322,8 @@ def find_checkpoint(args: LimssrTrainingArguments, folds: int | None = None) -> 
         with args.main_process_first(desc="fetching the checkpoint"):
             if args.local_process_index == 0:
                 fetch_checkpoint(wanted, args.output_dir, args.hub_token)
-        return get_last_checkpoint(args.output_dir)
-    found = newest if wanted == "last" else wanted
+        return find_last(args.output_dir)
+    found = find_last(args.output_dir, not args.resume_without_optimizer) if wanted == "last" else wanted
     if folds is not None and begun and found is None:
         return None
     if wanted is not None and (found is None or not Path(found).is_dir()):
@@ -307,14 +331,10 @@ def find_checkpoint(args: LimssrTrainingArguments, folds: int | None = None) -> 
     return found
 
 
-def newest_checkpoint(output_dir: str | Path) -> str | None:
-    return get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
-
-
 def how_to_go_on(output_dir: str) -> str:
     """Name the newest checkpoint of a run that was interrupted, and the command that goes on from it."""
     folds = fold_folders(output_dir)
-    newest = next(filter(None, map(newest_checkpoint, [output_dir, *reversed(folds)])), None)
+    newest = next((found[0] for found in map(checkpoints_in, [output_dir, *reversed(folds)]) if found), None)
     if newest is None and not folds:
         return f"Interrupted. There is no checkpoint in {output_dir} yet: the same command starts anew."
     kept = f"The newest checkpoint is {newest}" if newest else "Finished folds are kept"

@@ -5,6 +5,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,15 @@ from ..prediction.predictions import PATHS, Predictions, round_scores
 from ..prediction.predictor import predict
 from ..utils.files import RECORD_FILE, write_json
 from .averaging import WeightAverage, settle_weights
-from .checkpoints import TrainingStateMixin, check_form, checkpoint_form, final_form, load_trained_weights
+from .checkpoints import (
+    TakeUp,
+    TrainingStateMixin,
+    check_form,
+    checkpoint_form,
+    final_form,
+    load_trained_weights,
+    save_errors,
+)
 from .collator import SAMPLE_IDS, EpochRows, EpochSampler, LimssrCollator, NamedBatches
 from .finite import NotFiniteError, own_buffers, require_finite, wrong_tensors
 
@@ -99,6 +108,7 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
         if data_collator is None:
             self.data_collator = self._collator("random")
         self.add_callback(EndSettled())
+        self.add_callback(TakeUp(self))
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
                 callback.logging_dir = os.path.join(args.output_dir, "logs")
@@ -215,6 +225,12 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
             means = torch.stack([torch.stack(values).mean() for values in self._loss_terms.values()])
             logs |= dict(zip(self._loss_terms, self.accelerator.reduce(means, "mean").tolist(), strict=True))
             self._loss_terms.clear()
+        if "train_loss" in logs and self._initial_global_step:
+            if self._knows_earlier_losses:  # the stock mean is over the steps of this call
+                steps = max(self.state.global_step - self._initial_global_step, 0.001)
+                logs["train_loss"] *= steps / self.state.global_step
+            else:
+                logs["train_loss_from_step"] = self._initial_global_step
         super().log(logs, start_time)
 
     # Validation.
@@ -308,11 +324,12 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
         logging.disable_progress_bar()
         model = self.accelerator.unwrap_model(self.model)
         require_finite(model if state_dict is None else state_dict.items(), folder)
-        model.save_pretrained(folder, form=form, state_dict=state_dict)
+        with save_errors(folder) if is_final else nullcontext():  # a checkpoint's are of `_save_checkpoint`
+            model.save_pretrained(folder, form=form, state_dict=state_dict)
+            self.processing_class.save_pretrained(folder)
+            write_json(folder / "training_args.json", self.args.to_dict())
         if had_bar:
             logging.enable_progress_bar()
-        self.processing_class.save_pretrained(folder)
-        write_json(folder / "training_args.json", self.args.to_dict())
         if self.describe is not None and not is_final:
             write_json(folder / RECORD_FILE, self.describe())
 
@@ -320,10 +337,6 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
         """Load either form. No public hook: the stock one knows no adapters, and only warns of misfitting weights."""
         self.check_training_state(resume_from_checkpoint)
         load_trained_weights(self.model if model is None else model, resume_from_checkpoint)
-
-    def _load_best_model(self) -> None:
-        """Load either form; no public hook, as for `_load_from_checkpoint`."""
-        load_trained_weights(self.model, self.state.best_model_checkpoint)
 
 
 def as_limssr_arguments(args: TrainingArguments | None) -> LimssrTrainingArguments:

@@ -12,11 +12,18 @@ from tempfile import TemporaryDirectory
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, errors
 from safetensors import SafetensorError, safe_open
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from ...configuration.configuration_limssr import LimssrConfig
 from ...modeling_limssr.language_model_limssr import CHECKPOINT_SUBFOLDER
 from ...modeling_limssr.modeling_limssr import LimssrForScoreRegression
+from ..utils.checkpoints import (
+    MANIFEST_FILE,
+    checkpoint_folder,
+    checkpoints_in,
+    finish_folder,
+    read_trainer_state,
+    unfinished_folder,
+)
 from ..utils.files import OPTIMIZER_FILE, TRAINING_STATE_FILES
 from ..utils.loading import place_of_language_model
 from .model_card import render_model_card, write_model_card
@@ -96,7 +103,7 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@.+)?")
 BEST_SUBFOLDER = "best"  # the best checkpoint so far, in the revision of another one
 TOKENIZER_FILES = ("*.jinja", "merges.txt", "vocab.txt", "*.model")
 # All that ever leaves for the Hub; whatever else lies in the folder, a pickle above all, stays here.
-PUBLISHED_FILES = ("*.safetensors", "*.json", "*.py", "README.md", "*.png", *TOKENIZER_FILES)
+PUBLISHED_FILES = ("*.safetensors", "*.json", "*_limssr.py", "README.md", "*.png", *TOKENIZER_FILES)
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 NEEDED = ("config.json", "processor_config.json", "README.md", "modeling_limssr.py", "processing_limssr.py")
 REPORTS = ("run.json", "metrics.json", "training_args.json", "evaluation.png", "curve.png")
@@ -167,21 +174,27 @@ def prepare_repository(
     return repo_id
 
 
-def published_files(folder: str | Path, with_training_state: bool = False) -> dict[str, Path]:
+def published_files(
+    folder: str | Path, with_training_state: bool = False, follow_links: bool = False
+) -> dict[str, Path]:
     """
     Select what of a checkpoint folder goes to the Hub; never a pickle, and no predictions (they hold test labels).
 
     Args:
         folder: checkpoint folder.
         with_training_state: include what training needs to go on.
+        follow_links: include links, of which the Hub's cache consists; otherwise none, wherever it leads.
 
     Returns:
         Path in the repository -> file.
     """
     folder, files = Path(folder), {}
     for subfolder in ("", CHECKPOINT_SUBFOLDER, BEST_SUBFOLDER):
-        for file in sorted((folder / subfolder).glob("*")):
-            is_wanted = _matches(file.name, PUBLISHED_FILES) and file.is_file()
+        place = folder / subfolder
+        for file in sorted(place.glob("*")):
+            is_link = file.is_symlink() or (subfolder and place.is_symlink())
+            is_wanted = _matches(file.name, PUBLISHED_FILES) and file.is_file() and (follow_links or not is_link)
+            is_wanted &= file.name != MANIFEST_FILE  # of the folder here, whose other files differ a little
             if is_wanted and (with_training_state or not _matches(file.name, TRAINING_STATE_FILES)):
                 files[file.relative_to(folder).as_posix()] = file
     return files
@@ -247,35 +260,43 @@ def fetch_checkpoint(name: str, output_dir: str | Path, token: str | None = None
         HubError: the Hub is out of reach or refuses.
         FileExistsError: `output_dir` has checkpoints already.
         FileNotFoundError: the revision holds no training state.
+        ValueError: the training state holds what no trainer wrote.
     """
     output_dir = Path(output_dir)
-    if output_dir.is_dir() and (newest := get_last_checkpoint(output_dir)):
+    if existing := checkpoints_in(output_dir):
         raise FileExistsError(
-            f"{newest} exists already: go on with `--resume_from_checkpoint last`, or give another `output_dir`."
+            f"{existing[0]} exists already: go on with `--resume_from_checkpoint last`, or give another `output_dir`."
         )
     repo_id, _, revision = name.partition("@")
     with hub_errors(f"{name} is no folder here, and cannot be fetched from the Hub"):
         folder = Path(HfApi(token=token).snapshot_download(repo_id, revision=revision or None))
-    files = published_files(folder, with_training_state=True)
+    files = published_files(folder, with_training_state=True, follow_links=True)
+    files = {path: file for path, file in files.items() if file.suffix != ".py"}  # ours goes into later checkpoints
     if not {TRAINER_STATE_NAME, OPTIMIZER_FILE} <= files.keys():
         raise FileNotFoundError(
             f"{name} holds a model but no training to go on with. Runs with `--hub_strategy every_save` push one with "
             f"each checkpoint: name the revision of such a commit, {repo_id}@REVISION."
         )
-    state = json.loads(files.pop(TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-    checkpoint = output_dir / f"{PREFIX_CHECKPOINT_DIR}-{state['global_step']}"
-    best = output_dir / f"{PREFIX_CHECKPOINT_DIR}-{state['best_global_step']}"
-    has_best = any(path.startswith(f"{BEST_SUBFOLDER}/") for path in files)
-    state["best_model_checkpoint"] = str(best) if has_best or best == checkpoint else None
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=output_dir, prefix="_fetch-") as fetched:  # an interrupted copy is no checkpoint
-        copied = Path(fetched, "checkpoint")
-        copy_files(files, copied)
-        (copied / TRAINER_STATE_NAME).write_text(json.dumps(state, indent=2), encoding="utf-8")
-        if has_best:
-            (copied / BEST_SUBFOLDER).rename(best)
-        copied.rename(checkpoint)
+    try:
+        state = read_trainer_state(folder)
+    except ValueError as error:
+        raise ValueError(f"{name} is no checkpoint to go on with: {error}") from None
+    step, best_step = state["global_step"], state.get("best_global_step")
+    of_best = {path: files.pop(path) for path in list(files) if path.startswith(f"{BEST_SUBFOLDER}/")}
+    if best_step is not None and best_step != step and of_best:
+        named = {path.removeprefix(f"{BEST_SUBFOLDER}/"): file for path, file in of_best.items()}
+        _copy_whole(named, checkpoint_folder(output_dir, best_step))
+    checkpoint = checkpoint_folder(output_dir, step)
+    _copy_whole(files, checkpoint)
     return str(checkpoint)
+
+
+def _copy_whole(files: dict[str, Path], folder: Path) -> None:
+    """Copy files into a folder that appears when it is whole."""
+    unfinished = unfinished_folder(folder)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    copy_files(files, unfinished)
+    finish_folder(unfinished, folder)
 
 
 def copy_files(files: dict[str, Path], folder: str | Path) -> None:

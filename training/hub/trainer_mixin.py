@@ -1,15 +1,14 @@
 """How the trainer pushes: complete revisions without a pickle, in the background while it trains."""
 
-import json
 from concurrent.futures import Future
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from huggingface_hub import run_as_future
-from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
 
+from ..utils.files import scratch_prefix
 from .model_card import write_model_card
 from .repository import BEST_SUBFOLDER, WEIGHTS, copy_files, prepare_repository, published_files, push_files
 
@@ -53,7 +52,9 @@ class HubMixin:
         if is_busy and not self.args.hub_always_push:
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        staged = TemporaryDirectory(dir=self.args.output_dir, prefix="_push-")  # the checkpoint may be rotated away
+        staged = TemporaryDirectory(
+            dir=self.args.output_dir, prefix=scratch_prefix()
+        )  # the checkpoint may be rotated away
         self._stage(Path(checkpoint_folder), Path(staged.name))
         job = run_as_future(self._push_staged, staged, f"Training in progress, step {self.state.global_step}")
         self.push_in_progress = PushInProgress([*self.push_in_progress.jobs, job] if is_busy else [job])
@@ -61,13 +62,10 @@ class HubMixin:
     def _stage(self, checkpoint: Path, staged: Path) -> None:
         """Copy what the revision of a checkpoint holds, without paths of this machine."""
         copy_files(published_files(checkpoint, with_training_state=True), staged)
-        state_file = staged / TRAINER_STATE_NAME
-        state = json.loads(state_file.read_text(encoding="utf-8"))
-        best = state.pop("best_model_checkpoint", None)
+        best = self.state.best_model_checkpoint
         if best is not None and Path(best).name != checkpoint.name:
             files = [file for pattern in ("config.json", *WEIGHTS) for file in Path(best).glob(pattern)]
             copy_files({f"{BEST_SUBFOLDER}/{file.name}": file for file in files}, staged)
-        state_file.write_text(json.dumps(state, indent=2), encoding="utf-8")
         write_model_card(staged, self.hub_model_id)
 
     def _push_staged(self, staged: TemporaryDirectory, message: str) -> str:

@@ -26,12 +26,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock
 from tqdm.auto import tqdm
 
 from ...configuration.calibration_limssr import check_level
 from ...processing.recordings_limssr import Recording
-from ..utils.files import atomic_write
+from ..utils.files import atomic_write, remove_leftovers
+from ..utils.locks import LOCK_FILE, lock
 from .audit import digest_of_settings, digest_of_weights
 from .files import ROW_SCHEMA, FileSample, prediction_rows
 from .predictor import Member, load_members, predict_stream
@@ -83,7 +83,9 @@ def predict_into_folder(
     loading["names"] = [_absolute(name) for name in models]
     loading["language_model"] = _absolute(loading.get("language_model"))
     progress.mkdir(parents=True, exist_ok=True)
-    with FileLock(progress / "lock", timeout=0), _connection(ray, workers):
+    with lock(progress / LOCK_FILE), _connection(ray, workers):
+        remove_leftovers(out)
+        remove_leftovers(progress)
         gpus = int(ray.cluster_resources().get("GPU", 0))
         workers = min(workers or gpus or int(ray.cluster_resources()["CPU"]), len(table))
         # Workers reserve no CPU: their number is given, and Ray's own tasks would wait for ever for a free one.

@@ -23,9 +23,10 @@ from ..data.sources.files import (
     read_features,
     read_text,
 )
-from ..data.sources.labels import LabelError, read_csv
+from ..data.sources.labels import LabelError, path_of_cell, read_csv
 from ..data.sources.recordings import COLUMN, PART, RECORDINGS, find_recordings, read_recording
-from ..data.sources.walk import find_samples, printable
+from ..data.sources.walk import find_samples
+from ..utils.text import printable
 
 
 @dataclass(frozen=True)
@@ -145,11 +146,16 @@ def _recordings_below(folder: Path, is_all: bool) -> dict[str, Recording]:
         return {}
 
 
-def samples_from_csv(path: str | Path, modalities: Sequence[str]) -> list[FileSample]:
+def samples_from_csv(path: str | Path, modalities: Sequence[str], outside_paths: bool = False) -> list[FileSample]:
     """Read a CSV with the column `sample_id` and one column of paths per modality.
 
-    An empty cell is a missing modality; relative paths start at the CSV's folder. The column `recording` names a
-    recording that all else is made of, and `start` and `end` the seconds of the part that counts.
+    An empty cell is a missing modality; paths start at the CSV's folder. The column `recording` names a recording that
+    all else is made of, and `start` and `end` the seconds of the part that counts.
+
+    Args:
+        path: CSV file.
+        modalities: names of the modalities.
+        outside_paths: paths may lead out of the CSV's folder.
 
     Raises:
         LabelError: the CSV cannot be read (see `read_csv`), or has other columns.
@@ -161,11 +167,15 @@ def samples_from_csv(path: str | Path, modalities: Sequence[str]) -> list[FileSa
     samples = []
     for line, cells in rows:
         sample_id, recording = cells["sample_id"], None
-        if cells.get(COLUMN):
-            part = (cells.get(name) for name in PART)
-            where = f"{path}, line {line}, sample {sample_id!r}"
-            recording = read_recording(path.parent / cells[COLUMN], *part, where)
-        paths = {name: path.parent / cells[name] for name in modalities if cells.get(name)}
+        where = f"{path}, line {line}, sample {sample_id!r}"
+        named = {
+            name: path_of_cell(path.parent, cells[name], f"{where}: {name}", outside_paths)
+            for name in (COLUMN, *modalities)
+            if cells.get(name)
+        }
+        if COLUMN in named:
+            recording = read_recording(named[COLUMN], *(cells.get(name) for name in PART), where)
+        paths = {name: named[name] for name in modalities if name in named}
         samples.append(FileSample(sample_id, paths, recording=recording))
     return samples
 

@@ -20,9 +20,9 @@ from ..data.aqa_data import NAMED_SAMPLES
 from ..data.masked_dataset import MaskedDataset, longest_first, sequence_lengths
 from ..data.masks import Mask
 from ..data.sources.files import FeatureFileError
-from ..data.sources.walk import printable
 from ..utils.errors import brief
 from ..utils.loading import place_of_language_model
+from ..utils.text import printable
 from .files import FileSample, SamplePrediction
 from .predictions import PATHS, Predictions
 

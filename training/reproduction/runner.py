@@ -8,7 +8,6 @@ during the run, so that two `reproduce.py` (one per GPU) share the work.
 
 import fcntl
 import inspect
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +19,6 @@ from typing import Any, TextIO
 import torch
 import yaml
 from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
 
 from ...configuration.configuration_limssr import LimssrConfig
 from ...modeling_limssr.language_model_limssr import load_language_model
@@ -29,8 +27,9 @@ from ..data import REGISTRY, dataset_class
 from ..evaluation.results import METRICS
 from ..evaluation.run import FIGURE
 from ..fitting.model import describe_random, locate_language_model
+from ..utils.checkpoints import checkpoints_in
 from ..utils.files import RECORD_FILE
-from ..utils.settings import CONFIGS, check_settings, merge, read_pairs, read_yaml
+from ..utils.settings import CONFIGS, check_settings, merge, read_pairs, read_settings, read_yaml
 from .tables import AS_CONFIGURED, PUBLISHED, Table, Variant
 
 TRAINING = Path(__file__).parents[1]
@@ -188,7 +187,7 @@ def find_state(run: Run) -> str:
         return f"{IMPOSSIBLE}: {run.problem}"
     if run.is_finished:
         return FINISHED
-    return INTERRUPTED if any(run.folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")) else TO_DO
+    return INTERRUPTED if checkpoints_in(run.folder) else TO_DO
 
 
 def check_settings_of_earlier_runs(runs: Sequence[Run]) -> None:
@@ -198,7 +197,7 @@ def check_settings_of_earlier_runs(runs: Sequence[Run]) -> None:
     """
     for run in runs:
         path, wanted = run.folder.with_suffix(".yaml"), _comparable(run.settings)
-        earlier = _comparable(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else wanted
+        earlier = _comparable(read_settings(path)) if path.is_file() else wanted
         for name in sorted(earlier.keys() | wanted.keys()):
             if earlier.get(name) != wanted.get(name):
                 raise ValueError(
@@ -253,9 +252,6 @@ def _command(run: Run) -> list[str]:
         options = ["--batch_size", str(run.settings.get("per_device_eval_batch_size", 16))]
         words = [str(run.trained), str(run.trained.with_suffix(".yaml")), "--output_dir", str(run.folder), *options]
         return [sys.executable, str(TRAINING / "eval.py"), *words, "--wrong_prompt"]
-    for checkpoint in run.folder.glob("checkpoint-*"):
-        if not (checkpoint / TRAINER_STATE_NAME).is_file():  # which is the last file of a checkpoint
-            shutil.rmtree(checkpoint)
     settings = run.folder.with_suffix(".yaml")
     settings.write_text(yaml.safe_dump(run.settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
     resume = ["--resume_from_checkpoint", "last"] if find_state(run) == INTERRUPTED else []

@@ -2,6 +2,8 @@
 
 import json
 import os
+import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,13 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 RECORD_FILE = "run.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
 SCHEDULE_FILE = "optimizer.json"
 SCALER_FILE = "scaler.json"
 AVERAGE_FILE = "average.safetensors"
 RANDOM_FILES = "rng_state*.json"  # one for each process
-TRAINING_STATE_FILES = ("trainer_state.json", OPTIMIZER_FILE, SCHEDULE_FILE, SCALER_FILE, AVERAGE_FILE, RANDOM_FILES)
+OPTIMIZER_STATE_FILES = (OPTIMIZER_FILE, SCHEDULE_FILE, SCALER_FILE, AVERAGE_FILE, RANDOM_FILES)
+TRAINING_STATE_FILES = ("trainer_state.json", *OPTIMIZER_STATE_FILES)
+UNFINISHED = ".writing-"  # begins the name of what is being written
+SCRATCH = re.compile(rf"{re.escape(UNFINISHED)}(\d+)@(.+)-[^-]+", re.ASCII)
 
 
 def cache_folder() -> Path:
@@ -32,12 +39,42 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as scratch:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=scratch_prefix()) as scratch:
         unfinished = Path(scratch) / path.name
         yield unfinished
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())  # a power failure could otherwise keep the name and lose the content
+        sync(unfinished)  # a power failure could otherwise keep the name and lose the content
         os.replace(unfinished, path)
+
+
+def scratch_prefix() -> str:
+    """Return what begins the name of a scratch folder, by which `remove_leftovers` knows whose it is."""
+    return f"{UNFINISHED}{os.getpid()}@{platform.node()}-"
+
+
+def remove_leftovers(folder: str | Path, *, below: bool = False) -> None:
+    """Remove what killed processes did not finish writing into a folder; that of living ones and other machines stays.
+
+    Args:
+        folder: the folder; there may be none.
+        below: also look into its subfolders.
+    """
+    for place, folders, _ in os.walk(folder):
+        for name in [name for name in folders if name.startswith(UNFINISHED)]:
+            folders.remove(name)
+            found = SCRATCH.match(name)
+            if found is None or (found[2] == platform.node() and not psutil.pid_exists(int(found[1]))):
+                shutil.rmtree(Path(place, name), ignore_errors=True)
+        if not below:
+            return
+
+
+def sync(path: Path) -> None:
+    """Flush a file or the names in a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

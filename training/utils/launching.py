@@ -6,6 +6,7 @@ import re
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 import psutil
 
 from .errors import is_expected
+from .text import printable
+from .workers import end_with_parent
 
 SCRIPTS = Path(__file__).parents[1]
 COMMAND = re.compile(r"\blimssr ([a-z]+)\b")
@@ -24,12 +27,16 @@ WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD
 def start_all_processes() -> None:
     """Make `accelerate launch --cpu --num_processes N SCRIPT` start N processes; a script calls this first.
 
+    A process that torchrun started ends with it.
+
     Without mpirun, accelerate (1.15) starts a single process. That process is then replaced by torchrun, which starts
     all N. Every other kind of launch is left alone.
 
     Raises:
         SystemExit: several processes were asked for, but their number is not on the command line.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent(os.getppid())
     wants_several = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_ADDR" in os.environ
     if not wants_several or any(name in os.environ for name in WORLD_SIZES):
         return
@@ -120,12 +127,25 @@ def exit_on_error(doing: str | None = None) -> Iterator[None]:
     except Exception as error:
         if not is_expected(error):
             raise
-        raise SystemExit(as_started(f"{doing or program_name()}: {' '.join(str(error).split())}")) from error
+        said = printable(" ".join(str(error).split()))
+        raise SystemExit(as_started(f"{doing or program_name()}: {said}")) from error
+
+
+class Interrupted(KeyboardInterrupt):
+    """The process was asked to end.
+
+    Attributes:
+        signal: SIGINT (Ctrl-C) or SIGTERM.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.signal = number
 
 
 @contextmanager
 def exit_on_interrupt(advice: Callable[[], str]) -> Iterator[None]:
-    """End the script with one line and status 130, without a traceback, at Ctrl-C or SIGTERM.
+    """End the script with one line, without a traceback, at Ctrl-C (status 130) or SIGTERM (status 143).
 
     Args:
         advice: returns the line, which the first process prints.
@@ -133,15 +153,55 @@ def exit_on_interrupt(advice: Callable[[], str]) -> Iterator[None]:
     Raises:
         SystemExit: in place of a KeyboardInterrupt.
     """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # which raises KeyboardInterrupt
+    with _handled(_interrupt):
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            if os.environ.get("RANK", "0") == "0":
+                print(f"\n{advice()}", file=sys.stderr, flush=True)
+            raise SystemExit(128 + getattr(error, "signal", signal.SIGINT)) from None
+
+
+@contextmanager
+def hold_back_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list, by which the block ends when it suits; a second one ends it at once.
+
+    Of several processes none ends alone: launchers repeat the signal that a terminal sent to all of them.
+
+    Raises:
+        Interrupted: at the end of the block, if a signal came and the block did not raise it, or at the second signal.
+    """
+    received, owner, is_alone = [], os.getpid(), int(os.environ.get("WORLD_SIZE", "1")) == 1
+
+    def note(number: int, frame) -> None:
+        if os.getpid() != owner:  # a forked worker, which ends with its parent
+            return
+        received.append(number)
+        if len(received) > 1 and is_alone:
+            raise Interrupted(number)
+
+    with _handled(note):
+        yield received
+    if received:
+        raise Interrupted(received[0])
+
+
+def _interrupt(number: int, frame) -> None:
+    raise Interrupted(number)
+
+
+@contextmanager
+def _handled(handler: Callable) -> Iterator[None]:
+    """Handle SIGINT and SIGTERM; in a thread, which may not, everything stays as it is."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
-    except KeyboardInterrupt:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"\n{advice()}", file=sys.stderr, flush=True)
-        raise SystemExit(128 + signal.SIGINT) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def command_line(*, without: Sequence[str] = ()) -> str:

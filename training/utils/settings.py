@@ -15,6 +15,7 @@ from .errors import brief, reading
 CONFIGS = Path(__file__).parents[1] / "configs"
 _YAML = "tag:yaml.org,2002:"
 _FLOAT = r"(0|[1-9][0-9]*)(\.[0-9]*)?([eE][-+]?[0-9]+)?|\.[0-9]+([eE][-+]?[0-9]+)?|\.inf"
+MOST_VALUES = 100_000  # of a file
 SCALARS = {
     f"{_YAML}bool": r"true|True|TRUE|false|False|FALSE",
     f"{_YAML}int": r"[-+]?(0|[1-9][0-9]*)",
@@ -52,9 +53,31 @@ def _load_yaml(text: str) -> Any:
         ValueError: the text is no YAML, in one line.
     """
     try:
+        _count_values(yaml.compose(text, SettingsLoader), {})
         return yaml.load(text, SettingsLoader)  # noqa: S506 (a safe loader)
-    except (yaml.YAMLError, RecursionError, TypeError, OverflowError) as error:  # of keys, depths and numbers
+    except RecursionError:
+        raise ValueError("no YAML that can be read: it is nested too deeply") from None
+    except (yaml.YAMLError, TypeError, OverflowError) as error:  # of keys and numbers
         raise ValueError(f"no YAML: {brief(error)}") from None
+
+
+def _count_values(node: yaml.Node | None, counts: dict[int, int | None]) -> int:
+    """Return how many values a node stands for with every alias written out.
+
+    Raises:
+        ValueError: there are too many, as in files made to fill the memory, or a node contains itself.
+    """
+    if node is None or isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in counts:
+        counts[id(node)] = None
+        pairs = node.value if isinstance(node, yaml.MappingNode) else [(value,) for value in node.value]
+        counts[id(node)] = 1 + sum(_count_values(value, counts) for pair in pairs for value in pair)
+    count = counts[id(node)]
+    if count is None or count > MOST_VALUES:
+        found = "a value that contains itself" if count is None else f"more than {MOST_VALUES} values"
+        raise ValueError(f"no file of settings: it has {found}")
+    return count
 
 
 def read_pairs(words: Sequence[str] | dict | None, name: str) -> dict[str, Any] | None:

@@ -18,8 +18,9 @@ import pyarrow as pa
 from safetensors import safe_open
 
 from ...utils.errors import brief
+from ...utils.paths import OutsideError, path_below
+from ...utils.text import printable
 from ..aqa_data import feature_column
-from .walk import printable
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +128,10 @@ def feature_path(folder: Path, sample_id: str) -> Path:
     The file may have the id in either Unicode form, composed or decomposed.
     """
     names = dict.fromkeys([sample_id, normalize("NFC", sample_id), normalize("NFD", sample_id)])
-    paths = [folder / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
+    try:
+        paths = [path_below(folder, f"{name}{suffix}", follow_links=True) for name in names for suffix in SUFFIXES]
+    except OutsideError as error:
+        raise FeatureFileError(f"{folder}: the file {error}") from None
     found = [path for path in paths if os.path.isfile(path)]
     if len(found) > 1:
         raise FeatureFileError(f"{found[0]} and {found[1].name}: two files for one modality, expected one")

@@ -10,6 +10,8 @@ from unicodedata import normalize
 
 import numpy as np
 
+from ...utils.paths import OutsideError, check_inside, path_below
+from ...utils.text import UNPRINTABLE
 from .files import LFS_ADVICE, LFS_POINTER
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -19,7 +21,6 @@ UNNAMED = re.compile(r"(Unnamed: \d+(_level_\d+)?)?")  # an index that pandas sa
 ID_TITLE = re.compile(
     r"#?((sample|video|player|clip|file|action|dive|performance)s?[_ -]?)?(ids?|names?|no|number)?", re.IGNORECASE
 )
-CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 Rows = list[tuple[int, dict[str, str]]]  # line, counted from 1, and cells by column
 
@@ -189,8 +190,9 @@ def check_repeated(path: Path, sample_ids: Sequence[str], lines: Sequence[int] |
         where = f"{path}" if lines is None else f"{path}, line {lines[row]}"
         if not sample_id:
             raise LabelError(f"{where}: the id of a sample is empty")
-        if CONTROL.search(sample_id):
+        if UNPRINTABLE.search(sample_id):
             raise LabelError(f"{where}: the id {sample_id!r} has a line break or another control character")
+        _check_id(sample_id, where)
         before = first.setdefault(_alike(sample_id), row)
         if before != row:
             at = "there" if lines is None else f"on line {lines[before]}"
@@ -200,6 +202,32 @@ def check_repeated(path: Path, sample_ids: Sequence[str], lines: Sequence[int] |
                 else f", as {sample_ids[before]!r}: many systems see no difference"
             )
             raise LabelError(f"{where}: sample {sample_id!r} is already {at}{form}")
+
+
+def _check_id(sample_id: str, where: str) -> None:
+    """Raise LabelError if the files of a sample could lie outside their folder."""
+    try:
+        check_inside(sample_id)
+    except OutsideError as error:
+        raise LabelError(f"{where}: the id {error}") from None
+
+
+def path_of_cell(folder: Path, cell: str, where: str, outside_paths: bool = False) -> Path:
+    """Path that a cell of a table names, relative to a folder.
+
+    Args:
+        folder: folder of the table.
+        cell: the cell.
+        where: start of the message.
+        outside_paths: the path may lead out of the folder.
+
+    Raises:
+        LabelError: it does, and may not.
+    """
+    try:
+        return folder / cell if outside_paths else path_below(folder, cell)
+    except OutsideError as error:
+        raise LabelError(f"{where}: the path {error}; `outside_paths` permits that in a table of your own") from None
 
 
 def check_apart(splits: Mapping[str, Labels]) -> None:

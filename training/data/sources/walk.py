@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from unicodedata import normalize
 
+from ...utils.text import printable
+
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is not data: `.ipynb_checkpoints`, `._a.npy`, `.DS_Store`, `__MACOSX`."""
@@ -30,7 +32,7 @@ def find_samples(folder: Path, suffixes: Collection[str]) -> dict[str, list[Path
     """Sample id -> its files with one of the suffixes below a folder.
 
     The id is the path below the folder without its suffix, in the normal form NFC, because systems write the same
-    letters in different forms. Bytes that are not UTF-8 are spelt out: `\\xb6`.
+    letters in different forms. Control characters and bytes that are not UTF-8 are spelt out, see `printable`.
     """
     found: dict[str, list[Path]] = {}
     for path in walk_files(folder):
@@ -38,11 +40,6 @@ def find_samples(folder: Path, suffixes: Collection[str]) -> dict[str, list[Path
             name = path.relative_to(folder).with_suffix("").as_posix()
             found.setdefault(normalize("NFC", printable(name)), []).append(path)
     return found
-
-
-def printable(name: str) -> str:
-    """A file name, or a message with one, whose bytes that are not UTF-8 are spelt out."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _is_loop(folder: Path) -> bool:
