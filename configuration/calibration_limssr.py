@@ -59,6 +59,8 @@ def check_calibration(table: dict, modalities: list[str], score_names: list[str]
         ValueError: something is missing, or no quantile; the message names it.
     """
     try:
+        if not isinstance(table["split"], str):
+            raise ValueError(f"`calibration` has the split {table['split']!r}; allowed is the name of one.")
         for mask, scores in table["masks"].items():
             parts = mask.split("+")
             if parts != [name for name in modalities if name in parts]:

@@ -110,8 +110,8 @@ def measure_coverage(config, predictions: Predictions, targets: np.ndarray) -> d
         targets: (samples, scores) in judges' units, NaN = not given.
 
     Returns:
-        Score name -> for each level `level`, `coverage`, `width`, `samples` and `sufficient`, the share of the samples
-        with sufficient evidence; coverage and width are None without a judged sample.
+        Score name -> for each level `level`, `coverage`, `width`, `samples`, `sufficient`, the share of the samples
+        with sufficient evidence, and `calibrated_on`, the split; shares and width are None without a judged sample.
     """
     rows: dict[str, list[dict]] = {name: [] for name in config.score_names}
     scores, mask = torch.from_numpy(predictions.scores), torch.from_numpy(predictions.used)
@@ -123,6 +123,7 @@ def measure_coverage(config, predictions: Predictions, targets: np.ndarray) -> d
             judged = np.isfinite(targets[:, column])
             count = int(judged.sum())
             row = {"level": level, "coverage": None, "width": None, "samples": count, "sufficient": None}
+            row["calibrated_on"] = config.calibration["split"]
             if count:
                 row["coverage"] = float(inside[judged, column].mean())
                 row["width"] = float(widths[judged, column].mean())

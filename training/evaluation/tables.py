@@ -72,7 +72,9 @@ def _coverage_table(result: EvaluationResult, score_name: str) -> str | None:
         widths = [NOTHING if level["width"] is None else format_metric(level["width"], "mae") for level in levels]
         lines.append([name, *(cell for pair in zip(shares, widths, strict=True) for cell in pair)])
     table = markdown_table([headings, *lines])
-    return f"{score_name}: judged scores that the calibrated intervals hold, and the mean width of these\n\n{table}"
+    split = next(iter(rows.values()))[0]["calibrated_on"]
+    held = f"judged scores that the intervals hold, which were calibrated on the {split} split, and their mean width"
+    return f"{score_name}: {held}\n\n{table}"
 
 
 def summary_table(summary: Summary) -> str:
