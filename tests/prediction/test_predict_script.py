@@ -166,8 +166,10 @@ def test_text_csv_and_json_say_the_same(run, checkpoint, folder):
     for text, entry, row in zip(texts, entries, csv.DictReader(run(*words, "csv")[1].splitlines()), strict=True):
         assert entry["sample_id"] == row["sample_id"] == text.split()[0]
         assert (row["score_name"], row["used"]) == ("score", "+".join(entry["used"]))
-        assert {name: float(row[name]) for name in entry["scores"]["score"]} == entry["scores"]["score"]
-        assert text.split()[2] == f"{entry['scores']['score']['score']:.2f}"
+        values = entry["scores"]["score"]
+        assert (values.pop("interval"), values.pop("evidence")) == (None, None)
+        assert {name: float(row[name]) for name in values} == values
+        assert text.split()[2] == f"{values['score']:.2f}"
 
 
 def test_the_suffix_of_the_file_decides_what_is_written(run, checkpoint, folder, tmp_path):
