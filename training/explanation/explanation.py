@@ -12,7 +12,9 @@ from scipy.stats import spearmanr
 
 from limssr import __version__
 
+from ...configuration.calibration_limssr import DEFAULT_LEVEL, check_level
 from ...configuration.configuration_limssr import LimssrConfig
+from ...modeling_limssr.intervals_limssr import find_intervals
 from ...modeling_limssr.modeling_limssr import LimssrForScoreRegression
 from ...processing.inputs_limssr import crop_clips
 from ...processing.processing_limssr import LimssrProcessor
@@ -56,6 +58,21 @@ class ClipContributions:
 
 
 @dataclass(frozen=True)
+class Neighbour:
+    """A judged training performance.
+
+    Attributes:
+        sample_id: its id.
+        scores: (scores,), what judges gave, in judges' units.
+        similarity: cosine of the fusion states, -1 to 1.
+    """
+
+    sample_id: str
+    scores: np.ndarray
+    similarity: float
+
+
+@dataclass(frozen=True)
 class Explanation:
     """A score and what it is made of. All numbers are in judges' units; arrays have one entry for each score.
 
@@ -74,7 +91,11 @@ class Explanation:
         interval: (scores, 2), or None for a model without calibration.
         sufficient_evidence: (scores,) bool, or None without calibration: whether the interval says more than the
             scores of the training alone.
+        complete_interval: (scores, 2), or None without calibration: the interval if nothing were missing and the score
+            were the same.
+        training_quantiles: (scores, quantiles) of the training scores at even levels from 0 to 1, or None.
         clips: modality -> contributions of its clips; empty where they were not asked for.
+        neighbours: the judged training performances most like this one; empty without an index.
         recording: the recording that was read, or None.
         origin: what the score came from: model, version, time.
     """
@@ -92,7 +113,10 @@ class Explanation:
     level: float
     interval: np.ndarray | None = None
     sufficient_evidence: np.ndarray | None = None
+    complete_interval: np.ndarray | None = None
+    training_quantiles: np.ndarray | None = None
     clips: dict[str, ClipContributions] = field(default_factory=dict)
+    neighbours: list[Neighbour] = field(default_factory=list)
     recording: Recording | None = None
     origin: dict[str, str] = field(default_factory=dict)
 
@@ -116,7 +140,7 @@ def explain(
     without: Sequence[str] = (),
     sample_id: str = "sample",
     processor: LimssrProcessor | None = None,
-    level: float = 0.9,
+    level: float = DEFAULT_LEVEL,
     method: Method | None = "occlusion",
     batch_size: int = 16,
     limits=None,
@@ -164,6 +188,7 @@ def explain(
         raise ValueError(
             f"{len(contents)} modalities have too many subsets; exact contributions end at {MOST_MODALITIES}."
         )
+    level = check_level(level)
     baseline, baseline_name = find_baseline(model.config)
     outputs = score_subsets(model, processor, contents, sample_id, level, batch_size)
     values = {frozenset(): baseline, **outputs.pop("values")}
@@ -182,6 +207,7 @@ def explain(
         leave_one_out=leave_one_out(values, list(contents)),
         subset_scores=values,
         level=level,
+        **_read_calibration(model.config, values[frozenset(contents)], level),
         clips=clips,
         recording=recording,
         origin=_describe_origin(model),
@@ -228,10 +254,20 @@ def read_modalities(
 
 def find_baseline(config: LimssrConfig) -> tuple[np.ndarray, str]:
     """Score of a performance of which nothing is known, (scores,) in judges' units, and what it is."""
-    table = getattr(config, "calibration", None)
-    if table is None:
+    if config.calibration is None:
         return _score_bounds(config).mean(axis=1), "middle of the scale"
-    return np.array([table["training_scores"][name]["mean"] for name in config.score_names]), "training mean"
+    training = config.calibration["training_scores"]
+    return np.array([training[name]["mean"] for name in config.score_names]), "training mean"
+
+
+def _read_calibration(config: LimssrConfig, scores: np.ndarray, level: float) -> dict[str, np.ndarray]:
+    """`complete_interval` and `training_quantiles`; nothing without calibration."""
+    if config.calibration is None:
+        return {}
+    everything = torch.ones(1, len(config.modalities), dtype=torch.bool)
+    interval, _ = find_intervals(config, torch.from_numpy(scores)[None], everything, level)
+    quantiles = [config.calibration["training_scores"][name]["quantiles"] for name in config.score_names]
+    return {"complete_interval": interval[0].numpy(), "training_quantiles": np.array(quantiles)}
 
 
 def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
@@ -256,7 +292,7 @@ def score_subsets(
     chosen = [subset for subset in subsets(list(contents)) if subset][::-1]  # everything first
     features = {name: [content if name in subset else None for subset in chosen] for name, content in contents.items()}
     inputs = processor(features=features, sample_ids=[sample_id] * len(chosen))
-    calibration = {"level": level} if getattr(model.config, "calibration", None) else {}
+    calibration = {} if model.config.calibration is None else {"level": level}
     device, outputs = input_device(model), []
     with evaluating(model), model.model.prefix_cache.keep():
         for places in torch.arange(len(chosen)).split(batch_size):
@@ -299,7 +335,8 @@ def _explain_clips(
 
 
 def _describe_origin(model) -> dict[str, str]:
-    origin = {"model": str(model.name_or_path), "limssr": __version__}
+    place = Path(model.name_or_path)
+    origin = {"model": place.resolve().name if place.is_dir() else str(place), "limssr": __version__}
     if revision := getattr(model.config, "_commit_hash", None):
         origin["revision"] = revision
     return origin | {"time": datetime.now(UTC).isoformat(timespec="seconds")}
