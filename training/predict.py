@@ -5,6 +5,7 @@ limssr predict MODEL --video a.npy --audio b.safetensors --commentary c.txt
 limssr predict MODEL --folder DIR        (DIR/<modality>/<id>.npy, .safetensors or, for a text, .txt; or recordings)
 limssr predict MODEL --csv FILE          (sample_id, a column of paths per modality or recording; empty = missing)
 limssr predict MODEL --csv FILE --ensemble_with MODEL ...    (the mean over several models)
+limssr predict MODEL --recording dive.mp4 --report DIR        (and a page and a picture that explain the score)
 limssr predict MODEL --csv FILE --output_dir OUT             (very many, on all cores or GPUs)
 
 Prints or writes, in judges' units, the score, both paths (`reasoning` and `cross-modal`), how far they are apart,
@@ -72,6 +73,13 @@ def main() -> int:
                 about = describe_scoring(models, members, arguments)
                 bar = stack.enter_context(closing(write_records(bar, samples, members, about, file)))
             failed = write_predictions(bar, names, arguments.format, stack.enter_context(open_output(output)))
+        if arguments.report:
+            from limssr.training.explanation.reports import write_reports
+
+            unscored = {sample.sample_id for sample in failed}
+            scored = [sample for sample in samples if sample.sample_id not in unscored]
+            with exit_on_error(f"cannot write reports into {arguments.report}"):
+                write_reports(members[0], scored, arguments.report, arguments.level, arguments.batch_size)
     if output or arguments.output_dir or arguments.format != "text":  # else the table says it
         for sample in failed[:LISTED_FAILURES]:
             print(f"ERROR {sample.sample_id}: {sample.error}", file=sys.stderr)
@@ -124,6 +132,9 @@ def parse_arguments(words: list[str]) -> tuple[argparse.Namespace, list]:
     if arguments.recording is None and (arguments.start, arguments.end) != (None, None):
         parser.error("--start and --end are of --recording; a CSV has columns of these names")
 
+    if arguments.report and (arguments.ensemble_with or arguments.output_dir or arguments.windows):
+        parser.error("--report explains one model and one window: not with --ensemble_with, --output_dir or --windows")
+
     from limssr.configuration.configuration_limssr import TEXT
     from limssr.processing.recordings_limssr import Recording
     from limssr.training.prediction.files import FileSample, output_format, samples_from_csv, samples_from_folder
@@ -172,6 +183,7 @@ def build_parser(modalities: dict[str, int | str]) -> tuple[argparse.ArgumentPar
     output.add_argument("--output", type=Path, metavar="FILE", help="file to write instead of the terminal")
     output.add_argument("--output_dir", type=Path, help="folder for predictions.parquet; continues where it stopped")
     add("--audit", type=Path, metavar="FILE", help="write a record of each prediction, JSON, for `limssr verify`")
+    add("--report", type=Path, metavar="DIR", help="folder for a page and a picture of each sample that explain it")
     add("--workers", type=int, help="processes for --output_dir (default: one per GPU, else per core)")
     add("--samples_per_shard", type=int, default=256, help="samples that --output_dir writes at a time (256)")
     add("--batch_size", type=int, default=16, help="samples scored at a time (16)")

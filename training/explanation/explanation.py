@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 
 from limssr import __version__
 
-from ...configuration.calibration_limssr import DEFAULT_LEVEL, check_level
+from ...configuration.calibration_limssr import check_level
 from ...configuration.configuration_limssr import LimssrConfig
 from ...modeling_limssr.intervals_limssr import find_intervals
 from ...modeling_limssr.modeling_limssr import LimssrForScoreRegression
@@ -140,7 +140,7 @@ def explain(
     without: Sequence[str] = (),
     sample_id: str = "sample",
     processor: LimssrProcessor | None = None,
-    level: float = DEFAULT_LEVEL,
+    level: float | None = None,
     method: Method | None = "occlusion",
     batch_size: int = 16,
     limits=None,
@@ -166,7 +166,7 @@ def explain(
         without: modalities to leave out.
         sample_id: name of the performance.
         processor: the model's processor; by default it is loaded from where the model came from.
-        level: probability of the interval.
+        level: probability of the interval; 0.9 by default.
         method: how the contributions of clips are found; None leaves them out.
         batch_size: sequences scored at a time.
         limits: `DecodingLimits`, what a recording may cost.
@@ -335,8 +335,9 @@ def _explain_clips(
 
 
 def _describe_origin(model) -> dict[str, str]:
-    place = Path(model.name_or_path)
-    origin = {"model": place.resolve().name if place.is_dir() else str(place), "limssr": __version__}
+    name = model.name_or_path
+    name = Path(name).resolve().name if name and Path(name).is_dir() else name or "unnamed"
+    origin = {"model": name, "limssr": __version__}
     if revision := getattr(model.config, "_commit_hash", None):
         origin["revision"] = revision
     return origin | {"time": datetime.now(UTC).isoformat(timespec="seconds")}

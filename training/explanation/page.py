@@ -200,7 +200,7 @@ def _clip_bars(clips: ClipContributions, score: int, span: tuple[float, float] |
 
 def number(value: float, decimals: int) -> str:
     """A score; zero without a sign."""
-    return f"{round(value, decimals) + 0.0:.{decimals}f}".replace("-", "−")  # noqa: RUF001 (a minus is no hyphen)
+    return f"{round(value, decimals) + 0.0:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def signed(value: float, decimals: int) -> str:

@@ -333,6 +333,24 @@ def _open_safetensors(path: Path) -> StoredArray:
         return StoredArray(path, shape, path.stat().st_size, partial(_read_tensor, path, names[0]))
 
 
+def read_times(path: str | Path) -> np.ndarray | None:
+    """Seconds in which the clips of a file begin and end, (clips, 2) float64; None where it does not say.
+
+    Raises:
+        FeatureFileError: the file cannot be read, or its times are not finite or no pairs.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        return None
+    with refusing(path, "a .safetensors file"), safe_open(path, framework="pt") as file:
+        if TIMES_KEY not in file.keys():  # noqa: SIM118 (it has no other way)
+            return None
+        times = file.get_tensor(TIMES_KEY).double().numpy()
+    if times.ndim != 2 or times.shape[1] != 2 or not np.isfinite(times).all():
+        raise FeatureFileError(f"{path}: `{TIMES_KEY}` has shape {list(times.shape)}, expected finite [clips, 2]")
+    return times
+
+
 def _read_tensor(path: Path, name: str, start: int, stop: int) -> np.ndarray:
     with safe_open(path, framework="pt") as file:  # torch, because numpy has no bfloat16
         stored = file.get_slice(name)

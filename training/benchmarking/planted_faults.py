@@ -1,0 +1,130 @@
+"""Whether explanations find what really went wrong: simulated dives, of which every fault and its effect are known.
+
+For each dive with a worst fault that cost 5 points or more, the clips of a modality are put in the order of their
+contributions, the most lowering first. A hit is a dive where one of the first two shows the fault. By chance, two of n
+clips, of which k show it, hit with 1 - C(n - k, 2) / C(n, 2).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import comb
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from ..data.aqa_data import AqaData
+from ..data.dives.judges import draw_marks, panel_score
+from ..data.dives.performance import FAULTS
+from ..data.masks import derive_seed
+from ..data.sources.files import read_times
+from ..explanation.explanation import explain
+from ..prediction.predictor import load_members
+
+SEEN_IN = {"video": set(FAULTS), "audio": {"board_noise", "splash"}}  # see `SimulatedDives`
+LEAST_EFFECT = 5.0  # points
+PANELS = 2000  # of judges, for the effect of a fault
+TOP = 2
+LEAST_SHARE = 0.5  # of a clip that lies in the time of a fault, for the clip to show it
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One dive and one modality.
+
+    Attributes:
+        modality: name.
+        fault: the worst fault.
+        is_hit: method -> whether one of the first clips shows the fault.
+        chance: probability of that for clips drawn at random.
+        agreement: rank correlation of the two methods over the clips; NaN where one is constant.
+    """
+
+    modality: str
+    fault: str
+    is_hit: dict[str, bool]
+    chance: float
+    agreement: float
+
+
+def find_effects(truth: Mapping[str, Any]) -> dict[str, float]:
+    """Fault -> points that it cost: mean over panels of judges, without this fault and with all."""
+    severities = {name: truth[name] for name in FAULTS if truth[name] > 0}
+
+    def mean_score(faults: Mapping[str, float]) -> float:
+        generator = np.random.default_rng(derive_seed("effects", truth["sample_id"]))
+        return float(panel_score(truth["difficulty"], draw_marks(faults, generator, PANELS)).mean())
+
+    total = mean_score(severities)
+    rest = {name: {other: worth for other, worth in severities.items() if other != name} for name in severities}
+    return {name: mean_score(others) - total for name, others in rest.items()}
+
+
+def clips_that_show(times: np.ndarray, start: float, end: float) -> np.ndarray:
+    """
+    Whether each clip shows a fault: half of the clip or more lies in its time, or it holds the middle of that time.
+
+    Args:
+        times: (clips, 2) seconds.
+        start: second in which the fault begins.
+        end: and ends.
+    """
+    overlap = np.minimum(times[:, 1], end) - np.maximum(times[:, 0], start)
+    middle = (start + end) / 2
+    holds_middle = (times[:, 0] <= middle) & (middle < times[:, 1])
+    return (overlap >= LEAST_SHARE * (times[:, 1] - times[:, 0])) | holds_middle
+
+
+def chance_of_hit(clips: int, shown: int) -> float:
+    """Probability that one of `TOP` clips drawn of `clips` is one of the `shown`."""
+    return 1 - comb(clips - shown, TOP) / comb(clips, TOP)
+
+
+def find_planted(model: str | Path, data: AqaData, features: Path, split: str = "test") -> Iterator[Finding]:
+    """
+    Explain the dives of a split that a fault cost 5 points or more.
+
+    Args:
+        model: checkpoint folder or Hub name.
+        data: simulated dives.
+        features: folder of the features of the recordings, with the times of their clips.
+        split: name of the split.
+    """
+    ((model, processor),) = load_members([str(model)])
+    rows = data.splits[split].with_format("numpy")
+    for row in tqdm(rows, "explaining dives", unit="dive", disable=None):
+        effects = find_effects(row)
+        worst = max(effects, key=effects.get, default=None)
+        if worst is None or effects[worst] < LEAST_EFFECT:
+            continue
+        contents = {name: row[name] for name in data.modalities if row[name] is not None}
+        sample_id = str(row["sample_id"])
+        clips = explain(model, processor=processor, features=contents, sample_id=sample_id, method="both").clips
+        for modality, faults in SEEN_IN.items():
+            if modality not in clips or worst not in faults:
+                continue
+            found = clips[modality]
+            times = read_times(features / modality / f"{sample_id}.safetensors")
+            shown = clips_that_show(times, float(row[f"{worst}_start"]), float(row[f"{worst}_end"]))
+            methods = {"occlusion": found.occlusion[:, 0], "gradients": found.gradients[:, 0]}
+            is_hit = {name: bool(shown[np.argsort(values)[:TOP]].any()) for name, values in methods.items()}
+            chance = chance_of_hit(len(shown), int(shown.sum()))
+            yield Finding(modality, worst, is_hit, chance, float(found.agreement[0]))
+
+
+def summarise_findings(findings: list[Finding]) -> list[list[Any]]:
+    """Rows of a table: hits of each modality and fault, and of all, beside chance."""
+    rows = [["clips", "worst fault", "dives", "occlusion", "gradients", "chance", "agreement"]]
+    for modality in SEEN_IN:
+        of_modality = [each for each in findings if each.modality == modality]
+        for fault in [*FAULTS, "any"]:
+            chosen = [each for each in of_modality if fault in (each.fault, "any")]
+            if chosen:
+                hits = [
+                    f"{np.mean([each.is_hit[name] for each in chosen]):.1%}" for name in ("occlusion", "gradients")
+                ]
+                agreement = np.nanmedian([each.agreement for each in chosen])
+                chance = np.mean([each.chance for each in chosen])
+                rows.append([modality, fault, len(chosen), *hits, f"{chance:.1%}", f"{agreement:.2f}"])
+    return rows
