@@ -1,6 +1,7 @@
 """What the events of the page do, without a browser: scores, ticks, memory, errors in one line."""
 
 import re
+from pathlib import Path
 
 import gradio as gr
 import numpy as np
@@ -71,6 +72,25 @@ def test_examples_and_performances_of_a_session_are_compared(handlers, dive):
     compared = handlers.compare(kept, LEVEL, SHOWN, "first", "dive (2)")
     assert "dive (2)" in compared
     assert compared.count("video, audio") == 2
+    assert "The probability that the judges score first higher than dive (2) is 50%" in compared
+    with_text = handlers.score_upload(kept, LEVEL, SHOWN, str(dive), 0, 0, None, None, "a clean entry")[0]
+    scores = [
+        headline(handlers.score_again({"one": with_text[name]}, LEVEL, SHOWN, list(with_text[name].contents)))
+        for name in ("dive (3)", "dive")
+    ]
+    compared = handlers.compare(with_text, LEVEL, SHOWN, "dive (3)", "dive")
+    percent = int(re.search(r"is (\d+)%", compared)[1])
+    assert (percent > 50) == (scores[0] > scores[1])
+
+
+def test_a_report_says_what_the_page_says(handlers, dive):
+    kept, _, _, results, *_ = score(handlers, dive)
+    page = Path(handlers.report(kept, LEVEL, SHOWN, ["video"]))
+    assert page.name == "dive.html"
+    text = page.read_text()
+    assert f"{headline(handlers.score_again(kept, LEVEL, SHOWN, ['video'])):.1f}" in text
+    assert "data:image/jpeg" in text  # the strip of pictures
+    assert handlers.folder in page.parents
 
 
 def test_the_oldest_performances_are_forgotten_when_memory_is_short(handlers, dive, monkeypatch):

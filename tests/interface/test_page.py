@@ -79,6 +79,10 @@ def test_upload_score_untick_look_and_download(size, browser, address, dive):
     tab.keyboard.press("ArrowRight")
     tab.keyboard.press("Enter")
     tab.wait_for_function("() => Math.abs(document.querySelector('#recording video').currentTime - 0.64) < 0.05")
+    with tab.expect_download() as download:
+        press("Download report")
+    assert download.value.suggested_filename == "dive.html"
+    assert "<!doctype html>" in download.value.path().read_text()
     assert tab.evaluate("document.documentElement.scrollWidth") <= width  # nothing to scroll sideways
     assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
     tab.close()

@@ -3,9 +3,11 @@
 import functools
 import logging
 import re
+import tempfile
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 import gradio as gr
 
@@ -96,7 +98,16 @@ class Handlers:
             raise ValueError("Choose two performances; score a second one first.")
         performances = [_find(kept, name) for name in (first, second)]
         explanations = [self.service.explain(each, each.contents, level) for each in performances]
-        return comparison(explanations, None, self.score_names.index(shown))
+        number = self.score_names.index(shown)
+        return comparison(explanations, self.service.probability_better(explanations, number), number)
+
+    @readable_errors
+    def report(self, kept: Kept, level: float, shown: str, used: list[str]) -> str:
+        """Path of a page about the last performance from the ticked modalities."""
+        performance = _find(kept)
+        page = Path(tempfile.mkdtemp(dir=self.folder), f"{quote(performance.name, safe=' ')}.html")
+        self.service.write_report(performance, used, level, page)
+        return str(page)
 
     def _results(self, performance: Performance, used: list[str], level: float, shown: str) -> str:
         explanation = self.service.explain(performance, used, level)

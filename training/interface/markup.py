@@ -133,7 +133,7 @@ def _clip_buttons(
         )
 
 
-def comparison(explanations: Sequence[Explanation], probabilities: np.ndarray | None, number: int = 0) -> str:
+def comparison(explanations: Sequence[Explanation], probability: float | None, number: int = 0) -> str:
     """Two performances side by side, and the probability that the first one scores higher."""
     rows = [("Score", [f"{each.scores[number]:.2f}" for each in explanations])]
     if explanations[0].interval is not None:
@@ -145,10 +145,10 @@ def comparison(explanations: Sequence[Explanation], probabilities: np.ndarray | 
         f"<tr><th scope=row>{title}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for title, cells in rows
     )
     first, second = (escape(each.sample_id) for each in explanations)
-    if probabilities is None:
+    if probability is None:
         apart = signed(explanations[0].scores[number] - explanations[1].scores[number])
         text = f"{first} scores {apart} points beside {second}."
     else:
-        text = f"The probability that the judges score {first} higher than {second} is {probabilities[number]:.0%}."
+        text = f"The probability that the judges score {first} higher than {second} is {probability:.0%}."
     table = f"<table><caption>Comparison</caption><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f'<div class="limssr"><p role="status" class="headline">{text}</p>{table}</div>'

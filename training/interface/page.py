@@ -7,6 +7,12 @@ from .handlers import Handlers
 
 REMOVED_AFTER = 3600  # seconds that files and performances of a session are kept
 SWEPT_EVERY = 300
+# Saves the file of a component that nobody sees.
+DOWNLOAD = """(file) => {
+  const link = document.createElement("a");
+  [link.href, link.download] = [file.url, file.orig_name];
+  link.click();
+}"""
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
 
 
@@ -48,6 +54,7 @@ def build_page(handlers: Handlers, title: str) -> gr.Blocks:
                         visible=len(handlers.score_names) > 1,
                     )
                 results = gr.HTML(elem_id="results")
+                report, file = gr.Button("Download report"), gr.DownloadButton(visible=False)
         with gr.Accordion("Compare two performances of this page", open=False):
             with gr.Row():
                 pair = [gr.Dropdown([], label=label) for label in ("First performance", "Second performance")]
@@ -63,6 +70,9 @@ def build_page(handlers: Handlers, title: str) -> gr.Blocks:
         used.input(**again, trigger_mode="always_last", api_name="score_again")
         for control in (level, shown):
             control.input(**again, trigger_mode="always_last", api_visibility="private")
+        report.click(handlers.report, [*settings, used], file, api_name="report", **scores).success(
+            None, file, js=DOWNLOAD
+        )
         pressed = {"show_progress_on": compared, "api_name": "compare"}
         compare.click(handlers.compare, [*settings, *pair], compared, **pressed, **alone)
     return page

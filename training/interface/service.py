@@ -1,7 +1,8 @@
 """What the page asks for: performances that are read once, then scored from whatever modalities are ticked."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,11 @@ from ...processing.processing_limssr import LimssrProcessor
 from ...processing.recordings_limssr import DecodingLimits, Recording
 from ..data.sources.files import SUFFIXES, TEXT_SUFFIX
 from ..explanation.explanation import Explanation, explain, read_modalities
+from ..explanation.page import write_page
+from ..explanation.reports import DIGITS
+from ..prediction.cluster import digest_of
 from ..prediction.files import FileSample, samples_from_folder
+from ..prediction.ranking import probability_better
 
 MAX_SECONDS, MAX_PICTURES_A_SECOND = 600, 60
 
@@ -108,6 +113,24 @@ class ScoringService:
             sample_id=performance.name,
             level=level,
         )
+
+    def write_report(self, performance: Performance, used: Collection[str], level: float, path: Path) -> None:
+        """Write the page about a performance, as `limssr predict --report` does; raises as `explain` does."""
+        explanation = self.explain(performance, used, level)
+        origin = {**explanation.origin, "digest": self._digest}
+        write_page(replace(explanation, recording=performance.recording, origin=origin), path)
+
+    @cached_property
+    def _digest(self) -> str:
+        return digest_of([(self.model, self.processor)])[:DIGITS]
+
+    def probability_better(self, explanations: Sequence[Explanation], number: int) -> float | None:
+        """Probability that the judges score the first of two performances higher; None without a calibration."""
+        config = self.model.config
+        masks = [tuple(int(name in each.used) for name in config.modalities) for each in explanations]
+        scores = [each.scores[[number]] for each in explanations]
+        found = probability_better(config, *scores, masks, config.score_names[number])
+        return None if found is None else float(found[0])
 
 
 def find_examples(folder: Path, modalities: Mapping[str, int | str]) -> dict[str, FileSample]:
