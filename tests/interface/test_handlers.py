@@ -84,7 +84,7 @@ def test_examples_and_performances_of_a_session_are_compared(handlers, dive):
 
 
 def test_a_report_says_what_the_page_says(handlers, dive):
-    kept, _, _, results, *_ = score(handlers, dive)
+    kept, *_ = score(handlers, dive)
     page = Path(handlers.report(kept, LEVEL, SHOWN, ["video"]))
     assert page.name == "dive.html"
     text = page.read_text()
