@@ -28,6 +28,9 @@ Rows = list[tuple[int, dict[str, str]]]  # line, counted from 1, and cells by co
 class LabelError(ValueError):
     """A table of samples that cannot be used, labels or a list of files; the message names file and line."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))  # a cell may hold line breaks
+
 
 @dataclass
 class Labels:
