@@ -1,4 +1,4 @@
-"""From recordings to scores: make dives as files, train with missing modalities, score a dive the model never saw.
+"""From recordings to scores: make dives as files, train with missing modalities, score a new dive.
 
 limssr demo [--quick] [--flag value ...]
 
@@ -35,6 +35,8 @@ def main() -> None:
     import torch
 
     from limssr.training.arguments import parse_training_arguments
+    from limssr.training.explanation.explanation import explain
+    from limssr.training.explanation.page import write_page
     from limssr.training.fitting.run import run_folder, run_training
     from limssr.training.utils.checkpoints import checkpoints_in
 
@@ -56,7 +58,9 @@ def main() -> None:
     )
     subprocess.run([sys.executable, "-c", SCORE_ONE, str(folder), str(recording)], check=True)  # noqa: S603 (our own words)
     print(f"  {'judged':20}{dive['score']:7.2f}")
-    print(f"\nThe picture is {folder / 'evaluation.png'}, the page {folder / 'README.md'}. From the command line:")
+    page = recording.with_suffix(".html")
+    write_page(explain(folder, recording=recording, sample_id="dive"), page)
+    print(f"\nWhy this score: {page}. Every mask: {folder / 'evaluation.png'}. From the command line:")
     print(as_started(f"  limssr predict {folder} --recording {recording} --without audio"))
 
 

@@ -227,4 +227,5 @@ def test_the_demo_trains_and_scores_in_a_new_process(tmp_path):
     assert len(set(scored)) == 4
     assert 0 <= min(scored) <= max(scored) <= 120
     assert (tmp_path / "demo" / "example" / "dive.mp4").is_file()
+    assert "</html>" in (tmp_path / "demo" / "example" / "dive.html").read_text()
     assert (tmp_path / "demo" / "evaluation.png").is_file()

