@@ -77,6 +77,12 @@ def test_the_page_says_it_all(explanation, tmp_path):
     assert "user/name" in words
 
 
+def test_an_interval_that_is_no_wider_is_said_so(explanation, tmp_path):
+    rare = replace(explanation, complete_interval=np.array([[40.0, 80.0]]))  # of few samples for calibration
+    _, _, words = read(rare, tmp_path)
+    assert "The interval is 22.0 wide, no wider than with everything." in words
+
+
 def test_nothing_is_loaded_and_nothing_runs(explanation, tmp_path):
     recording = write_recording(tmp_path / "dive.mp4", moving_pictures(25))
     text, elements, _ = read(replace(explanation, recording=Recording(recording)), tmp_path)
