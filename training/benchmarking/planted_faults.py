@@ -3,6 +3,8 @@
 For each dive with a worst fault that cost 5 points or more, the clips of a modality are put in the order of their
 contributions, the most lowering first. A hit is a dive where one of the first two shows the fault. By chance, two of n
 clips, of which k show it, hit with 1 - C(n - k, 2) / C(n, 2).
+
+python -m limssr.training.benchmarking.planted_faults MODEL FOLDER [--data_options key=value ...]
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..data import load
 from ..data.aqa_data import AqaData
 from ..data.dives.judges import draw_marks, panel_score
 from ..data.dives.performance import FAULTS
@@ -21,6 +24,9 @@ from ..data.masks import derive_seed
 from ..data.sources.files import read_times
 from ..explanation.explanation import explain
 from ..prediction.predictor import load_members
+from ..utils.launching import exit_on_error, run_script, script_parser
+from ..utils.markdown import markdown_table
+from ..utils.settings import read_pairs
 
 SEEN_IN = {"video": set(FAULTS), "audio": {"board_noise", "splash"}}  # see `SimulatedDives`
 LEAST_EFFECT = 5.0  # points
@@ -128,3 +134,20 @@ def summarise_findings(findings: list[Finding]) -> list[list[Any]]:
                 chance = np.mean([each.chance for each in chosen])
                 rows.append([modality, fault, len(chosen), *hits, f"{chance:.1%}", f"{agreement:.2f}"])
     return rows
+
+
+def main() -> None:
+    parser = script_parser(__doc__)
+    parser.add_argument("model", metavar="MODEL", help="folder or Hub name of a model of simulated dives")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder of the dives")
+    parser.add_argument("--data_options", nargs="+", metavar="KEY=VALUE", help="other options of simulated_dives")
+    arguments = parser.parse_args()
+    with exit_on_error():
+        options = read_pairs(arguments.data_options, "data_options") or {}
+        data = load("simulated_dives", folder=arguments.folder, **options)
+        findings = list(find_planted(arguments.model, data, arguments.folder / "features" / "classic"))
+    print(markdown_table(summarise_findings(findings), left=2))
+
+
+if __name__ == "__main__":
+    run_script(main)

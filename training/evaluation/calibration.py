@@ -55,10 +55,8 @@ def calibrate(
         ValueError: there is no sample with a judged score for every score.
     """
     config = (accelerator.unwrap_model(model) if accelerator else model).config
-    available, targets = (
-        np.array(masks, dtype=bool).reshape(-1, len(modalities)),
-        read_targets(dataset, config.score_names),
-    )
+    available = np.array(masks, dtype=bool).reshape(-1, len(modalities))
+    targets = read_targets(dataset, config.score_names)
     wanted = {mask: available[:, np.array(mask, dtype=bool)].all(1) for mask in all_subsets(len(modalities))}
     wanted = {mask: rows for mask, rows in wanted.items() if np.isfinite(targets[rows]).any(0).all()}
     if not wanted:

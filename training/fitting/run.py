@@ -2,13 +2,11 @@
 
 import json
 import logging
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from pathlib import Path
 from shutil import rmtree
@@ -35,6 +33,7 @@ from ..utils.checkpoints import checkpoints_in
 from ..utils.files import RECORD_FILE, remove_leftovers, write_json
 from ..utils.launching import command_line
 from ..utils.locks import LOCK_FILE, lock
+from ..utils.versions import package_versions
 from .checkpoints import find_last
 from .collator import LimssrCollator
 from .folds import EpochChoice, choose_epoch, fold_folder, fold_folders
@@ -378,7 +377,7 @@ def describe_run(run: PreparedRun) -> dict:
         "parameters": parameter_counts(trainer.model),
         "processes": args.world_size,
         "device": str(args.device),
-        "versions": package_versions(),
+        "versions": package_versions(PACKAGES),
         "history": [{name: _finite(value) for name, value in entry.items()} for entry in state.log_history],
         "arguments": {"model": asdict(model_arguments), "data": asdict(data_arguments), "training": args.to_dict()},
     }
@@ -391,16 +390,6 @@ def parameter_counts(model) -> dict[str, int]:
     outside = sum(parameter.numel() for name, parameter in parameters.items() if "language_model." not in name)
     within = model.model.language_model.num_parameters()  # which knows that 4-bit weights lie two in a byte
     return {"all": outside + within, "trained": trained, "outside_language_model": outside}
-
-
-def package_versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:  # run from a folder that was not installed
-            versions[name] = "not installed"
-    return versions
 
 
 def write_results(result: EvaluationResult, record: dict, folder: Path) -> None:

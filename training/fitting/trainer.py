@@ -206,10 +206,9 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
         """
         self._sample_ids += inputs.pop(SAMPLE_IDS, [])
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if not loss.isfinite():
-            raise NotFiniteError("the loss is", self.state.global_step, self._sample_ids)
-        if wrong := wrong_tensors(own_buffers(model)):
-            raise NotFiniteError(f"the buffer {wrong[0]} is", self.state.global_step, self._sample_ids)
+        buffers = ((f"the buffer {name}", buffer) for name, buffer in own_buffers(model))
+        if wrong := wrong_tensors([("the loss", loss), *buffers]):
+            raise NotFiniteError(f"{wrong[0]} is", self.state.global_step, self._sample_ids)
         return loss
 
     def _get_grad_norm(self, model, grad_norm=None) -> float | None:

@@ -16,7 +16,7 @@ from ..data.sources.files import SUFFIXES, TEXT_SUFFIX
 from ..explanation.explanation import Explanation, explain, read_modalities
 from ..explanation.page import write_page
 from ..explanation.reports import DIGITS
-from ..prediction.cluster import digest_of
+from ..prediction.audit import digest_of_weights
 from ..prediction.files import FileSample, samples_from_folder
 from ..prediction.ranking import probability_better
 
@@ -117,12 +117,12 @@ class ScoringService:
     def write_report(self, performance: Performance, used: Collection[str], level: float, path: Path) -> None:
         """Write the page about a performance, as `limssr predict --report` does; raises as `explain` does."""
         explanation = self.explain(performance, used, level)
-        origin = {**explanation.origin, "digest": self._digest}
+        origin = {**explanation.origin, "weights": self._digest}
         write_page(replace(explanation, recording=performance.recording, origin=origin), path)
 
     @cached_property
     def _digest(self) -> str:
-        return digest_of([(self.model, self.processor)])[:DIGITS]
+        return digest_of_weights(self.model)[:DIGITS]
 
     def probability_better(self, explanations: Sequence[Explanation], number: int) -> float | None:
         """Probability that the judges score the first of two performances higher; None without a calibration."""

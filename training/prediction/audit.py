@@ -3,11 +3,9 @@
 import hashlib
 import json
 import os
-import platform
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,13 +15,14 @@ import torch
 from ...configuration.calibration_limssr import check_level
 from ...processing.recordings_limssr import Recording
 from ..utils.loading import loading_options
+from ..utils.versions import package_versions
 from .files import FileSample, SamplePrediction, json_scores, prediction_rows
 from .predictions import score_step
 from .predictor import ORIGIN, Member, describe_processor, load_members, predict_stream
 
 FORMAT = 1
 SETTINGS = ("windows", "zeros_are_missing", "without", "language_model", "dtype", "attention", "quantization")
-PACKAGES = ("limssr", "torch", "transformers", "tokenizers", "safetensors", "numpy")
+PACKAGES = ("limssr", "torch", "transformers", "tokenizers", "safetensors", "numpy")  # which decide a score
 NUMBERS = ("score", "reasoning_score", "cross_modal_score")
 
 
@@ -62,7 +61,7 @@ def describe_scoring(names: Sequence[str], members: Sequence[Member], arguments:
         arguments: arguments of `predict.py`.
     """
     settings = {name: getattr(arguments, name) for name in SETTINGS} | {"level": check_level(arguments.level)}
-    return {"models": describe_models(names, members), "versions": describe_versions(), "settings": settings}
+    return {"models": describe_models(names, members), "versions": package_versions(PACKAGES), "settings": settings}
 
 
 def describe_models(names: Sequence[str], members: Sequence[Member]) -> list[dict[str, str | None]]:
@@ -77,17 +76,6 @@ def describe_models(names: Sequence[str], members: Sequence[Member]) -> list[dic
         }
         for name, (model, processor) in zip(names, members, strict=True)
     ]
-
-
-def describe_versions() -> dict[str, str]:
-    """Python and the packages that decide a score."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # run from a folder that was not installed
-            found[name] = "not installed"
-    return found
 
 
 def write_records(
@@ -147,7 +135,7 @@ def verify_records(records: Sequence[dict]) -> Iterator[tuple[dict, list[str]]]:
         OSError, ValueError: a model cannot be loaded.
     """
     loaded: dict[str, tuple[list[Member], list[dict]]] = {}
-    versions = describe_versions()
+    versions = package_versions(PACKAGES)
     for record in records:
         settings, names = record["settings"], [entry["name"] for entry in record["models"]]
         key = json.dumps([names, settings])
