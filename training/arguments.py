@@ -129,6 +129,7 @@ class DataArguments:
         "where the dataset has columns `<score>_deviation`",
     )
     mask_seed: int | None = described(None, "seed of the masks (default: seed)")
+    train_fraction: float = described(1.0, "share of the training split to use, drawn by seed, for learning curves")
     validation_fraction: float = described(0.15, "share of the training split, if the dataset has no validation split")
     validation_masks: Literal["auto", "available", "subsets"] = described(
         "auto",
@@ -163,6 +164,8 @@ class DataArguments:
             raise ValueError(f"`missing_rates` is given, but `missingness` {self.missingness!r} hides nothing.")
         if self.all_masks and self.modality_dropout is not None:
             raise ValueError("`all_masks` reads every mask of a sample, so that `modality_dropout` has none to draw.")
+        if not 0 < self.train_fraction <= 1:
+            raise ValueError(f"`train_fraction` is {self.train_fraction}; allowed is above 0, up to 1.")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"`validation_fraction` is {self.validation_fraction}; allowed is above 0 and below 1.")
 

@@ -71,6 +71,7 @@ def test_an_unknown_key_is_named(quick_config, capsys):
         ({"missing_rates": None}, "static, which needs `missing_rates`"),
         ({"missingness": "none"}, "'none' hides nothing"),
         ({"validation_fraction": 1}, "`validation_fraction` is 1"),
+        ({"train_fraction": 0}, "`train_fraction` is 0.0"),
         ({"all_masks": True, "modality_dropout": ["0.3"]}, "`all_masks` reads every mask"),
         ({"language_model": "some/model"}, "either `language_model`"),
         ({"language_model_config": None}, "either `language_model`"),

@@ -69,6 +69,14 @@ def test_training_and_validation_share_no_sample(data):
     assert ids(rows.baseline) == ids(rows.train) | ids(validation)
 
 
+def test_a_share_of_the_training_split_trains_and_fits_the_baselines(data):
+    shares = [prepare(data, train_fraction=share, validation_fraction=0.25).baseline for share in (0.25, 0.5, 1)]
+    assert [len(rows) for rows in shares] == [15, 30, 60]
+    assert ids(shares[0]) < ids(shares[1]) < ids(shares[2])
+    other = prepare_training_data(data, DataArguments(dataset="synthetic", train_fraction=0.25), seed=1)
+    assert ids(other.baseline) != ids(shares[0])
+
+
 def test_validation_is_alike_in_its_scores(data):
     train = data.splits["train"]
     scores = np.array(train["score"][:])

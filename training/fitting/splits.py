@@ -27,7 +27,8 @@ class TrainingData:
         validation: validation rows by name of their mask set, over which the mean selects the best checkpoint.
         calibration: rows to calibrate on, none of which trained or selected the model; they may be none.
         calibration_masks: modalities of each of them that may be used.
-        baseline: rows to fit the baselines on: the training split, the rows held back for validation included.
+        baseline: rows to fit the baselines on: the training split, or the share of it that is used, the rows held back
+            for validation included.
         dynamic_mask: draws a mask for each training batch, if missingness is `dynamic`.
         modality_dropout: draws a further mask for each training sample, if asked for.
         mask_seed: seed of all masks.
@@ -59,7 +60,7 @@ def prepare_training_data(data: AqaData, arguments: DataArguments, seed: int, fo
     """
     mask_seed = seed if arguments.mask_seed is None else arguments.mask_seed
     modalities = list(data.modalities)
-    usable = _usable(data, "train", arguments)
+    usable = _draw(_usable(data, "train", arguments), arguments.train_fraction, seed)
     train, validation = _hold_back(usable, data, arguments, seed, fold)
     validation, calibration = _divide(validation, data, arguments, seed, fold)
     parts = {"train": train, "validation": validation, "calibration": calibration, "baseline": usable}
@@ -112,6 +113,12 @@ def _usable(data: AqaData, split: str, arguments: DataArguments) -> Dataset:
     lacking = "a modality" if arguments.missingness == "none" else "every modality"
     logger.warning("%d samples of %s lack %s and are left out: %s ...", len(ids), split, lacking, ", ".join(ids[:5]))
     return rows.select(np.flatnonzero(usable))
+
+
+def _draw(rows: Dataset, fraction: float, seed: int) -> Dataset:
+    """Return a random share of the rows in their order; of two shares by one seed the larger holds the smaller."""
+    drawn = np.random.default_rng(seed).permutation(len(rows))[: round(len(rows) * fraction)]
+    return rows.select(np.sort(drawn)) if fraction < 1 else rows
 
 
 def _hold_back(
