@@ -1,12 +1,13 @@
 """Pickles of strangers run nothing, and take neither much time nor much memory."""
 
-from argparse import Namespace
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from limssr.training.data.sources.pickles import load_restricted
-from limssr.training.soaking.pickles import costly_pickles, hostile_calls, run
+from limssr.training.soaking.pickles import costly_pickles, hostile_calls
 
 
 def test_the_corpus_has_more_than_200_kinds():
@@ -16,8 +17,10 @@ def test_the_corpus_has_more_than_200_kinds():
 
 
 @pytest.mark.slow
-def test_nothing_runs_and_nothing_takes_long_or_much(capsys):
-    assert run(Namespace(list=False)), capsys.readouterr().out
+def test_nothing_runs_and_nothing_takes_long_or_much():
+    """In a process of its own: what other tests hold makes garbage collection slow, and hides what a pickle takes."""
+    done = subprocess.run([sys.executable, "-m", "limssr", "soak", "pickles"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def read(folder: Path, content: bytes):
@@ -29,10 +32,10 @@ def read(folder: Path, content: bytes):
     ("name", "reason"),
     [
         ("key of nested pairs", "a key has more than 64 parts"),
-        ("lists in lists", "more than 32 levels deep"),
+        ("lists in lists", "more memory than the file has bytes"),
         ("marks", "more than 32 levels deep"),
         ("list in itself", "more than 32 levels deep"),
-        ("pairs of lists", "more than 1500000 values"),
+        ("pairs of lists", "more than 750000 values"),
         ("empty sets", "more memory than the file has bytes"),
         ("one text made bytes again and again", "more memory than the file has bytes"),
         ("bytearray of a number", "bytearray of int"),

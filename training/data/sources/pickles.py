@@ -20,11 +20,12 @@ DTYPE_CODE = re.compile(r"[<>=|]?([?bBhHiIlLqQpPefdgFDG]|[biufc]\d+|[SUa]\d*|O\d
 NPY_MAGIC = b"\x93NUMPY"
 LONGEST_TEXT = 4096  # anything longer in a table is raw memory
 
-# What a pickle may cost. A table of 10,000 arrays has 250,000 opcodes, and annotations of 3,000 dives fewer.
-MOST_OPCODES = 1_500_000  # and as many values in what is read, counted as often as they are referred to
+# What a pickle may cost. A table of 10,000 arrays has 250,000 opcodes, lists with labels of the frames of 3,000 dives
+# have 370,000.
+MOST_OPCODES = 750_000  # and as many values in what is read, counted as often as they are referred to
 MOST_LEVELS = 32  # of containers in containers, or of marks
 MOST_KEY_PARTS = 64  # of a tuple that is a key
-MOST_MEMORY = (2**25, 4)  # bytes, and so many for each byte of the file
+MOST_MEMORY = (2**24, 4)  # bytes, and so many for each byte of the file
 MOST_SECONDS = (10.0, 2**20)  # and a second for so many bytes of the file
 CONTAINER_BYTES = 200
 LONGEST_CODE = 16  # of a dtype
