@@ -275,7 +275,7 @@ def test_scores_that_cannot_be_used_are_refused(kaldi, change, said):
         ("train/wav.scp", "a b\n\na c", r"wav\.scp, line 3: 'a' is already on a line before"),
         ("resource/scores-detail.json", "{}", r"scores-detail\.json: there is no '000010000'"),
         ("train/spk2utt", "0001 000010000", "spk2utt: there is no '000010001'"),
-        ("resource/scores.json", "[]", r"scores\.json: holds list, expected utterance -> scores"),
+        ("resource/scores.json", "[]", r"scores\.json: holds list, expected names with values"),
         ("resource/scores.json", "{", r"scores\.json: not JSON"),
     ],
 )

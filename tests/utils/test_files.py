@@ -9,6 +9,7 @@ import pytest
 from limssr.training.utils.files import (
     atomic_write,
     atomic_write_text,
+    read_json,
     remove_leftovers,
     scratch_prefix,
     without_paths,
@@ -60,3 +61,10 @@ def test_paths_are_cut_to_their_last_name(tmp_path):
         "named": "video.npy",
         "3": ["fisv", "demo", "some/hub-name", 0.5, None, True],
     }
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"\xff{}", b"[1]", b"1" * 5000, b"null"])
+def test_a_json_file_that_holds_no_object_is_one_line_with_its_name(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.json: [^\n]*$"):
+        read_json(tmp_path / "a.json")

@@ -150,7 +150,7 @@ def read_record(out: Path) -> dict[str, Extracted]:
     for line in (out / RECORD).read_text(encoding="utf-8").splitlines():
         try:
             entry = Extracted(**json.loads(line))
-        except (ValueError, TypeError):  # a line that a killed run did not finish
+        except (ValueError, TypeError, RecursionError):  # a line that a killed run did not finish
             continue
         found[entry.sample_id] = entry
     return found

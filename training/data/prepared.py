@@ -14,7 +14,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from huggingface_hub import snapshot_download
 from huggingface_hub.utils import HFValidationError
 
-from ..utils.files import atomic_write_text, cache_folder
+from ..utils.files import atomic_write_text, cache_folder, read_json
 from .aqa_data import AqaData, MissingFeature, MissingSummary
 from .sources.walk import is_hidden
 
@@ -63,7 +63,7 @@ class Prepared:
         description = read_description(folder)
         with (folder / MISSING_FILE).open(encoding="utf-8", newline="") as stream:
             features = [MissingFeature(**row, detail="when the data was prepared") for row in csv.DictReader(stream)]
-        splits = {name: _map_split(folder, name, count) for name, count in description["splits"].items()}
+        splits = {name: map_split(folder, name, count) for name, count in description["splits"].items()}
         return AqaData(
             splits=DatasetDict(splits),
             **{name: description[name] for name in PLAIN_FIELDS},
@@ -118,12 +118,8 @@ def write_description(out: Path, data: AqaData, **about: Any) -> None:
 def read_description(folder: Path) -> dict[str, Any]:
     """Read the JSON file of prepared data; ValueError if it is damaged or of another version."""
     path = folder / DESCRIPTION_FILE
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        lacking = [name for name in (*PLAIN_FIELDS, *OTHER_FIELDS) if name not in description]
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error}; copy or prepare the data again") from error
-    if lacking:
+    description = read_json(path)
+    if lacking := [name for name in (*PLAIN_FIELDS, *OTHER_FIELDS) if name not in description]:
         raise ValueError(
             f"{path} says nothing of {', '.join(lacking)}: another version of `limssr prepare` wrote it; "
             "prepare the data again"
@@ -140,10 +136,9 @@ def verify_checksums(folder: Path) -> None:
     expected = _read_checksums(folder / CHECKSUM_FILE)
     memory = cache_folder() / f"verified-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]}.json"
     try:
-        before = json.loads(memory.read_text(encoding="utf-8"))
+        before = read_json(memory)
     except (OSError, ValueError):
-        before = None
-    before = before if isinstance(before, dict) else {}
+        before = {}
     verified = {}
     for path in [folder / DESCRIPTION_FILE, folder / MISSING_FILE, *sorted((folder / "data").glob("*.arrow"))]:
         name = path.relative_to(folder).as_posix()
@@ -177,7 +172,7 @@ def _read_checksums(path: Path) -> dict[str, str]:
     return {line[2]: line[1] for line in found}
 
 
-def _map_split(folder: Path, name: str, samples: int) -> Dataset:
+def map_split(folder: Path, name: str, samples: int) -> Dataset:
     """Rows of all files of a split; ValueError if some are missing or a file is damaged."""
     shards = []
     for path in sorted((folder / "data").glob(f"*-{name}*.arrow")):

@@ -1,6 +1,5 @@
 """Simulated dives: real recordings of performances of which everything is known."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -9,7 +8,7 @@ from datasets import Dataset, DatasetDict
 
 from ...configuration.configuration_limssr import TEXT
 from ...processing.recipes_limssr import Recipe
-from ..utils.files import scratch_folder, write_json
+from ..utils.files import read_json, scratch_folder, write_json
 from .aqa_data import AqaData, feature_column
 from .dives.judges import HIGHEST_SCORE, best_attainable
 from .extract import extract_features
@@ -133,7 +132,7 @@ class SimulatedDives(FileDataset):
     def _check_record(self, options: dict) -> None:
         """Raise ValueError unless the folder holds dives of these options."""
         path = self.folder / RECORD_FILE
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        found = read_json(path) if path.is_file() else None
         if found != options:
             held = (
                 "no simulated dives" if found is None else f"dives of other options ({_differences(found, options)})"

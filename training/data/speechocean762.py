@@ -1,6 +1,5 @@
 """speechocean762: 5,000 English sentences read by 250 learners, with experts' scores."""
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict
 
 from ...configuration.configuration_limssr import TEXT
+from ..utils.files import read_json
 from .aqa_data import AqaData, feature_column
 from .file_dataset import (
     FileDataset,
@@ -270,7 +270,7 @@ def _read_kaldi(path: Path, split: Path) -> Labels:
 
 def _read_scores(path: Path, sample_ids: list[str]) -> dict[str, np.ndarray]:
     """Scores of each utterance and, if there is a file of the experts' scores beside, their deviations."""
-    scores, detail = _read_json(path), path.with_name("scores-detail.json")
+    scores, detail = read_json(path), path.with_name("scores-detail.json")
     columns = {}
     for name in SCORES:
         values = [_find(_find(scores, sample_id, path), name, path) for sample_id in sample_ids]
@@ -279,7 +279,7 @@ def _read_scores(path: Path, sample_ids: list[str]) -> dict[str, np.ndarray]:
                 raise LabelError(f"{path}, sample {sample_id!r}: {name} is {value!r}, expected a number")
         columns[name] = np.array(values, dtype=np.float64)
     if detail.is_file():
-        experts = _read_json(detail)
+        experts = read_json(detail)
         for name in SCORES:
             given = [_find(_find(experts, sample_id, detail), name, detail) for sample_id in sample_ids]
             for sample_id, each in zip(sample_ids, given, strict=True):
@@ -287,16 +287,6 @@ def _read_scores(path: Path, sample_ids: list[str]) -> dict[str, np.ndarray]:
                     raise LabelError(f"{detail}, sample {sample_id!r}: {name} is {each!r}, expected a list of numbers")
             columns[f"{name}_deviation"] = _deviations(given)
     return columns
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise LabelError(f"{path}: not JSON in UTF-8: {error}") from error
-    if not isinstance(content, dict):
-        raise LabelError(f"{path}: holds {type(content).__name__}, expected utterance -> scores")
-    return content
 
 
 def _read_pairs(path: Path) -> dict[str, str]:

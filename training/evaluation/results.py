@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from ..data.masks import Mask, subset_name
 from ..prediction.predictions import PATHS, Predictions
+from ..utils.files import read_json
 from .metrics.aqa_metrics import (
     CORRELATIONS,
     METRIC_NAMES,
@@ -227,7 +228,7 @@ def read_results(folder: str | Path) -> EvaluationResult:
         ValueError: an entry is missing.
     """
     path = Path(folder) / METRICS
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     try:
         content |= {name: list(map(_read_mask, content.get(name, []))) for name in ("masks", "summaries")}
         content["averages"] = {name: ScoredRow(**parts) for name, parts in content["averages"].items()}

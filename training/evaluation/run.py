@@ -1,7 +1,6 @@
 """One evaluation from arguments to files, as `eval.py` runs it."""
 
 import argparse
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from ..data.masked_dataset import MaskedDataset
 from ..data.masks import available_masks, draw_static_masks
 from ..prediction.predictor import load_members
 from ..utils.figures import FigureFormat
-from ..utils.files import RECORD_FILE, write_json
+from ..utils.files import RECORD_FILE, read_json, write_json
 from ..utils.launching import exit_on_error
 from ..utils.loading import loading_options
 from .evaluator import Evaluator
@@ -130,7 +129,7 @@ def run_record(model: str) -> dict:
     quietly = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     for folder in [model, Path(model).resolve().parent] if is_checkpoint else [model]:
         if (record := cached_file(folder, RECORD_FILE, **quietly)) is not None:
-            return json.loads(Path(record).read_text(encoding="utf-8"))
+            return read_json(record)
     return {}
 
 

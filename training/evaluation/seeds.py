@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..utils.files import RECORD_FILE
+from ..utils.files import RECORD_FILE, read_json
 from .results import ScoredRow, average_rows, read_results
 
 TRAINING_SETTINGS = (  # training arguments that shape the model
@@ -87,7 +87,7 @@ def read_task_runs(folder: str | Path) -> list[TaskRun]:
         ValueError: `folder` holds no finished run, or one that was not evaluated on the subsets.
     """
     try:
-        record = json.loads((Path(folder) / RECORD_FILE).read_text(encoding="utf-8"))
+        record = read_json(Path(folder) / RECORD_FILE)
         result = read_results(folder)
     except FileNotFoundError as error:
         raise ValueError(f"{error.filename} is not there: give folders of finished `limssr train` runs") from None

@@ -10,7 +10,7 @@ from ..data import AqaData
 from ..data.aqa_data import read_targets
 from ..evaluation.calibration import calibrate
 from ..evaluation.run import run_record
-from ..utils.files import atomic_write_text
+from ..utils.files import atomic_write_text, read_json
 from .splits import TrainingData, prepare_training_data
 
 CONFIG_FILE = "config.json"
@@ -48,7 +48,7 @@ def calibrate_checkpoint(
     targets = read_targets(rows.train, model.config.score_names)
     about = (rows.calibration, rows.calibration_masks, modalities, targets, split)
     model.config.calibration = table = calibrate(model, processor, *about, batch_size=batch_size)
-    settings = json.loads(path.read_text(encoding="utf-8")) | {"calibration": table}
+    settings = read_json(path) | {"calibration": table}
     LimssrConfig.from_dict(settings)  # which checks the table
     atomic_write_text(path, json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
     return table

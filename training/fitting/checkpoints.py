@@ -32,7 +32,7 @@ from ..utils.checkpoints import (
     remove_old_checkpoints,
     unfinished_folder,
 )
-from ..utils.files import AVERAGE_FILE, OPTIMIZER_FILE, RANDOM_FILES, SCALER_FILE, SCHEDULE_FILE
+from ..utils.files import AVERAGE_FILE, OPTIMIZER_FILE, RANDOM_FILES, SCALER_FILE, SCHEDULE_FILE, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ class TrainingStateMixin:
     def _load_scaler(self, checkpoint: str | None) -> None:
         scaler = getattr(self.accelerator, "scaler", None)
         if checkpoint is not None and scaler is not None and not self.args.resume_without_optimizer:
-            scaler.load_state_dict(_read(Path(checkpoint) / SCALER_FILE))
+            scaler.load_state_dict(read_json(Path(checkpoint) / SCALER_FILE))
 
     def _save_rng_state(self, output_dir: str) -> None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)  # the first process may not have written there yet
@@ -203,7 +203,7 @@ class TrainingStateMixin:
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None and not self.args.resume_without_optimizer:
-            set_random_state(_read(Path(checkpoint) / self._random_file))
+            set_random_state(read_json(Path(checkpoint) / self._random_file))
 
     def _losses_so_far(self) -> dict:
         """What the means of `train_loss` and of the next entry in the history are made of."""
@@ -218,7 +218,7 @@ class TrainingStateMixin:
         path = self._resumed_from / self._random_file
         self._knows_earlier_losses = path.is_file() and not self.args.resume_without_optimizer
         if self._knows_earlier_losses:
-            losses = _read(path)["losses"]
+            losses = read_json(path)["losses"]
             self._total_loss_scalar, self._globalstep_last_logged = losses["total"], losses["logged_at"]
             self._tr_loss += losses["since_log"]
             for name, values in losses["terms"].items():
@@ -282,7 +282,7 @@ def _problem(path: Path, **expected) -> str | None:
         others = [other.name for other in sorted(path.parent.glob(RANDOM_FILES))] if "processes" in expected else []
         return f"{path.name} is missing" + (f", there is {others[0]} of other processes" if others else "")
     try:
-        about = _metadata(path) if path.suffix == ".safetensors" else _read(path)
+        about = _metadata(path) if path.suffix == ".safetensors" else read_json(path)
     except (SafetensorError, ValueError) as error:
         return f"{path.name} is damaged ({error})"
     wrong = [
@@ -333,7 +333,7 @@ def save_optimizer(folder: str | Path, optimizer, scheduler, step: int) -> None:
 
 def load_optimizer(folder: str | Path, optimizer, scheduler) -> None:
     """Load what `save_optimizer` saved of an optimizer of the same kind and parameters."""
-    rest, state = _read(Path(folder) / SCHEDULE_FILE), {}
+    rest, state = read_json(Path(folder) / SCHEDULE_FILE), {}
     for key, value in {**rest["state"], **load_file(Path(folder) / OPTIMIZER_FILE)}.items():
         index, *groups, name = key.split(".")
         values = state.setdefault(int(index), {})
@@ -377,10 +377,6 @@ def set_random_state(state: dict) -> None:
 
 def _write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def checkpoint_form(config) -> str:
@@ -437,7 +433,8 @@ def load_trained_weights(model: nn.Module, checkpoint: str | Path) -> None:
     if not files:
         raise FileNotFoundError(f"{folder} holds no model*.safetensors; name a checkpoint folder of the trainer.")
     saved = {name: tensor for file in files for name, tensor in load_file(file).items()}
-    source, expected = _read(folder / "config.json").get("language_model_source"), model.config.language_model_source
+    expected = model.config.language_model_source
+    source = read_json(folder / "config.json").get("language_model_source")
     if source != expected:
         raise ValueError(f"{folder} was trained on the language model {source}, not {expected}.")
     own = strip_peft_names(model.state_dict())

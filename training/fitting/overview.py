@@ -8,7 +8,7 @@ from pathlib import Path
 from ...configuration.configuration_limssr import LimssrConfig
 from ..evaluation.results import EvaluationResult
 from ..evaluation.seeds import TRAINING_SETTINGS
-from ..utils.files import RECORD_FILE, without_paths
+from ..utils.files import RECORD_FILE, read_json, without_paths
 
 FEWEST_FOR_SELECTION = 30  # with fewer, a correlation's standard error is about 0.2 or more
 FAR_AHEAD = 0.1  # Spearman
@@ -135,7 +135,7 @@ def changed_settings(checkpoint: str | Path, record: dict) -> list[str]:
     path = Path(checkpoint) / RECORD_FILE
     if not path.is_file():
         return []
-    before, now = (_comparable(entry) for entry in (json.loads(path.read_text(encoding="utf-8")), record))
+    before, now = (_comparable(entry) for entry in (read_json(path), record))
     return [f"{name} {before[name]} -> {now[name]}" for name in now if name in before and before[name] != now[name]]
 
 

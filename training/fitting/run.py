@@ -1,6 +1,5 @@
 """One training run from arguments to results: what `train.py` and the demo call."""
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +29,7 @@ from ..evaluation.tables import evaluation_table, result_caveats, title_with_cav
 from ..hub.model_card import write_model_card
 from ..hub.repository import HUB_NAME, fetch_checkpoint
 from ..utils.checkpoints import checkpoints_in
-from ..utils.files import RECORD_FILE, remove_leftovers, write_json
+from ..utils.files import RECORD_FILE, read_json, remove_leftovers, write_json
 from ..utils.launching import command_line
 from ..utils.locks import LOCK_FILE, lock
 from ..utils.versions import package_versions
@@ -265,7 +264,7 @@ def _train_fold(run: PreparedRun, fold: int) -> dict:
 def _read_finished(folder: Path) -> dict | None:
     """Return the record of a finished fold."""
     path = folder / RECORD_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def check_finished_folds(run: PreparedRun) -> None:

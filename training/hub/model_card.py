@@ -1,6 +1,5 @@
 """Render the Hub card from the template `model_card.md` and the records beside a model."""
 
-import json
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -10,7 +9,7 @@ from ...configuration.configuration_limssr import LimssrConfig
 from ..evaluation.results import METRICS, EvaluationResult, read_results
 from ..evaluation.seeds import TRAINING_SETTINGS
 from ..evaluation.tables import card_table
-from ..utils.files import RECORD_FILE, without_paths
+from ..utils.files import RECORD_FILE, read_json, without_paths
 from ..utils.loading import lacks_language_model
 
 TEMPLATE = Path(__file__).parents[2] / "model_card.md"
@@ -120,4 +119,4 @@ def _settings(run: dict, config: LimssrConfig) -> dict:
 
 
 def _read(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}

@@ -1,7 +1,6 @@
 """Revisions on the Hub: what one holds, one atomic commit per push, and the way back; readable errors."""
 
 import fnmatch
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from ..utils.checkpoints import (
     read_trainer_state,
     unfinished_folder,
 )
-from ..utils.files import OPTIMIZER_FILE, TRAINING_STATE_FILES
+from ..utils.files import OPTIMIZER_FILE, TRAINING_STATE_FILES, read_json
 from ..utils.loading import place_of_language_model
 from .model_card import render_model_card, write_model_card
 
@@ -163,8 +162,7 @@ def prepare_repository(
         if private and not api.model_info(repo_id).private:
             raise ValueError(f"{repo_id} exists and is public; make it private on the Hub, or give another name.")
         try:
-            config = Path(api.hf_hub_download(repo_id, "config.json"))
-            kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+            kind = read_json(api.hf_hub_download(repo_id, "config.json")).get("model_type")
         except errors.EntryNotFoundError:
             kind = None
         if kind not in (None, LimssrConfig.model_type):

@@ -13,6 +13,8 @@ from typing import Any
 
 import psutil
 
+from .errors import brief
+
 RECORD_FILE = "run.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
 SCHEDULE_FILE = "optimizer.json"
@@ -105,6 +107,22 @@ def write_json(path: str | Path, value: Any) -> None:
         ValueError: NaN or an infinite number, which JSON does not have.
     """
     atomic_write_text(path, json.dumps(without_paths(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        ValueError: it holds anything else; one line that names the file.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON in UTF-8: {brief(error)}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds {type(content).__name__}, expected names with values")
+    return content
 
 
 def without_paths(value: Any) -> Any:
