@@ -61,7 +61,8 @@ def test_upload_score_untick_look_and_download(size, browser, address, dive):
     tab.locator(".toast-close").click()
 
     tab.locator("input[type=file]").first.set_input_files(dive)
-    tab.get_by_text("dive.mp4").wait_for()
+    # The cell comes once the upload is done; until then its progress shows the name, for a moment only.
+    tab.get_by_role("cell", name="dive.mp4").wait_for()
     press("Score")
     whole = tab.locator("#results .limssr").inner_text()
     tab.get_by_label("audio", exact=True).focus()
