@@ -1,6 +1,7 @@
 """A stopped run goes on from a whole checkpoint, says what changed, and refuses what would end elsewhere."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -97,12 +98,32 @@ def test_without_its_optimizer_a_run_goes_on_at_the_step_and_learning_rate_it_ha
     assert len(straight) == 10
 
 
-def test_settings_that_changed_are_said(stopped, quick_arguments, caplog):
+def change_record(checkpoint: Path) -> None:
+    """As if it had been written by another version of numpy and of this code, from another file of flow."""
+    record = json.loads((checkpoint / "run.json").read_text())
+    record["versions"]["numpy"], record["code"] = "1.0", "0" * 64
+    record["dataset"]["fingerprint"]["test"]["flow"] = "0" * 64
+    edit(checkpoint / "run.json", **record)
+
+
+def test_settings_data_and_software_that_changed_are_said(stopped, quick_arguments, caplog):
     prepare_run(*quick_arguments(*LAST, **SETTINGS))
     assert "other settings" not in caplog.text
     changes = {"per_device_train_batch_size": 4, "learning_rate": 0.01, "data_options": {"samples_train": 60}}
-    prepare_run(*quick_arguments(*LAST, **SETTINGS, **changes))
+    prepare_run(*quick_arguments(*LAST, "--resume_without_optimizer", **SETTINGS, **changes))
     (said,) = [record.getMessage() for record in caplog.records if "other settings" in record.getMessage()]
     assert "per_device_train_batch_size 8 -> 4" in said
     assert "train data 36 samples with" in said
+    assert "samples of train" in said
     assert "The optimizer keeps its own learning_rate." in said
+    rewritten(change_record)(stopped)
+    refused = r"its data has changed \(flow of test\)\. Restore the data, or give `--resume_without_optimizer`"
+    with pytest.raises(ValueError, match=refused):
+        prepare_run(*quick_arguments(*LAST, **SETTINGS))
+    caplog.clear()
+    prepare_run(*quick_arguments(*LAST, "--resume_without_optimizer", **SETTINGS))
+    (said,) = [record.getMessage() for record in caplog.records if "other settings" in record.getMessage()]
+    assert re.search(r"flow of test; code 0{40} -> [0-9a-f]{40}; numpy 1\.0 -> 2\.", said)
+    rewritten(lambda folder: edit(folder / "run.json", processes="1"))(stopped)
+    with pytest.raises(ValueError, match=r"run\.json: `processes` is '1', expected int"):
+        prepare_run(*quick_arguments(*LAST, **SETTINGS))

@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
+from functools import cached_property
 from html import escape
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict
 
+from .fingerprints import fingerprint_splits
 from .masks import Mask, available_masks
 
 logger = logging.getLogger(__name__)
@@ -116,6 +118,18 @@ class AqaData:
     best_attainable: dict[Mask, dict[str, float]] | None = None
     missing: MissingSummary | None = None
     recipe: dict[str, Any] | None = None
+
+    @cached_property
+    def fingerprint(self) -> dict[str, dict[str, Any]]:
+        """Split -> column -> digest of all that a model learns from; under `dataset`, what scores and modalities are.
+
+        Every feature is read once for it.
+        """
+        named = ("modalities", "score_names", "score_minimums", "score_ranges", "max_clips")
+        groups = [] if self.group_column is None else [self.group_column]
+        columns = dict.fromkeys(["sample_id", *self.score_names, "score", *groups, *self.modalities])
+        about = {name: getattr(self, name) for name in named}
+        return {"dataset": about} | fingerprint_splits(self.splits, columns)
 
     def __repr__(self) -> str:
         lines = [f"AqaData: {self.description}", *(f"  {title:<11} {text}" for title, text in self._summary())]

@@ -57,7 +57,7 @@ class MaskedDataset(data.Dataset):
         table = self._by_mask[self.masks[index]][int(index)]
         row = dict.fromkeys(self.modalities)
         for name in table.column_names:
-            value = _without_extension(table[name])[0]
+            value = without_extension(table[name])[0]
             is_features = name in self.modalities and pa.types.is_nested(value.type)
             row[name] = _clips(value, f"row {index}, column {name!r}") if is_features else value.as_py()
         return row
@@ -87,7 +87,7 @@ def _clips(value: pa.Scalar, where: str) -> np.ndarray | None:
     return numbers.reshape(len(clips), *widths).astype(np.float32)  # a copy
 
 
-def _without_extension(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def without_extension(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """The lists in a column of `datasets.Array2D`; any other column as it is."""
     return column.cast(column.type.storage_type) if isinstance(column.type, pa.ExtensionType) else column
 
@@ -122,7 +122,7 @@ def row_extents(dataset: Dataset, modalities: Sequence[str]) -> list[dict[str, i
         if name not in dataset.column_names:
             continue
         tables = dataset.select_columns([name]).with_format("arrow").iter(1000)
-        batches = (_without_extension(table[name]) for table in tables)
+        batches = (without_extension(table[name]) for table in tables)
         column = (pc.list_value_length(batch) if pa.types.is_nested(batch.type) else batch for batch in batches)
         values = [value for batch in column for value in batch.to_pylist()]
         for extent, value in zip(extents, values, strict=True):

@@ -15,6 +15,10 @@ FAR_AHEAD = 0.1  # Spearman
 LITTLE_LEARNT = 0.8  # of the training mean's squared error
 KEPT_BY_OPTIMIZER = ("learning_rate", "head_learning_rate", "weight_decay")
 ALSO_COMPARED = ("seed", "data_seed", "bf16", "fp16", "train_sampling_strategy")
+LONGEST = 40  # of a digest or a name that is said
+RECORD_FIELDS = dict.fromkeys(("arguments.model", "arguments.data", "arguments.training"), dict)
+RECORD_FIELDS |= {f"dataset.{split}.samples": int for split in ("train", "validation", "test")}
+RECORD_FIELDS |= {"processes": int, "device": str, "history": list}
 WITHOUT_EFFECT = ("list_missing", "require_complete")  # on the model
 
 
@@ -125,23 +129,62 @@ def advise(result: EvaluationResult, record: dict) -> str | None:
     return None
 
 
-def changed_settings(checkpoint: str | Path, record: dict) -> list[str]:
-    """List what differs from the run that wrote a checkpoint and changes the result: `name before -> now`.
+def read_run(folder: str | Path) -> dict | None:
+    """Read the record of the run that wrote a folder, None where there is none.
 
-    Args:
-        checkpoint: folder of the checkpoint; one without a record has nothing to compare.
-        record: record of the run that goes on from it.
+    Raises:
+        ValueError: it is damaged.
     """
-    path = Path(checkpoint) / RECORD_FILE
-    if not path.is_file():
-        return []
-    before, now = (_comparable(entry) for entry in (read_json(path), record))
+    path = Path(folder) / RECORD_FILE
+    return read_json(path, RECORD_FIELDS) if path.is_file() else None
+
+
+def changed_settings(before: dict, now: dict) -> list[str]:
+    """List the settings that differ between the records of two runs and change the result: `name before -> now`."""
+    return _changed(_comparable(before), _comparable(now))
+
+
+def changed_software(before: dict, now: dict) -> list[str]:
+    """List the packages, the code and the kind of processor that differ: `name before -> now`."""
+    return _changed(*(_software(record) for record in (before, now)))
+
+
+def changed_data(before: dict, now: dict) -> list[str]:
+    """List what of the data differs: a split, its samples, or columns of labels and features."""
+    before, now = (_as_json(_fields(record["dataset"], "fingerprint")) for record in (before, now))
+    changed = []
+    for split in now if before else []:  # an earlier version did not record it
+        old, new = _fields(before, split), now[split]
+        if old.get("sample_id") != new.get("sample_id"):
+            changed.append(f"samples of {split}")
+        elif columns := [name for name in {**old, **new} if old.get(name) != new.get(name)]:
+            changed.append(f"{', '.join(columns)} of {split}")
+    return changed
+
+
+def _changed(before: dict, now: dict) -> list[str]:
     return [f"{name} {before[name]} -> {now[name]}" for name in now if name in before and before[name] != now[name]]
+
+
+def _software(record: dict) -> dict:
+    found = {name: str(record[name])[:LONGEST] for name in ("code", "hardware") if name in record}
+    return found | _fields(record, "versions")
+
+
+def _fields(record: dict, name: str) -> dict:
+    """The fields of a field; none where there are none."""
+    found = record.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _as_json(record: dict) -> dict:
+    """A record as it is after a trip through its file."""
+    return json.loads(json.dumps(without_paths(record)))
 
 
 def _comparable(record: dict) -> dict:
     """Everything in a record that decides the result, as it is after a trip through JSON."""
-    record = json.loads(json.dumps(without_paths(record)))
+    record = _as_json(record)
     arguments, dataset = record["arguments"], record["dataset"]
     settings = {name: arguments["training"].get(name) for name in (*TRAINING_SETTINGS, *ALSO_COMPARED)}
     settings |= arguments["model"] | arguments["data"]

@@ -1,6 +1,7 @@
 """One training run from arguments to results: what `train.py` and the demo call."""
 
 import logging
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -10,6 +11,7 @@ from math import isfinite
 from pathlib import Path
 from shutil import rmtree
 
+import torch
 from accelerate.utils import release_memory
 from transformers import set_seed
 from transformers.trainer_utils import IntervalStrategy
@@ -29,21 +31,30 @@ from ..evaluation.tables import evaluation_table, result_caveats, title_with_cav
 from ..hub.model_card import write_model_card
 from ..hub.repository import HUB_NAME, fetch_checkpoint
 from ..utils.checkpoints import checkpoints_in
-from ..utils.files import RECORD_FILE, read_json, remove_leftovers, write_json
+from ..utils.files import RECORD_FILE, remove_leftovers, write_json
 from ..utils.launching import command_line
 from ..utils.locks import LOCK_FILE, lock
-from ..utils.versions import package_versions
+from ..utils.versions import code_digest, package_versions
 from .checkpoints import find_last
 from .collator import LimssrCollator
 from .folds import EpochChoice, choose_epoch, fold_folder, fold_folders
 from .model import build_model, start_at_mean
-from .overview import KEPT_BY_OPTIMIZER, advise, changed_settings, overview, warn_of_few
+from .overview import (
+    KEPT_BY_OPTIMIZER,
+    advise,
+    changed_data,
+    changed_settings,
+    changed_software,
+    overview,
+    read_run,
+    warn_of_few,
+)
 from .splits import TrainingData, prepare_training_data
 from .stopping import train_until_signal
 from .trainer import LimssrTrainer, do_not_validate
 
 logger = logging.getLogger(__name__)
-PACKAGES = ("limssr", "torch", "transformers", "peft", "accelerate", "datasets")
+PACKAGES = ("limssr", "torch", "transformers", "peft", "accelerate", "datasets", "numpy", "safetensors", "tokenizers")
 
 
 @dataclass
@@ -163,12 +174,36 @@ def announce(run: PreparedRun) -> None:
     print(f"\n{overview(record, run.trainer.model.config, args.output_dir)}\n", flush=True)
     if warning := warn_of_few(list(map(len, run.rows.validation.values()))):
         logger.warning(warning)
-    if run.checkpoint is None:
+    if run.checkpoint is not None:
+        compare_with_checkpoint(run.checkpoint, record, args.resume_without_optimizer)
+
+
+def compare_with_checkpoint(checkpoint: str, record: dict, without_optimizer: bool) -> None:
+    """Warn of settings, code and packages that differ from those of a checkpoint, and refuse other data.
+
+    Args:
+        checkpoint: folder of the checkpoint.
+        record: record of the run that goes on from it.
+        without_optimizer: whether only its weights are wanted, on whatever data.
+
+    Raises:
+        ValueError: the data has changed; the message names the splits and columns.
+    """
+    earlier = read_run(checkpoint)
+    if earlier is None:
         return
-    if changed := changed_settings(run.checkpoint, record):
+    data = changed_data(earlier, record)
+    if data and not without_optimizer:
+        raise ValueError(
+            f"the run cannot go on from {checkpoint} as if it had never stopped: its data has changed "
+            f"({', '.join(data)}). Restore the data, or give `--resume_without_optimizer` to go on from the weights "
+            "with a new optimizer."
+        )
+    if changed := [*data, *changed_settings(earlier, record), *changed_software(earlier, record)]:
         kept = [name for name in KEPT_BY_OPTIMIZER if any(entry.startswith(f"{name} ") for entry in changed)]
         of_optimizer = f" The optimizer keeps its own {', '.join(kept)}." if kept else ""
-        logger.warning("%s was trained with other settings: %s.%s", run.checkpoint, "; ".join(changed), of_optimizer)
+        said = "; ".join(changed) + f".{of_optimizer}"
+        logger.warning("%s was trained with other settings or software: %s", checkpoint, said)
 
 
 def finish_run(run: PreparedRun) -> EvaluationResult:
@@ -227,7 +262,7 @@ def train_folds(run: PreparedRun) -> EpochChoice:
     args = run.trainer.args
     histories = []
     for fold in range(run.arguments[1].folds):
-        record = _read_finished(fold_folder(args.output_dir, fold)) or _train_fold(run, fold)
+        record = read_run(fold_folder(args.output_dir, fold)) or _train_fold(run, fold)
         histories.append(record["history"])
         release_memory()
     choice = choose_epoch(histories, args.metric_for_best_model or "loss", bool(args.greater_is_better))
@@ -248,6 +283,8 @@ def _train_fold(run: PreparedRun, fold: int) -> dict:
     checkpoint = find_last(args.output_dir)
     fold_run = _prepare((model_arguments, data_arguments, args), run.data, checkpoint, fold)
     trainer = fold_run.trainer
+    if trainer.is_world_process_zero() and checkpoint is not None:
+        compare_with_checkpoint(checkpoint, describe_run(fold_run), args.resume_without_optimizer)
     if trainer.is_world_process_zero():
         held_back = fold_run.rows.summary["validation"]["samples"]
         print(f"\nFold {fold + 1} of {data_arguments.folds} in {folder}: {held_back} samples to validate", flush=True)
@@ -261,20 +298,17 @@ def _train_fold(run: PreparedRun, fold: int) -> dict:
     return record
 
 
-def _read_finished(folder: Path) -> dict | None:
-    """Return the record of a finished fold."""
-    path = folder / RECORD_FILE
-    return read_json(path) if path.is_file() else None
-
-
 def check_finished_folds(run: PreparedRun) -> None:
     """
     Raises:
         ValueError: a fold was trained with other settings than those that the others would have.
     """
     for folder in fold_folders(run.trainer.args.output_dir):
-        record = _read_finished(folder)
-        if record and (changed := changed_settings(folder, describe_run(run) | {"dataset": record["dataset"]})):
+        record, expected = read_run(folder), describe_run(run)
+        if record is None:
+            continue
+        of_fold = expected | {"dataset": record["dataset"]}  # which counts the samples of the fold
+        if changed := [*changed_data(record, expected), *changed_settings(record, of_fold)]:
             raise ValueError(
                 f"{folder} was trained with other settings: {'; '.join(changed)}. Give the same, or remove the folder."
             )
@@ -360,6 +394,7 @@ def describe_run(run: PreparedRun) -> dict:
             "description": data.description,
             "options": data_arguments.data_options,
             "leaky": data.leaky,
+            "fingerprint": data.fingerprint,
             **rows.summary,
             "test": {"samples": len(data.splits["test"])},
         },
@@ -376,10 +411,19 @@ def describe_run(run: PreparedRun) -> dict:
         "parameters": parameter_counts(trainer.model),
         "processes": args.world_size,
         "device": str(args.device),
+        "hardware": hardware_name(args.device),
         "versions": package_versions(PACKAGES),
+        "code": code_digest(),
         "history": [{name: _finite(value) for name, value in entry.items()} for entry in state.log_history],
         "arguments": {"model": asdict(model_arguments), "data": asdict(data_arguments), "training": args.to_dict()},
     }
+
+
+def hardware_name(device: torch.device) -> str:
+    """Name the kind of a device: other kinds add numbers in another order."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def parameter_counts(model) -> dict[str, int]:

@@ -4,16 +4,18 @@ import json
 import os
 import platform
 import re
+import reprlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
 
-from .errors import brief
+from .errors import brief, reading
 
 RECORD_FILE = "run.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -109,12 +111,16 @@ def write_json(path: str | Path, value: Any) -> None:
     atomic_write_text(path, json.dumps(without_paths(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
+def read_json(path: str | Path, fields: Mapping[str, type] = MappingProxyType({})) -> dict[str, Any]:
     """Read a JSON file that holds an object.
+
+    Args:
+        path: the file.
+        fields: fields that must be there and their types; `a.b` is field `b` of field `a`.
 
     Raises:
         OSError: there is no such file, or it cannot be read.
-        ValueError: it holds anything else; one line that names the file.
+        ValueError: it holds anything else; one line that names the file, and the field.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -122,7 +128,19 @@ def read_json(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not JSON in UTF-8: {brief(error)}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds {type(content).__name__}, expected names with values")
+    for name, kind in fields.items():
+        with reading(path):
+            _require_field(content, name, kind)
     return content
+
+
+def _require_field(content: Any, name: str, kind: type) -> None:
+    for part in name.split("."):
+        if not isinstance(content, dict) or part not in content:
+            raise ValueError(f"it has no field `{name}`")
+        content = content[part]
+    if not isinstance(content, kind):
+        raise ValueError(f"`{name}` is {reprlib.repr(content)}, expected {kind.__name__}")
 
 
 def without_paths(value: Any) -> Any:
