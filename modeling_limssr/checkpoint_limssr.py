@@ -46,6 +46,7 @@ from .language_model_limssr import (
     load_language_model,
     quiet_loading,
     read_weight_names,
+    require_finite,
     require_floating_point,
     weight_sums,
 )
@@ -92,7 +93,8 @@ class LimssrSavingMixin:
         Raises:
             ValueError: an adapter is asked for, but the language model was trained as a whole, its LoRA is merged
                 already, or it has adapters that the configuration does not describe; or the full form, but the
-                language model is quantised, or has adapters that cannot be merged or weights that would not load.
+                language model is quantised, or has adapters that cannot be merged or weights that would not load; or
+                a weight is not finite.
         """
         if form not in ("full", "adapter"):
             raise ValueError(f"form is {form!r}; allowed are 'full' and 'adapter'.")
@@ -115,6 +117,8 @@ class LimssrSavingMixin:
         self._require_loadable(state_dict, form)
         upload_arguments = {name: kwargs.pop(name) for name in UPLOAD_ARGUMENTS if name in kwargs}
         folder = Path(save_directory)
+        constants = {name for name, _ in self.named_buffers() if LANGUAGE_MODEL_PREFIX in name}  # may be infinite
+        require_finite({name: tensor for name, tensor in state_dict.items() if name not in constants}, folder)
         folder.mkdir(parents=True, exist_ok=True)
         own = self.config, getattr(self, "_hf_peft_config_loaded", False)
         self.config, self._hf_peft_config_loaded = self._config_to_save(form, folder, bool(changed)), False

@@ -1,6 +1,7 @@
 """Finds and loads language models, and records where they came from."""
 
 import hashlib
+from collections.abc import Iterable
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -305,6 +306,33 @@ def require_floating_point(language_model: PreTrainedModel) -> None:
         raise ValueError(
             "The language model is quantised, and a full checkpoint holds it in floating point: save form='adapter', "
             "only what was trained. Loaded without quantization_config, it can be saved in full."
+        )
+
+
+def wrong_tensors(named: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
+    """Names of the tensors with a number that is not finite."""
+    named = [(name, tensor) for name, tensor in named if tensor.is_floating_point() and tensor.numel()]
+    named = [(name, tensor) for name, tensor in named if tensor.device.type != "meta"]
+    if not named:
+        return []
+    # One answer for all, because each costs a GPU its pace. The sum is not finite if a number is not.
+    sums = [tensor.detach().float().sum().to(named[0][1].device) for _, tensor in named]
+    if torch.stack(sums).isfinite().all():
+        return []
+    return [name for name, tensor in named if not tensor.isfinite().all()]
+
+
+def require_finite(weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """
+    Refuse to save weights that are not finite: no score could be made of them.
+
+    Raises:
+        ValueError: the message names the first.
+    """
+    if wrong := wrong_tensors(weights.items()):
+        raise ValueError(
+            f"{folder} is not written: {len(wrong)} tensors of the model, such as {wrong[0]}, are not finite. If it "
+            "was trained, go on from an earlier checkpoint with a lower learning rate."
         )
 
 

@@ -1,5 +1,6 @@
 """`pipeline("action-quality-assessment", model=...)`: from recordings or features to scores, in one call."""
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
@@ -43,6 +44,7 @@ class ActionQualityAssessmentPipeline(Pipeline):
     Raises:
         RecordingError: a recording cannot be used.
         TypeError, ValueError: a sample is of no such form; the message says which.
+        ValueError: a score is not finite; the message names the sample.
     """
 
     _load_processor = True
@@ -62,10 +64,13 @@ class ActionQualityAssessmentPipeline(Pipeline):
         return list(scores) if isinstance(inputs, list | tuple) else scores
 
     def _score(self, samples: Iterable, size: int, settings: dict[str, Any]) -> Iterator[list[dict]]:
-        samples, settings = iter(samples), dict(settings)
+        samples, settings = enumerate(samples), dict(settings)
         level = settings.pop("level", None)
-        while batch := [self.preprocess(sample, **settings) for sample in islice(samples, size)]:
-            yield from self.postprocess(self.forward(batch, level))
+        while some := list(islice(samples, size)):
+            batch = [self.preprocess(sample, **settings) for _, sample in some]
+            for (number, sample), scored in zip(some, self.postprocess(self.forward(batch, level)), strict=True):
+                _require_finite(scored, number, sample)
+                yield scored
 
     def _sanitize_parameters(self, without=(), limits=None, level=None, **unknown):
         if unknown:
@@ -132,6 +137,26 @@ class ActionQualityAssessmentPipeline(Pipeline):
                 of_sample.append({"name": name, **values, "used": used})
             results.append(of_sample)
         return results
+
+
+def _require_finite(scored: list[dict[str, Any]], number: int, sample: Any) -> None:
+    """
+    Args:
+        scored: scores of a sample.
+        number: of the sample in the call.
+        sample: sample, as it was given.
+
+    Raises:
+        ValueError: a score is NaN or infinite.
+    """
+    paths = ("score", "reasoning_score", "cross_modal_score")
+    if all(math.isfinite(entry[path]) for entry in scored for path in paths if path in entry):
+        return
+    name = sample.get("sample_id", sample.get("path")) if isinstance(sample, dict) else sample
+    named = f"sample {number}" + (f", {str(name)!r}" if isinstance(name, str | os.PathLike) else "")
+    raise ValueError(
+        f"{named}: its score is not finite; the weights of the model are damaged, or overflow in this precision."
+    )
 
 
 __all__ = ["ActionQualityAssessmentPipeline"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from limssr import LimssrForScoreRegression, LimssrProcessor
 from limssr.modeling_limssr.language_model_limssr import CHECKPOINT_SUBFOLDER
@@ -182,10 +183,15 @@ def test_no_adapter_comes_out_of_a_full_model(call, folder, tmp_path):
     )
 
 
-def test_weights_cut_short_are_not_published(call, folder, hub, tmp_path):
+def test_weights_cut_short_or_not_finite_are_not_published(call, folder, hub, tmp_path):
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = tmp_path / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["reasoning_weight"][0] = torch.inf
+    save_file(tensors, weights)
+    error = call("publish", folder=tmp_path, repo_id=NAME, adapter=True)
+    assert error.startswith("ValueError: model.safetensors is not published: reasoning_weight is not finite")
     weights.write_bytes(weights.read_bytes()[:-10])
     error = call("publish", folder=tmp_path, repo_id=NAME, adapter=True)
     assert error.startswith("ValueError: model.safetensors is no complete safetensors file")

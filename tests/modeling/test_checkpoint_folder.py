@@ -91,6 +91,19 @@ def test_a_save_that_is_refused_leaves_the_earlier_checkpoint(tiny_model, tmp_pa
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
+def test_weights_that_are_not_finite_are_not_saved(tiny_model, lora_model, tmp_path):
+    with torch.no_grad():
+        tiny_model.model.language_model.norm.weight[1] = torch.nan
+        lora_model.reasoning_weight[0] = torch.inf
+    for model, form, name in (
+        (tiny_model, "full", "language_model.norm.weight"),
+        (lora_model, "adapter", "reasoning_"),
+    ):
+        with pytest.raises(ValueError, match=rf"is not written: 1 tensors of the model, such as \S*{name}"):
+            model.save_pretrained(tmp_path / form, form=form)
+        assert not (tmp_path / form).exists()
+
+
 def test_saving_leaves_configuration_and_processor_as_they_were(tiny_model, tiny_processor, tmp_path):
     before = tiny_model.config.to_dict(), tiny_processor.to_dict()
     tiny_model.save_pretrained(tmp_path / "one")

@@ -149,6 +149,15 @@ def test_what_cannot_be_scored_is_named(scorer, dive, tmp_path):
         scorer(5)
 
 
+def test_a_score_that_is_not_finite_is_an_error_of_its_sample(scorer):
+    next(scorer.model.model.projectors["audio"].parameters()).data.fill_(torch.nan)
+    video = {"video": np.zeros((3, 386), np.float32)}
+    samples = [video, {"sample_id": "dive 7", "audio": np.ones((3, 84), np.float32)}]
+    assert np.isfinite(scorer(video)[0]["score"])
+    with pytest.raises(ValueError, match="sample 1, 'dive 7': its score is not finite"):
+        scorer(samples, batch_size=2)
+
+
 def test_saved_again_the_pipeline_is_the_same(scorer, folder, dive, tmp_path):
     scorer.model.save_pretrained(tmp_path / "again")
     scorer.processor.save_pretrained(tmp_path / "again")

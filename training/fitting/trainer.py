@@ -20,6 +20,7 @@ from transformers.utils import logging
 
 from ...configuration.configuration_limssr import LimssrConfig
 from ...modeling_limssr.adapters_limssr import LANGUAGE_MODEL_PREFIX
+from ...modeling_limssr.language_model_limssr import wrong_tensors
 from ...modeling_limssr.losses_limssr import LOSS_TERMS
 from ...modeling_limssr.outputs_limssr import LimssrScoreOutput
 from ..arguments import LimssrTrainingArguments
@@ -41,7 +42,7 @@ from .checkpoints import (
     save_errors,
 )
 from .collator import SAMPLE_IDS, EpochRows, EpochSampler, LimssrCollator, NamedBatches
-from .finite import NotFiniteError, own_buffers, require_finite, wrong_tensors
+from .finite import NotFiniteError, own_buffers
 
 logger = logging.get_logger(__name__)
 LOADER_ARGUMENTS = ("num_workers", "persistent_workers", "prefetch_factor", "multiprocessing_context", "pin_memory")
@@ -322,7 +323,6 @@ class LimssrTrainer(TrainingStateMixin, HubMixin, Trainer):
         had_bar = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
         model = self.accelerator.unwrap_model(self.model)
-        require_finite(model if state_dict is None else state_dict.items(), folder)
         with save_errors(folder) if is_final else nullcontext():  # a checkpoint's are of `_save_checkpoint`
             model.save_pretrained(folder, form=form, state_dict=state_dict)
             self.processing_class.save_pretrained(folder)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ...configuration.configuration_limssr import LimssrConfig
-from ...modeling_limssr.language_model_limssr import CHECKPOINT_SUBFOLDER
+from ...modeling_limssr.language_model_limssr import CHECKPOINT_SUBFOLDER, wrong_tensors
 from ...modeling_limssr.modeling_limssr import LimssrForScoreRegression
 from ..utils.checkpoints import (
     MANIFEST_FILE,
@@ -220,7 +220,8 @@ def push_files(
 
     Raises:
         HubError: the Hub is out of reach or refuses; the repository is unchanged.
-        FileNotFoundError, ValueError: nobody could load this revision: a file is missing, or weights are truncated.
+        FileNotFoundError, ValueError: nobody could use this revision: a file is missing, or weights are truncated or
+            not finite.
     """
     _check_complete(files)
     api = HfApi(token=token)
@@ -239,10 +240,14 @@ def _check_complete(files: dict[str, Path]) -> None:
         raise FileNotFoundError("there are no weights (model*.safetensors) to publish.")
     for path in fnmatch.filter(files, "*.safetensors"):
         try:
-            with safe_open(files[path], framework="numpy"):
-                pass
+            with safe_open(files[path], framework="pt") as file:
+                wrong = next(
+                    (name for name in file.offset_keys() if wrong_tensors([(name, file.get_tensor(name))])), None
+                )
         except SafetensorError as error:
             raise ValueError(f"{path} is no complete safetensors file ({error}); save the model again.") from error
+        if wrong is not None:
+            raise ValueError(f"{path} is not published: {wrong} is not finite, so that no score could be made of it.")
 
 
 def fetch_checkpoint(name: str, output_dir: str | Path, token: str | None = None) -> str:
