@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
@@ -247,6 +248,22 @@ class LimssrConfig(PreTrainedConfig):
         """Give the added tokens consecutive ids, for a tokenizer with more tokens than the table has rows."""
         names = added_tokens(self.modalities, self.num_fusion_tokens)
         self.added_token_ids = {name: first_id + index for index, name in enumerate(names)}
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """
+        Raises:
+            OSError: there is no configuration.
+            ValueError, StrictDataclassError: it has unknown or impossible entries.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except (OSError, ValueError, StrictDataclassError):
+            raise
+        except Exception as error:  # transformers raises whatever the entries lead to
+            raise ValueError(
+                f"{pretrained_model_name_or_path}: config.json is no configuration of LIMSSR: {error}"
+            ) from error
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict, dict]:

@@ -118,6 +118,22 @@ class LimssrProcessor(ProcessorMixin):
             )
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """
+        Raises:
+            OSError: there is no processor.
+            ValueError: its files hold something else.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except (OSError, ValueError, ImportError):
+            raise
+        except Exception as error:  # transformers and tokenizers raise whatever the files lead to
+            raise ValueError(
+                f"{pretrained_model_name_or_path}: its files hold no processor of LIMSSR: {error}"
+            ) from error
+
+    @classmethod
     def from_config(cls, config, tokenizer, **settings) -> "LimssrProcessor":
         """
         Make the processor that fits a model, with the added tokens in a copy of the language model's tokenizer.

@@ -144,8 +144,16 @@ class Recipe:
             return given
         if isinstance(given, str | Path) and str(given) in RECIPES:
             return cls(**RECIPES[str(given)])
-        if isinstance(given, str | Path):
-            given = _read_recipe(given)
+        if not isinstance(given, str | Path):
+            return cls._from_content(given)
+        _require_recipe_file(given)
+        try:
+            return cls._from_content(json.loads(Path(given).read_text(encoding="utf-8")))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{given}: not a recipe in JSON: {error}") from error
+
+    @classmethod
+    def _from_content(cls, given: Any) -> "Recipe":
         if not isinstance(given, dict) or not {"name", "modalities"} <= given.keys() <= {f.name for f in fields(cls)}:
             raise ValueError(f"a recipe has name, modalities and version, got {str(given)[:80]!r}.")
         return cls(**given)
@@ -320,15 +328,11 @@ def cut_windows(
         yield number, np.concatenate(held)
 
 
-def _read_recipe(path: str | Path) -> Any:
+def _require_recipe_file(path: str | Path) -> None:
     if not os.path.isfile(path):
         close = difflib.get_close_matches(str(path), RECIPES, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(RECIPES)}, or give a JSON file."
         raise ValueError(f"there is no recipe {str(path)!r}; {hint}")
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not a recipe in JSON: {error}") from error
 
 
 def _require_whole(name: str, value: Any) -> None:

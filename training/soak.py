@@ -3,6 +3,7 @@
 limssr soak fuzz [--runs 100000] [--targets npy label_csv ...]     (damaged files for every parser; needs atheris)
 limssr soak pickles                                                (hostile pickles, three ways in)
 limssr soak kills [--kills 200]                                    (trainings that are killed, and go on)
+limssr soak load [--samples 100000]                                (scoring with bad samples and killed processes)
 
 Prints what held and what did not; the exit status is 1 if anything did not. docs/reliability.md has the figures.
 """
@@ -12,7 +13,7 @@ from importlib import import_module
 from limssr.training.utils.launching import exit_on_error, run_script, script_parser
 
 # Part -> its module in `soaking/`, which defines `add_flags(parser)` and `run(arguments)`: whether all of it held.
-PARTS = {"fuzz": "fuzzing", "pickles": "pickles", "kills": "kills"}
+PARTS = {"fuzz": "fuzzing", "pickles": "pickles", "kills": "kills", "load": "load"}
 
 
 def main() -> int:

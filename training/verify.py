@@ -7,7 +7,6 @@ and recipe of the model, versions, contents of the files, and scores with their 
 something differs.
 """
 
-import json
 from pathlib import Path
 
 from limssr.training.utils.launching import exit_on_error, run_script, script_parser
@@ -18,19 +17,12 @@ def main() -> int:
     parser.add_argument("record", metavar="RECORD", type=Path, help="file of `limssr predict --audit`")
     arguments = parser.parse_args()
     with exit_on_error(f"cannot verify {arguments.record}"):
-        from limssr.training.prediction.audit import FORMAT, verify_records
+        from limssr.training.prediction.audit import read_records, verify_records
 
-        records = json.loads(arguments.record.read_text(encoding="utf-8"))
-        records = records if isinstance(records, list) else [records]
-        if not all(isinstance(record, dict) and record.get("format") == FORMAT for record in records):
-            raise ValueError(f"expected records of format {FORMAT}, written by `limssr predict --audit`")
-        count = 0
-        try:
-            for record, differing in verify_records(records):
-                count += bool(differing)
-                print(f"{record['sample_id']}: {'; '.join(differing) or 'equal'}", flush=True)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"a record lacks {error}; its form is in audit.schema.json") from error
+        records, count = read_records(arguments.record), 0
+        for record, differing in verify_records(records):
+            count += bool(differing)
+            print(f"{record['sample_id']}: {'; '.join(differing) or 'equal'}", flush=True)
     print(f"{len(records) - count} of {len(records)} records are equal")
     return 1 if count else 0
 

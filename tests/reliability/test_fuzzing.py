@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from limssr.training.soaking.targets import TARGETS, PromiseBrokenError, Target, check
+from limssr.training.soaking.checking import PromiseBrokenError, Target, check
+from limssr.training.soaking.targets import TARGETS
 
 INPUTS = 120  # for each parser; `limssr soak fuzz` is guided, and goes on for as long as wanted
 TOKENS = (b"\xff", b"\x00", b",", b"\n", b'"', b"(", b"9" * 30, b"-", b"nan", b"1e999", b"\r", b"[", b"{", b" ")
@@ -30,6 +31,8 @@ def damage(seed: bytes, other: bytes, source: random.Random) -> bytes:
 def test_seeds_are_accepted_and_damaged_ones_hold_the_promise(name, tmp_path):
     target, source = TARGETS[name], random.Random(name)  # noqa: S311 (repeats)
     seeds = target.seeds()
+    if target.surround is not None:
+        target.surround(tmp_path)
     for seed in seeds:
         assert check(target, seed, tmp_path), "a seed is refused"
     for _ in range(INPUTS):
@@ -45,6 +48,6 @@ def test_the_check_finds_what_it_looks_for(tmp_path):
 
     for read, reference in ((complain, None), (lambda path: 1, lambda path: 2)):
         with pytest.raises(PromiseBrokenError):
-            check(Target(".x", list, read, reference), b"", tmp_path)
+            check(Target("input.x", list, read, reference), b"", tmp_path)
     with pytest.raises(KeyError):
-        check(Target(".x", list, crash), b"", tmp_path)
+        check(Target("input.x", list, crash), b"", tmp_path)

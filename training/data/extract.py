@@ -147,12 +147,13 @@ def read_record(out: Path) -> dict[str, Extracted]:
     if not (out / RECORD).is_file():
         return {}
     found = {}
-    for line in (out / RECORD).read_text(encoding="utf-8").splitlines():
+    for line in (out / RECORD).read_bytes().splitlines():
         try:
             entry = Extracted(**json.loads(line))
         except (ValueError, TypeError, RecursionError):  # a line that a killed run did not finish
             continue
-        found[entry.sample_id] = entry
+        if isinstance(entry.sample_id, str) and isinstance(entry.clips, dict):
+            found[entry.sample_id] = entry
     return found
 
 

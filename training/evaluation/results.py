@@ -233,7 +233,7 @@ def read_results(folder: str | Path) -> EvaluationResult:
         content |= {name: list(map(_read_mask, content.get(name, []))) for name in ("masks", "summaries")}
         content["averages"] = {name: ScoredRow(**parts) for name, parts in content["averages"].items()}
         return EvaluationResult(**_select(EvaluationResult, content))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is of another version ({error}); run `limssr eval` again") from error
 
 

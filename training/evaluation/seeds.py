@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.files import RECORD_FILE, read_json
-from .results import ScoredRow, average_rows, read_results
+from .results import EvaluationResult, ScoredRow, average_rows, read_results
 
 TRAINING_SETTINGS = (  # training arguments that shape the model
     "per_device_train_batch_size",
@@ -93,6 +93,14 @@ def read_task_runs(folder: str | Path) -> list[TaskRun]:
         raise ValueError(f"{error.filename} is not there: give folders of finished `limssr train` runs") from None
     if result.protocol != "subsets":
         raise ValueError(f"{folder} was evaluated under {result.protocol!r}; summaries are of the subsets")
+    try:
+        return _task_runs(Path(folder), record, result)
+    except (KeyError, TypeError, AttributeError) as error:
+        place = Path(folder) / RECORD_FILE
+        raise ValueError(f"{place} is of another version ({error!r}); run `limssr train` again") from error
+
+
+def _task_runs(folder: Path, record: dict, result: EvaluationResult) -> list[TaskRun]:
     arguments, dataset = record["arguments"], record["dataset"]
     options = {name: value for name, value in dataset["options"].items() if name != "folder"}
     settings = arguments["data"] | {"data_options": options} | arguments["model"]
@@ -103,7 +111,7 @@ def read_task_runs(folder: str | Path) -> list[TaskRun]:
     runs = []
     for score in result.score_names:
         masks = {mask.name: mask.scores[score] for mask in result.masks}
-        runs.append(TaskRun(Path(folder).resolve().name, f"{task}, {score}", seeds, settings, result.caveats, masks))
+        runs.append(TaskRun(folder.resolve().name, f"{task}, {score}", seeds, settings, result.caveats, masks))
     return runs
 
 

@@ -32,6 +32,7 @@ from ..utils.checkpoints import (
     remove_old_checkpoints,
     unfinished_folder,
 )
+from ..utils.errors import brief
 from ..utils.files import AVERAGE_FILE, OPTIMIZER_FILE, RANDOM_FILES, SCALER_FILE, SCHEDULE_FILE, read_json
 
 logger = logging.getLogger(__name__)
@@ -184,7 +185,8 @@ class TrainingStateMixin:
         elif checkpoint is not None:
             load_optimizer(checkpoint, self.optimizer, self.lr_scheduler)
             if self.weight_average is not None:
-                self.weight_average.load(Path(checkpoint) / AVERAGE_FILE)
+                with _taking_up(Path(checkpoint) / AVERAGE_FILE):
+                    self.weight_average.load(Path(checkpoint) / AVERAGE_FILE)
 
     def _save_scaler(self, output_dir: str) -> None:
         scaler = getattr(self.accelerator, "scaler", None)
@@ -194,7 +196,8 @@ class TrainingStateMixin:
     def _load_scaler(self, checkpoint: str | None) -> None:
         scaler = getattr(self.accelerator, "scaler", None)
         if checkpoint is not None and scaler is not None and not self.args.resume_without_optimizer:
-            scaler.load_state_dict(read_json(Path(checkpoint) / SCALER_FILE))
+            with _taking_up(Path(checkpoint) / SCALER_FILE):
+                scaler.load_state_dict(read_json(Path(checkpoint) / SCALER_FILE))
 
     def _save_rng_state(self, output_dir: str) -> None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)  # the first process may not have written there yet
@@ -203,7 +206,7 @@ class TrainingStateMixin:
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None and not self.args.resume_without_optimizer:
-            set_random_state(read_json(Path(checkpoint) / self._random_file))
+            load_random_state(Path(checkpoint) / self._random_file)
 
     def _losses_so_far(self) -> dict:
         """What the means of `train_loss` and of the next entry in the history are made of."""
@@ -218,11 +221,12 @@ class TrainingStateMixin:
         path = self._resumed_from / self._random_file
         self._knows_earlier_losses = path.is_file() and not self.args.resume_without_optimizer
         if self._knows_earlier_losses:
-            losses = read_json(path)["losses"]
-            self._total_loss_scalar, self._globalstep_last_logged = losses["total"], losses["logged_at"]
-            self._tr_loss += losses["since_log"]
-            for name, values in losses["terms"].items():
-                self._loss_terms[name] = list(torch.tensor(values, device=self.args.device))
+            with _taking_up(path):
+                losses = read_json(path)["losses"]
+                self._total_loss_scalar, self._globalstep_last_logged = losses["total"], losses["logged_at"]
+                self._tr_loss += losses["since_log"]
+                for name, values in losses["terms"].items():
+                    self._loss_terms[name] = list(torch.tensor(values, device=self.args.device))
 
     @property
     def _random_file(self) -> str:
@@ -332,16 +336,35 @@ def save_optimizer(folder: str | Path, optimizer, scheduler, step: int) -> None:
 
 
 def load_optimizer(folder: str | Path, optimizer, scheduler) -> None:
-    """Load what `save_optimizer` saved of an optimizer of the same kind and parameters."""
-    rest, state = read_json(Path(folder) / SCHEDULE_FILE), {}
-    for key, value in {**rest["state"], **load_file(Path(folder) / OPTIMIZER_FILE)}.items():
-        index, *groups, name = key.split(".")
-        values = state.setdefault(int(index), {})
-        for group in groups:
-            values = values.setdefault(group, {})
-        values[name] = value.clone() if isinstance(value, torch.Tensor) else value  # not a view into the file
-    optimizer.load_state_dict({"state": state, "param_groups": rest["param_groups"]})
-    scheduler.load_state_dict(rest["scheduler"])
+    """Load what `save_optimizer` saved of an optimizer of the same kind and parameters.
+
+    Raises:
+        ValueError: the files do not hold that.
+    """
+    state = {}
+    with _taking_up(Path(folder) / SCHEDULE_FILE, Path(folder) / OPTIMIZER_FILE):
+        rest = read_json(Path(folder) / SCHEDULE_FILE)
+        for key, value in {**rest["state"], **load_file(Path(folder) / OPTIMIZER_FILE)}.items():
+            index, *groups, name = key.split(".")
+            values = state.setdefault(int(index), {})
+            for group in groups:
+                values = values.setdefault(group, {})
+            values[name] = value.clone() if isinstance(value, torch.Tensor) else value  # not a view into the file
+        optimizer.load_state_dict({"state": state, "param_groups": rest["param_groups"]})
+        scheduler.load_state_dict(rest["scheduler"])
+
+
+@contextmanager
+def _taking_up(*paths: Path) -> Iterator[None]:
+    """
+    Raises:
+        ValueError: in place of whatever torch and we raise at a training state that nobody wrote.
+    """
+    try:
+        yield
+    except Exception as error:
+        names = " or ".join(map(str, paths))
+        raise ValueError(f"{names} holds no state of this training: {brief(error)}") from error
 
 
 def _flatten(nested: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -365,14 +388,20 @@ def random_state() -> dict:
     }
 
 
-def set_random_state(state: dict) -> None:
-    """Restore what `random_state` returned; CUDA devices that are not here are left out."""
-    version, keys, gauss = state["python"]
-    random.setstate((version, tuple(keys), gauss))
-    np.random.set_state(tuple(state["numpy"]))
-    torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
-    for device, numbers in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
-        torch.cuda.set_rng_state(torch.tensor(numbers, dtype=torch.uint8), device)
+def load_random_state(path: Path) -> None:
+    """Restore what `random_state` returned, of a JSON file; CUDA devices that are not here are left out.
+
+    Raises:
+        ValueError: the file does not hold that.
+    """
+    with _taking_up(path):
+        state = read_json(path)
+        version, keys, gauss = state["python"]
+        random.setstate((version, tuple(keys), gauss))
+        np.random.set_state(tuple(state["numpy"]))
+        torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
+        for device, numbers in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
+            torch.cuda.set_rng_state(torch.tensor(numbers, dtype=torch.uint8), device)
 
 
 def _write(path: Path, value: Any) -> None:

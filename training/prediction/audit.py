@@ -11,9 +11,11 @@ from typing import Any, TextIO
 
 import numpy as np
 import torch
+from jsonschema import Draft202012Validator
 
 from ...configuration.calibration_limssr import check_level
 from ...processing.recordings_limssr import Recording
+from ..utils.errors import brief
 from ..utils.loading import loading_options
 from ..utils.versions import package_versions
 from .files import FileSample, SamplePrediction, json_scores, prediction_rows
@@ -21,6 +23,7 @@ from .predictions import score_step
 from .predictor import ORIGIN, Member, describe_processor, load_members, predict_stream
 
 FORMAT = 1
+SCHEMA = Path(__file__).with_name("audit.schema.json")
 SETTINGS = ("windows", "zeros_are_missing", "without", "language_model", "dtype", "attention", "quantization")
 PACKAGES = ("limssr", "torch", "transformers", "tokenizers", "safetensors", "numpy")  # which decide a score
 NUMBERS = ("score", "reasoning_score", "cross_modal_score")
@@ -123,6 +126,24 @@ def _record(sample: FileSample, prediction: SamplePrediction, config) -> dict[st
 
 def _describe(recording: Recording) -> dict[str, Any]:
     return {"path": place_of(recording.path), "start": recording.start, "end": recording.end}
+
+
+def read_records(path: str | Path) -> list[dict]:
+    """Read the records of a file, as `audit.schema.json` describes them.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        ValueError: it holds something else; one line that names the file and the place in it.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        records = content if isinstance(content, list) else [content]
+        wrong = next(Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8"))).iter_errors(records), None)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON in UTF-8: {brief(error)}") from None
+    if wrong is not None:
+        raise ValueError(f"{path}: no records of `limssr predict --audit`: {wrong.json_path}: {brief(wrong)}")
+    return records
 
 
 def verify_records(records: Sequence[dict]) -> Iterator[tuple[dict, list[str]]]:

@@ -20,7 +20,7 @@ from ..data.aqa_data import NAMED_SAMPLES
 from ..data.masked_dataset import MaskedDataset, longest_first, sequence_lengths
 from ..data.masks import Mask
 from ..data.sources.files import FeatureFileError
-from ..utils.errors import brief
+from ..utils.errors import brief, reading
 from ..utils.loading import place_of_language_model
 from ..utils.text import printable
 from .files import FileSample, SamplePrediction
@@ -57,9 +57,11 @@ def load_members(
         loading["device_map"] = {"": device}
     members = []
     for name in names:
-        model = LimssrForScoreRegression.from_pretrained(name, **loading)
+        with reading(name):
+            model = LimssrForScoreRegression.from_pretrained(name, **loading)
+            processor = LimssrProcessor.from_pretrained(name)
         model = model if "device_map" in loading else model.to(device)
-        members.append((model.eval(), LimssrProcessor.from_pretrained(name)))
+        members.append((model.eval(), processor))
         described = [_shared_settings(*each) for each in (members[-1], members[0])]
         for field, found in described[0].items():
             expected = described[1][field]

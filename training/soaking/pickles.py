@@ -2,10 +2,8 @@
 
 import argparse
 import pickle
-import resource
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from struct import pack
@@ -15,8 +13,9 @@ import numpy as np
 from ..data.sources.files import FeatureFileError, read_features
 from ..data.sources.pickles import load_restricted
 from ..data.sources.tables import TableSource
+from .checking import Usage
 
-SLOWEST, MOST_MEMORY = 1.0, 2**28  # seconds of a core and bytes for a file
+MOST_MEMORY = 2**28  # bytes for a file
 # What hostile pickles call: processes, code, files, the network, and what leads to them.
 CALLED = (
     "os.system",
@@ -273,7 +272,7 @@ def attack(content: bytes, folder: Path) -> list[str]:
     }
     problems = []
     for name, read in readers.items():
-        start, before = time.process_time(), peak_memory()
+        usage = Usage()
         try:
             read()
         except (FeatureFileError, ValueError, pickle.UnpicklingError) as error:
@@ -281,16 +280,9 @@ def attack(content: bytes, folder: Path) -> list[str]:
                 problems.append(f"{name}: no line that names the file: {str(error)[:200]!r}")
         except Exception as error:
             problems.append(f"{name}: {error!r:.200}")
-        if (seconds := time.process_time() - start) > SLOWEST:
-            problems.append(f"{name}: {seconds:.1f} s")
-        if (taken := peak_memory() - before) > MOST_MEMORY:
-            problems.append(f"{name}: {taken / 2**20:.0f} MiB")
+        if excess := usage.excess(MOST_MEMORY):
+            problems.append(f"{name}: {excess}")
     return problems
-
-
-def peak_memory() -> int:
-    """Most bytes that this process ever had in memory."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

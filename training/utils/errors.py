@@ -31,12 +31,12 @@ def reading(path: str | Path) -> Iterator[None]:
     """Turn what a library raises at the content of a file into a ValueError that begins with the file.
 
     Raises:
-        ValueError: in place of an error that `is_expected`, unless it names the file already.
+        ValueError: in place of an error that `is_expected`, unless it is a line that names the file already.
     """
     try:
         yield
     except Exception as error:
-        if not is_expected(error) or str(path) in str(error):
+        if not is_expected(error) or (str(path) in str(error) and "\n" not in str(error)):
             raise
         raise ValueError(f"{path}: {brief(error)}") from error
 
