@@ -1,13 +1,16 @@
 """Whatever is in a file, its parser gives the value that another reader finds, or one line that names the file."""
 
 import random
+from pathlib import Path
 
 import pytest
 
 from limssr.training.soaking.checking import PromiseBrokenError, Target, check
 from limssr.training.soaking.targets import TARGETS
 
+FOUND = Path(__file__).with_name("found")  # what `limssr soak fuzz` found: <target>-<digest>
 INPUTS = 120  # for each parser; `limssr soak fuzz` is guided, and goes on for as long as wanted
+COSTLY, FEW = ("config", "optimizer", "predictions", "processor", "schedule", "tokenizer", "weights"), 15
 TOKENS = (b"\xff", b"\x00", b",", b"\n", b'"', b"(", b"9" * 30, b"-", b"nan", b"1e999", b"\r", b"[", b"{", b" ")
 
 
@@ -35,8 +38,16 @@ def test_seeds_are_accepted_and_damaged_ones_hold_the_promise(name, tmp_path):
         target.surround(tmp_path)
     for seed in seeds:
         assert check(target, seed, tmp_path), "a seed is refused"
-    for _ in range(INPUTS):
+    for _ in range(FEW if name in COSTLY else INPUTS):
         check(target, damage(source.choice(seeds), source.choice(seeds), source), tmp_path)
+
+
+@pytest.mark.parametrize("path", sorted(FOUND.iterdir()), ids=lambda path: path.name)
+def test_what_broke_a_promise_once_holds_it_now(path, tmp_path):
+    target = TARGETS[path.name.rpartition("-")[0]]
+    if target.surround is not None:
+        target.surround(tmp_path)
+    check(target, path.read_bytes(), tmp_path)
 
 
 def test_the_check_finds_what_it_looks_for(tmp_path):

@@ -33,7 +33,7 @@ ALLOWED = {
     "fitting": CORE | LIBRARY | {"arguments"},
     "reproduction": FITTING,
     "benchmarking": FITTING,
-    "soaking": FITTING,
+    "soaking": FITTING | {"converter"},
     "interface": CORE | {"utils", "data", "prediction", "explanation"},
     "scripts": SCRIPTS,
 }
