@@ -12,6 +12,7 @@ Prints the table; writes metrics.json, predictions.parquet and evaluation.png.
 """
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 
 import yaml
@@ -28,10 +29,18 @@ def main() -> None:
 
     from accelerate import Accelerator
 
+    from limssr.training.utils.locks import lock_folder
+
+    accelerator = Accelerator()
+    with exit_on_error(), lock_folder(arguments.output_dir) if accelerator.is_main_process else nullcontext():
+        evaluate(arguments, accelerator)
+
+
+def evaluate(arguments: argparse.Namespace, accelerator) -> None:
+    """Load the data, evaluate the models on it, and report."""
     from limssr.training.data import load, report_missing
     from limssr.training.evaluation.run import evaluate_checkpoint, report_evaluation
 
-    accelerator = Accelerator()
     loading = exit_on_error(f"cannot load the dataset {arguments.data}")
     with loading, accelerator.main_process_first():  # loading may write a cache
         data = load(arguments.data, **arguments.data_options)

@@ -21,6 +21,7 @@ from limssr.training.data import load
 from limssr.training.evaluation.baselines import Baselines, pool_rows
 from limssr.training.evaluation.run import selection_split
 from limssr.training.fitting.splits import prepare_training_data
+from limssr.training.utils.locks import LOCK_FILE, lock
 
 SYNTHETIC = ["synthetic", "--data_options", "samples_train=60", "samples_test=20"]
 
@@ -48,6 +49,11 @@ def evaluate(tmp_path, monkeypatch, capsys):
         return capsys.readouterr().out
 
     return run
+
+
+def test_a_folder_in_use_is_refused_before_anything_is_loaded(evaluate, tmp_path):
+    with lock(tmp_path / "report" / LOCK_FILE), pytest.raises(SystemExit, match=r"report is in use by process \d+ on"):
+        evaluate("./nothing", "synthetic", "--output_dir", tmp_path / "report")
 
 
 def test_the_script_prints_the_table_and_writes_everything(checkpoint, tmp_path):
@@ -188,7 +194,7 @@ def test_it_ends_with_one_line_where_model_and_data_do_not_fit(checkpoint, evalu
 )
 def test_it_refuses_flags_that_make_no_sense(evaluate, capsys, words, message):
     with pytest.raises(SystemExit):
-        evaluate("model", *words)
+        evaluate("./model", *words)
     assert message in capsys.readouterr().err
 
 

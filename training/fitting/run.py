@@ -33,7 +33,7 @@ from ..hub.repository import HUB_NAME, fetch_checkpoint
 from ..utils.checkpoints import checkpoints_in
 from ..utils.files import RECORD_FILE, remove_leftovers, write_json
 from ..utils.launching import command_line
-from ..utils.locks import LOCK_FILE, lock
+from ..utils.locks import lock_folder
 from ..utils.versions import code_digest, package_versions
 from .checkpoints import find_last
 from .collator import LimssrCollator
@@ -100,8 +100,7 @@ def run_folder(args: LimssrTrainingArguments) -> Iterator[None]:
     if args.process_index != 0:
         yield
         return
-    with lock(Path(args.output_dir, LOCK_FILE)):
-        remove_leftovers(args.output_dir)
+    with lock_folder(args.output_dir):
         for folder in fold_folders(args.output_dir):
             remove_leftovers(folder)
         yield

@@ -73,7 +73,9 @@ def remove_leftovers(folder: str | Path, *, below: bool = False) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush a file or the names in a folder to the disk."""
+    """Flush a file or the names in a folder to the disk; Windows does not open folders."""
+    if os.name == "nt" and path.is_dir():
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

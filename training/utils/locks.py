@@ -1,6 +1,5 @@
 """Locks of folders: one run at a time, told from what a killed one left."""
 
-import fcntl
 import json
 import os
 import platform
@@ -12,10 +11,14 @@ from datetime import datetime
 from pathlib import Path
 
 import psutil
+from filelock import SoftFileLock
+
+from .files import remove_leftovers
 
 LOCK_FILE = ".lock"  # in the folder of a run
 HEARTBEAT = 20.0  # seconds between two signs of life, by which other machines know
 SILENCE = 6 * HEARTBEAT  # after which a process of another machine is taken for dead
+GUARD = 10.0  # seconds to wait for another process that reads or writes the lock file: a moment
 
 
 class LockedError(OSError):
@@ -37,18 +40,15 @@ def lock(path: str | Path) -> Iterator[None]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _opened(path) as file:
-        held = _read(file)
+    with SoftFileLock(f"{path}.guard", timeout=GUARD):
+        held = _read(path)
         if held is not None and _is_alive(held, path):
             started = datetime.fromtimestamp(held["started"]).isoformat(" ", "seconds")
             raise LockedError(
                 f"{path.parent} is in use by process {held['pid']} on {held['host']}, started {started}: wait for its "
                 f"end, or name another folder. If there is no such process, remove {path}."
             )
-        file.seek(0)
-        file.truncate()
-        file.write(json.dumps(_myself()))
-        file.flush()
+        path.write_text(json.dumps(_myself()), encoding="utf-8")
     ended = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, ended), daemon=True)
     beat.start()
@@ -57,34 +57,34 @@ def lock(path: str | Path) -> Iterator[None]:
     finally:
         ended.set()
         beat.join()
-        if path.exists():  # else its folder was removed, as its owner may
-            with _opened(path) as file:
-                if _read(file) == _myself():
+        if path.parent.is_dir():  # else it was removed, as its owner may
+            with SoftFileLock(f"{path}.guard", timeout=GUARD):
+                if _read(path) == _myself():
                     path.unlink()
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator:
-    """Open the lock file for this process alone, for the moment that it takes to read and write it."""
-    while True:
-        with path.open("a+", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):  # else removed meanwhile
-                yield file
-                return
+def lock_folder(folder: str | Path) -> Iterator[None]:
+    """Hold the lock of a folder that a run writes, and remove what a killed one was writing there.
+
+    Raises:
+        LockedError: another process is at work in the folder.
+    """
+    with lock(Path(folder, LOCK_FILE)):
+        remove_leftovers(folder)
+        yield
 
 
 def _myself() -> dict:
     return {"host": platform.node(), "pid": os.getpid(), "started": psutil.Process().create_time()}
 
 
-def _read(file) -> dict | None:
-    """Return who holds the lock; None for a new file, or one that a killed process did not finish."""
-    file.seek(0)
+def _read(path: Path) -> dict | None:
+    """Return who holds the lock; None without a file, or for one that a killed process did not finish."""
     try:
-        held = json.loads(file.read(1000))
+        held = json.loads(path.read_text(encoding="utf-8"))
         return {"host": str(held["host"]), "pid": int(held["pid"]), "started": float(held["started"])}
-    except (ValueError, TypeError, KeyError):
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
 
 
