@@ -20,6 +20,7 @@ from transformers.utils import (
     CONFIG_NAME,
     SAFE_WEIGHTS_INDEX_NAME,
 )
+from transformers.utils.hub import extract_commit_hash
 
 from ..configuration.bundle_limssr import write_code_bundle
 from ..configuration.configuration_limssr import PIPELINES, require_location
@@ -50,11 +51,12 @@ from .language_model_limssr import (
     require_floating_point,
     weight_sums,
 )
+from .neighbours_limssr import NEIGHBOURS_FILE, load_neighbours, save_neighbours
 
 CODE_FILES = {"AutoConfig": "configuration_limssr", "AutoModel": "modeling_limssr"}
 WEIGHT_FILES = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 PEFT_FILES = (ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME)
-WRITTEN_FILES = (CONFIG_NAME, "model*.safetensors", SAFE_WEIGHTS_INDEX_NAME)
+WRITTEN_FILES = (CONFIG_NAME, "model*.safetensors", SAFE_WEIGHTS_INDEX_NAME, NEIGHBOURS_FILE)
 UPLOAD_ARGUMENTS = ("repo_id", "private", "token", "commit_message", "revision")
 
 
@@ -63,6 +65,8 @@ class LimssrSavingMixin:
 
     has_merged_lora = False  # whether loading merged LoRA into the language model
     language_model_sums: dict = {}  # noqa: RUF012 (replaced, never changed); `weight_sums` of the one it came with
+    neighbours = None  # `NeighbourIndex` of a checkpoint that has one
+    revision: str | None = None  # commit on the Hub that the weights came from
 
     def save_pretrained(
         self,
@@ -127,6 +131,7 @@ class LimssrSavingMixin:
             with TemporaryDirectory(dir=folder, prefix=".saving-") as staged:
                 super().save_pretrained(staged, state_dict=state_dict, **kwargs)
                 code = write_code_bundle(staged, self.code_module)
+                save_neighbours(self, staged)
                 for file in outdated:
                     file.unlink(missing_ok=True)
                 for file in Path(staged).iterdir():
@@ -350,6 +355,7 @@ class LimssrCheckpointMixin:
                 location if config is None else config, return_unused_kwargs=True, **hub_arguments, **kwargs
             )
         config.validate()  # whatever was changed since it was made
+        checkpoint, own_hub_arguments = location, hub_arguments
         files = [] if location is None else find_weight_files(location, kwargs.get("variant"), **hub_arguments)
         names = read_weight_names(files)
         is_adapter = bool(files) and config.checkpoint_form == "adapter"
@@ -374,7 +380,7 @@ class LimssrCheckpointMixin:
                 )
                 weights |= _with_prefix(found)
             kwargs["state_dict"] = _join_lora(weights, config, merge=not keeps_lora)
-            checkpoint, location, hub_arguments = location, None, {}
+            location, hub_arguments = None, {}
         model, info = super().from_pretrained(
             location,
             *model_args,
@@ -390,6 +396,7 @@ class LimssrCheckpointMixin:
         if is_apart:  # as transformers does for weights that it reads itself; PEFT records it
             model.name_or_path = model.config.name_or_path = str(checkpoint)
         _require_all_weights(info, pretrained_model_name_or_path, config, ignore_mismatched_sizes)
+        model.revision = extract_commit_hash(files[0], None) if files else None
         model.model.freeze_language_model()  # loading makes every weight trainable
         confine_quantization(model, model.model.language_model)
         model.has_merged_lora = has_lora and pretrained_model_name_or_path is not None and not keeps_lora
@@ -399,6 +406,8 @@ class LimssrCheckpointMixin:
             model.load_lora({name: tensor for name, tensor in weights.items() if is_lora_factor(name)})
         if peft_folder is not None:
             model.load_adapter(peft_folder, adapter_name=adapter_name, adapter_kwargs=peft_arguments)
+        elif checkpoint is not None and not ignore_mismatched_sizes:
+            model.neighbours = load_neighbours(model, checkpoint, **own_hub_arguments)
         return (model, info) if output_loading_info else model
 
     def _note_language_model(self) -> None:
@@ -482,7 +491,8 @@ def _refuse(problems: dict[str, set[str]], message: str) -> None:
 
 def _outdated_files(folder: Path, language_model_source: dict | None) -> list[Path]:
     """Weights of an earlier checkpoint, but not the language model that the new one is an adapter of."""
-    outdated = [file for file in folder.iterdir() if WEIGHT_FILES.fullmatch(file.name) or file.name in PEFT_FILES]
+    known = (*PEFT_FILES, NEIGHBOURS_FILE)
+    outdated = [file for file in folder.iterdir() if WEIGHT_FILES.fullmatch(file.name) or file.name in known]
     carried, config = folder / CHECKPOINT_SUBFOLDER, folder / CONFIG_NAME
     if carried.is_dir() and config.is_file() and "subfolder" not in (language_model_source or {}):
         earlier = json.loads(config.read_text(encoding="utf-8")).get("language_model_source") or {}

@@ -29,8 +29,13 @@ def main() -> None:
     if arguments.examples and not arguments.examples.is_dir():
         parser.error(f"--examples {arguments.examples}: there is no such folder")
     with exit_on_error():
+        from limssr.modeling_limssr.neighbours_limssr import NEIGHBOURS_FILE
         from limssr.training.hub.repository import publish
 
+        if Path(arguments.folder, NEIGHBOURS_FILE).is_file():
+            print(
+                f"{NEIGHBOURS_FILE} goes along: ids and scores of training performances. Remove it to keep them here."
+            )
         url = publish(
             arguments.folder,
             arguments.repository,

@@ -3,8 +3,8 @@
 limssr verify RECORD.json
 
 RECORD.json is a file of `limssr predict ... --audit RECORD.json`. Compared are the weights, configuration, processor
-and recipe of the model, versions, contents of the files, and scores with their intervals. The exit status is 1 where
-something differs.
+and recipe of the model, versions, contents of the files, and scores with their intervals. A model of the Hub is loaded
+in the revision of the record. The exit status is 1 where something differs.
 """
 
 from pathlib import Path

@@ -2,10 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from limssr import LimssrConfig
+from limssr.modeling_limssr.neighbours_limssr import NEIGHBOURS_FILE
 from limssr.training import calibrate
+from limssr.training.data import load
+from limssr.training.explanation.explanation import explain
 from limssr.training.fitting.run import run_training
 
 MASKS = ["video+audio+flow", "video+audio", "video+flow", "audio+flow", "video", "audio", "flow"]
@@ -48,6 +52,19 @@ def test_training_calibrates_and_the_command_finds_the_same_rows(
     assert {key: value for key, value in again.items() if key != "calibration"} == {
         key: value for key, value in settings.items() if key != "calibration"
     }
+
+    assert not (folder / NEIGHBOURS_FILE).exists()
+    run([str(folder), "synthetic", "--neighbours"], monkeypatch)
+    assert "22 training performances" in (folder / "README.md").read_text()
+    data = load("synthetic", **OPTIONS)
+    row = next(row for row in data.splits["train"] if row["video"] and row["audio"])
+    features = {name: row[name] for name in ("video", "audio")}
+    found = explain(folder, features={name: np.array(clips) for name, clips in features.items()}, method=None)
+    similarities = [neighbour.similarity for neighbour in found.neighbours]
+    assert similarities == sorted(similarities, reverse=True)
+    judged = dict(zip(data.splits["train"]["sample_id"], data.splits["train"]["score"], strict=True))
+    assert [each.scores for each in found.neighbours] == [[judged[each.sample_id]] for each in found.neighbours]
+    assert len(found.neighbours) == 3
 
     run([str(folder), "synthetic", "--split", "test"], monkeypatch)
     other = LimssrConfig.from_pretrained(folder).calibration

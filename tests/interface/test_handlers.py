@@ -6,8 +6,10 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 import pytest
+import torch
 
 from limssr import LimssrForScoreRegression, LimssrProcessor
+from limssr.modeling_limssr.neighbours_limssr import NeighbourIndex, digest_of_tokens
 from limssr.training.explanation.explanation import explain
 from limssr.training.interface import handlers as module
 from limssr.training.interface.handlers import Handlers
@@ -52,6 +54,21 @@ def test_a_recording_is_scored_as_explain_says_and_without_sound_otherwise(handl
     assert np.diff(interval(silent)) > np.diff(interval(results))
     narrow = handlers.score_again(kept, 0.5, SHOWN, ["video"])
     assert np.diff(interval(narrow)) < np.diff(interval(silent))
+
+
+def test_performances_like_it_are_named(handlers, dive, monkeypatch):
+    model = handlers.service.model
+    states = torch.randn(4, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    scores = torch.tensor([[61.0], [62.0], [63.0], [64.0]], dtype=torch.float64)
+    ids = ["<b>1</b>", "<b>2</b>", "<b>3</b>", "<b>4</b>"]
+    index = NeighbourIndex(ids, scores, {"video": torch.arange(4)}, {"video": states}, digest_of_tokens(model))
+    monkeypatch.setattr(model, "neighbours", index)
+    kept, _, _, results, *_ = score(handlers, dive)
+    assert "most like this one" not in results  # none of them has the sound
+    silent = handlers.score_again(kept, LEVEL, SHOWN, ["video"])
+    shown = re.findall(r"<th scope=row>&lt;b&gt;(\d)&lt;/b&gt;</th><td>6(\d)\.00</td>", silent)
+    assert [name for name, _ in shown] == [score for _, score in shown]
+    assert len(shown) == 3
 
 
 def test_a_part_a_text_and_feature_files_are_scored(handlers, dive, tmp_path):

@@ -16,6 +16,7 @@ from ...configuration.calibration_limssr import check_level
 from ...configuration.configuration_limssr import LimssrConfig
 from ...modeling_limssr.intervals_limssr import find_intervals
 from ...modeling_limssr.modeling_limssr import LimssrForScoreRegression
+from ...modeling_limssr.neighbours_limssr import fusion_states
 from ...processing.inputs_limssr import crop_clips
 from ...processing.processing_limssr import LimssrProcessor
 from ...processing.recordings_limssr import MissingStreamError, Recording
@@ -64,7 +65,8 @@ class Neighbour:
     Attributes:
         sample_id: its id.
         scores: (scores,), what judges gave, in judges' units.
-        similarity: cosine of the fusion states, -1 to 1.
+        similarity: cosine of the fusion states without their mean, -1 to 1; both are of the modalities that the
+            explained performance has.
     """
 
     sample_id: str
@@ -95,7 +97,8 @@ class Explanation:
             were the same.
         training_quantiles: (scores, quantiles) of the training scores at even levels from 0 to 1, or None.
         clips: modality -> contributions of its clips; empty where they were not asked for.
-        neighbours: the judged training performances most like this one; empty without an index.
+        neighbours: the judged training performances most like this one, the most similar first, see `NeighbourIndex`;
+            empty without an index.
         recording: the recording that was read, or None.
         origin: what the score came from: model, version, time.
     """
@@ -287,7 +290,8 @@ def score_subsets(
     Score every subset but the empty one.
 
     Returns:
-        `values`, subset -> (scores,) float64; `interval` and `sufficient_evidence` of the full set, or None.
+        `values`, subset -> (scores,) float64; of the full set `interval` and `sufficient_evidence`, or None, and
+        `neighbours`.
     """
     chosen = [subset for subset in subsets(list(contents)) if subset][::-1]  # everything first
     features = {name: [content if name in subset else None for subset in chosen] for name, content in contents.items()}
@@ -303,7 +307,16 @@ def score_subsets(
     for name in ("interval", "sufficient_evidence"):
         value = outputs[0].get(name)
         found[name] = None if value is None else value[0].cpu().numpy()
-    return found
+    return found | {"neighbours": _find_neighbours(model, outputs[0], list(contents))}
+
+
+def _find_neighbours(model, output, used: list[str]) -> list[Neighbour]:
+    """Neighbours of the first performance of an output, by the index of the model."""
+    if model.neighbours is None:
+        return []
+    mask = "+".join(name for name in model.config.modalities if name in used)
+    found = model.neighbours.nearest(fusion_states(output)[0].cpu(), mask)
+    return [Neighbour(sample_id, np.array(scores), similarity) for sample_id, scores, similarity in found]
 
 
 def _explain_clips(
@@ -338,6 +351,6 @@ def _describe_origin(model) -> dict[str, str]:
     name = model.name_or_path
     name = Path(name).resolve().name if name and Path(name).is_dir() else name or "unnamed"
     origin = {"model": name, "limssr": __version__}
-    if revision := getattr(model.config, "_commit_hash", None):
+    if revision := model.revision:
         origin["revision"] = revision
     return origin | {"time": datetime.now(UTC).isoformat(timespec="seconds")}

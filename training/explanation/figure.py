@@ -26,7 +26,18 @@ def save_explanation(explanation: Explanation, path: str | Path) -> None:
         _draw_clips(row[2], explanation, score, sheet)
         for panel in row:
             panel.spines[["top", "right", "left"]].set_visible(False)
+    if explanation.neighbours:
+        figure.supxlabel(_name_neighbours(explanation), x=0.01, ha="left", fontsize=9, parse_math=False)
     write_figure(figure, path)
+
+
+def _name_neighbours(explanation: Explanation) -> str:
+    decimals = [make_sheet(explanation, score)["decimals"] for score in range(len(explanation.score_names))]
+    named = []
+    for each in explanation.neighbours:
+        scores = " / ".join(number(score, places) for score, places in zip(each.scores, decimals, strict=True))
+        named.append(f"{each.sample_id} {scores} (similarity {number(each.similarity, 2)})")
+    return f"Judged training performances most like it: {', '.join(named)}"
 
 
 def _draw_scale(axes: Axes, explanation: Explanation, score: int, sheet: dict) -> None:

@@ -10,6 +10,8 @@ from ..data import AqaData
 from ..data.aqa_data import read_targets
 from ..evaluation.calibration import calibrate
 from ..evaluation.run import run_record
+from ..explanation.neighbours import index_neighbours
+from ..hub.model_card import note_neighbours
 from ..utils.files import atomic_write_text, read_json
 from .splits import TrainingData, prepare_training_data
 
@@ -17,7 +19,14 @@ CONFIG_FILE = "config.json"
 
 
 def calibrate_checkpoint(
-    folder: str | Path, model, processor, name: str, data: AqaData, split: str, batch_size: int = 16
+    folder: str | Path,
+    model,
+    processor,
+    name: str,
+    data: AqaData,
+    split: str,
+    batch_size: int = 16,
+    neighbours: bool = False,
 ) -> dict:
     """Calibrate a model and write the table into the `config.json` of its folder.
 
@@ -29,6 +38,8 @@ def calibrate_checkpoint(
         data: the dataset.
         split: name of the split to calibrate on; of a split that selected the model, the half that did not.
         batch_size: samples per batch.
+        neighbours: also write the index of the training samples that explanations compare with, and say so in the
+            model card, if there is one. It is training data, and goes wherever the model is published.
 
     Returns:
         The table.
@@ -51,6 +62,9 @@ def calibrate_checkpoint(
     settings = read_json(path) | {"calibration": table}
     LimssrConfig.from_dict(settings)  # which checks the table
     atomic_write_text(path, json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    if neighbours:
+        index_neighbours(model, processor, rows.train, targets, batch_size).save(folder)
+        note_neighbours(folder)
     return table
 
 

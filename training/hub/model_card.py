@@ -6,6 +6,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ...configuration.configuration_limssr import LimssrConfig
+from ...modeling_limssr.neighbours_limssr import NEIGHBOURS_FILE, NeighbourIndex
 from ..evaluation.results import METRICS, EvaluationResult, read_results
 from ..evaluation.seeds import TRAINING_SETTINGS
 from ..evaluation.tables import card_table
@@ -21,6 +22,12 @@ EXTRACTORS = {
     "rhythmic_gymnastics": "video from Video Swin, audio from AST, flow from I3D",
     "synthetic": "generated with the scores",
 }
+NOTE = """
+## Training data in this repository
+
+`{file}` holds the ids and judged scores of {count} training performances, and what the model made of each.
+Explanations show the most similar of them. Without the file the model scores the same.
+"""
 LOSS_WEIGHTS = ("regression_weight", "consistency_weight", "separation_weight", "pairwise_weight")
 
 
@@ -61,7 +68,20 @@ def render_model_card(folder: str | Path, repo_id: str) -> str:
         state=state,
         pictures=[file.name for file in folder.glob("*.png")],
     )
-    return card.content.rstrip() + "\n"
+    return card.content.rstrip() + "\n" + _note(folder)
+
+
+def note_neighbours(folder: str | Path) -> None:
+    """Add to the card beside a model what its index of judged performances holds, unless the card names the index."""
+    card = Path(folder) / "README.md"
+    if card.is_file() and NEIGHBOURS_FILE not in (text := card.read_text(encoding="utf-8")):
+        card.write_text(text + _note(folder), encoding="utf-8")
+
+
+def _note(folder: str | Path) -> str:
+    """A section about the index of judged performances; empty without one."""
+    file = Path(folder) / NEIGHBOURS_FILE
+    return NOTE.format(file=NEIGHBOURS_FILE, count=len(NeighbourIndex.load(file).sample_ids)) if file.is_file() else ""
 
 
 def _requirements(config: LimssrConfig) -> list[str]:

@@ -15,6 +15,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from ...configuration.configuration_limssr import LimssrConfig
 from ...modeling_limssr.language_model_limssr import CHECKPOINT_SUBFOLDER, wrong_tensors
 from ...modeling_limssr.modeling_limssr import LimssrForScoreRegression
+from ...modeling_limssr.neighbours_limssr import NEIGHBOURS_FILE
 from ..utils.checkpoints import (
     MANIFEST_FILE,
     checkpoint_folder,
@@ -25,7 +26,7 @@ from ..utils.checkpoints import (
 )
 from ..utils.files import OPTIMIZER_FILE, TRAINING_STATE_FILES, read_json
 from ..utils.loading import place_of_language_model
-from .model_card import render_model_card, write_model_card
+from .model_card import note_neighbours, render_model_card, write_model_card
 
 NAME_IN_CARD = re.compile(r'AutoModel\.from_pretrained\("([^"]+)"')
 
@@ -96,6 +97,7 @@ def _name_in_card(folder: Path, staged: Path, repo_id: str) -> None:
         write_model_card(staged, repo_id)
     else:
         (staged / "README.md").write_text(text.replace(f'"{name}"', f'"{repo_id}"'), encoding="utf-8")
+        note_neighbours(staged)
 
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@.+)?")
@@ -107,7 +109,14 @@ WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 NEEDED = ("config.json", "processor_config.json", "README.md", "modeling_limssr.py", "processing_limssr.py")
 REPORTS = ("run.json", "metrics.json", "training_args.json", "evaluation.png", "curve.png")
 # A push deletes these where it brings no file of the same name: they would contradict the new revision.
-REPLACED = (*WEIGHTS, *REPORTS, *TRAINING_STATE_FILES, f"{BEST_SUBFOLDER}/*", f"{CHECKPOINT_SUBFOLDER}/*")
+REPLACED = (
+    *WEIGHTS,
+    NEIGHBOURS_FILE,
+    *REPORTS,
+    *TRAINING_STATE_FILES,
+    f"{BEST_SUBFOLDER}/*",
+    f"{CHECKPOINT_SUBFOLDER}/*",
+)
 
 
 class HubError(OSError):

@@ -31,6 +31,8 @@ def score_card(explanation: Explanation, number: int = 0) -> str:
     parts = [_headline(explanation, number), _scale(explanation, number), _contributions(explanation, number)]
     if any(clips.times is not None for clips in explanation.clips.values()):
         parts.append(_timeline(explanation, number))
+    if explanation.neighbours:
+        parts.append(_neighbours(explanation, number))
     return f'<div class="limssr">{"".join(parts)}</div>'
 
 
@@ -131,6 +133,17 @@ def _clip_buttons(
             f'title="{escape(label, quote=True)}" aria-label="{escape(label, quote=True)}">'
             f'<i class="{"up" if value >= 0 else "down"}" style="{height}"></i></button>'
         )
+
+
+def _neighbours(explanation: Explanation, number: int) -> str:
+    rows = "".join(
+        f"<tr><th scope=row>{escape(each.sample_id)}</th><td>{each.scores[number]:.2f}</td>"
+        f"<td>{each.similarity:.2f}</td></tr>"
+        for each in explanation.neighbours
+    )
+    head = "<tr><th scope=col>Performance</th><th scope=col>judged</th><th scope=col>similarity</th></tr>"
+    caption = "<caption>Judged training performances most like this one</caption>"
+    return f"<table>{caption}<thead>{head}</thead><tbody>{rows}</tbody></table>"
 
 
 def comparison(explanations: Sequence[Explanation], probability: float | None, number: int = 0) -> str:

@@ -72,7 +72,7 @@ def describe_models(names: Sequence[str], members: Sequence[Member]) -> list[dic
     return [
         {
             "name": place_of(name),
-            "revision": getattr(model.config, "_commit_hash", None),
+            "revision": model.revision,
             "weights": digest_of_weights(model),
             "settings": digest_of_settings(model, processor),
             "recipe": processor.recipe_digest,
@@ -149,6 +149,8 @@ def read_records(path: str | Path) -> list[dict]:
 def verify_records(records: Sequence[dict]) -> Iterator[tuple[dict, list[str]]]:
     """Score again what the records say, and yield each record with what differs; nothing where all is equal.
 
+    A model of the Hub is loaded in the revision of the record, whatever was published since.
+
     A score is equal where it rounds to the same, or the next, multiple of the step of `round_scores`: other batches,
     machines and kernels change the bits below.
 
@@ -159,10 +161,11 @@ def verify_records(records: Sequence[dict]) -> Iterator[tuple[dict, list[str]]]:
     versions = package_versions(PACKAGES)
     for record in records:
         settings, names = record["settings"], [entry["name"] for entry in record["models"]]
-        key = json.dumps([names, settings])
+        revisions = [entry["revision"] for entry in record["models"]]
+        key = json.dumps([names, revisions, settings])
         if key not in loaded:
             loading = loading_options(settings["dtype"], settings["attention"], settings["quantization"])
-            members = load_members(names, settings["language_model"], **loading)
+            members = load_members(names, settings["language_model"], revisions=revisions, **loading)
             loaded[key] = members, describe_models(names, members)
         members, models = loaded[key]
         differing = _compare(record["versions"], versions, "version of")

@@ -36,7 +36,11 @@ ORIGIN = ("transformers_version", "_name_or_path")  # of settings: where they ca
 
 
 def load_members(
-    names: Sequence[str], language_model: str | None = None, device: torch.device | str | None = None, **loading
+    names: Sequence[str],
+    language_model: str | None = None,
+    device: torch.device | str | None = None,
+    revisions: Sequence[str | None] | None = None,
+    **loading,
 ) -> list[Member]:
     """Load checkpoints whose scores can be averaged, in eval mode.
 
@@ -44,6 +48,7 @@ def load_members(
         names: checkpoint folders or Hub names, one or more.
         language_model: the adapters' language model: see `resolve_model`; or a YAML file of a training that names it.
         device: device of the models; by default the accelerator where there is one.
+        revisions: revision on the Hub of each; by default the current one.
         **loading: arguments of `from_pretrained`, see `loading_options`.
 
     Raises:
@@ -56,10 +61,11 @@ def load_members(
     if "quantization_config" in loading:  # quantised weights are made where they stay
         loading["device_map"] = {"": device}
     members = []
-    for name in names:
+    for name, revision in zip(names, revisions or [None] * len(names), strict=True):
+        pinned = {} if revision is None else {"revision": revision}
         with reading(name):
-            model = LimssrForScoreRegression.from_pretrained(name, **loading)
-            processor = LimssrProcessor.from_pretrained(name)
+            model = LimssrForScoreRegression.from_pretrained(name, **pinned, **loading)
+            processor = LimssrProcessor.from_pretrained(name, **pinned)
         model = model if "device_map" in loading else model.to(device)
         members.append((model.eval(), processor))
         described = [_shared_settings(*each) for each in (members[-1], members[0])]
