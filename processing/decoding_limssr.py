@@ -127,19 +127,21 @@ def _decoded_frames(recording: Recording, limits: DecodingLimits) -> Iterator[tu
         pixel_aspect = float(stream.sample_aspect_ratio or 1)
         decoder = _Decoder(recording, container, stream, limits)
         zero, before, end = _zero(container), None, None
+        first, last = recording.first, recording.last
         for number, frame in enumerate(decoder):
             if number >= limits.max_frames:
                 raise RecordingError(
                     f"{recording}: more than max_frames={limits.max_frames} pictures; give start and end."
                 )
             _check_pixels(recording, frame.width * frame.height, limits)
-            time = frame.time - zero if frame.time is not None else 0.0 if end is None else end
+            time = frame.time
+            time = time - zero if time is not None else 0.0 if end is None else end
             if frame.is_corrupt or (before is not None and time <= before):
                 continue
-            if time >= recording.last:
+            if time >= last:
                 break
-            _check_seconds(recording, time - recording.first, limits)
-            before, seconds = time, float((frame.duration or 0) * (frame.time_base or 0)) or usual
+            _check_seconds(recording, time - first, limits)
+            before, seconds = time, (frame.duration or 0) * float(frame.time_base or 0) or usual
             end = time + seconds
             yield time, seconds, (frame, pixel_aspect)
         decoder.report(end)

@@ -5,7 +5,7 @@ An encoder is a class with the attributes of [`Encoder`] and `encode(windows)`. 
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice, pairwise
+from itertools import chain, groupby, islice, pairwise
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -80,6 +80,7 @@ class ClassicVideo(Encoder):
     consecutive = True
     grid, directions, outline = 4, 8, 6
     changed = 12  # levels of brightness, of 255, beyond which a pixel has changed
+    together = 16  # windows described at a time: small arrays cost more to handle than to compute
     every = 4  # the finest flow that DIS computes is that of every fourth pixel
     SIZE: ClassVar[int] = 2 * (grid * grid * (directions + 1) + 13 + outline * outline)
 
@@ -97,20 +98,23 @@ class ClassicVideo(Encoder):
             cv2.setNumThreads(threads)
 
     def _encode(self, windows: Iterable[np.ndarray]) -> np.ndarray:
-        clips, before = [], None
-        for window in windows:
-            if before is not None and before.shape == window[0].shape:
-                window = np.concatenate([before[None], window])
-            if len(window) < 2:
-                raise ValueError("there is a single picture, which shows no motion.")
-            clips.append(mean_and_deviation(self._describe(window)))
-            before = window[-1]
+        cv2, clips = import_media("cv2"), []
+        engine = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        for _, alike in groupby(windows, key=lambda window: window.shape[1:]):
+            before = None
+            for batch in _batched(alike, self.together):
+                pictures = np.concatenate(batch if before is None else [before, *batch])
+                lengths = [len(window) for window in batch]
+                lengths[0] -= before is None
+                if not all(lengths):
+                    raise ValueError("there is a single picture, which shows no motion.")
+                described = np.split(self._describe(engine, pictures), np.cumsum(lengths)[:-1])
+                clips += map(mean_and_deviation, described)
+                before = pictures[-1:]
         return np.stack(clips)
 
-    def _describe(self, pictures: np.ndarray) -> np.ndarray:
+    def _describe(self, engine, pictures: np.ndarray) -> np.ndarray:
         """Pictures `(pictures, height, width)` -> what changes to each but the first, `(pictures - 1, SIZE / 2)`."""
-        cv2 = import_media("cv2")
-        engine = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         middle = slice(self.every // 2, None, self.every)
         flow = np.stack(
             [engine.calc(*pair, None)[middle, middle] for pair in pairwise(pictures)]
@@ -118,12 +122,13 @@ class ClassicVideo(Encoder):
         flow *= self.rate / pictures.shape[1]
         change = np.maximum(pictures[1:], pictures[:-1]) - np.minimum(pictures[1:], pictures[:-1])
         moving = change > self.changed  # (pairs, height, width)
+        boxes = np.concatenate([_ends(moving.any(2)), _ends(moving.any(1))], axis=1)  # (pairs, 4)
         described = [
             self._describe_flow(flow),
             self._describe_energy(change),
-            self._describe_shape(moving),
+            self._describe_shape(moving, boxes),
             self._describe_motion(flow, moving[:, middle, middle]),
-            self._describe_outline(moving),
+            self._describe_outline(moving, boxes),
         ]
         return np.concatenate(described, axis=1)
 
@@ -149,43 +154,47 @@ class ClassicVideo(Encoder):
         """Cell of each row or column."""
         return np.arange(size) * self.grid // size
 
-    def _describe_shape(self, moving: np.ndarray) -> np.ndarray:
+    def _describe_shape(self, moving: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         """`(pairs, height, width)` -> area, place, extent and direction of what moves, `(pairs, 9)`; 0 for nothing."""
-        height, width = moving.shape[1:]
-        # Powers of the place, as floats: the product of matrices of integers is slow.
-        powers = [np.arange(size, dtype=float)[None] ** np.arange(3)[:, None] for size in (height, width)]
-        moments = powers[0] @ moving.astype(float) @ powers[1].T  # (pairs, down, across)
+        pairs, height, width = moving.shape
+        # Powers of the place, as floats: the product of matrices of integers is slow. Sums of a row are exact.
+        rows, columns = (np.arange(size, dtype=float)[:, None] ** np.arange(3) for size in (height, width))
+        sums = moving.reshape(-1, width).astype(np.float32) @ columns.astype(np.float32)  # (pairs * height, across)
+        moments = rows.T @ sums.reshape(pairs, height, 3).astype(float)  # (pairs, down, across)
         area = np.maximum(moments[:, 0, 0], 1)
         x, y = moments[:, 0, 1] / area, moments[:, 1, 0] / area
         across, down = moments[:, 0, 2] / area - x**2, moments[:, 2, 0] / area - y**2
         slant, spread = moments[:, 1, 1] / area - x * y, np.maximum(across + down, 1e-6)
-        wide, high = (np.ptp(_ends(moving.any(axis)), axis=1) for axis in (1, 2))  # of the bounding box
+        high, wide = boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 2]
         place = [moments[:, 0, 0] / (height * width), x / width, y / height, wide / width, high / height]
         shape = [spread**0.5 / height, (across - down) / spread, 2 * slant / spread, area / np.maximum(wide * high, 1)]
-        return np.stack(place + shape, axis=1) * moving.any((1, 2))[:, None]
+        return np.stack(place + shape, axis=1) * (high > 0)[:, None]
 
     def _describe_motion(self, flow: np.ndarray, moving: np.ndarray) -> np.ndarray:
         """Velocity, rotation and growth of what moves, `(pairs, 4)`, in heights, turns and 2 pi sizes a second."""
-        weights = moving[..., None] / np.maximum(moving.sum((1, 2)), 1)[:, None, None, None]
-        place = np.stack(np.meshgrid(*(np.arange(size) for size in moving.shape[:0:-1])), axis=-1) / flow.shape[1]
-        velocity = (weights * flow).sum((1, 2))  # (pairs, 2)
-        centre = (weights * place).sum((1, 2))
-        flow, arm = flow - velocity[:, None, None], place - centre[:, None, None]
-        size = (weights * arm**2).sum((1, 2, 3)) + 1e-4
-        turning = arm[..., 0] * flow[..., 1] - arm[..., 1] * flow[..., 0]
-        growing = (arm * flow).sum(-1)
-        rates = [(weights[..., 0] * each).sum((1, 2)) / size for each in (turning, growing)]
-        return np.concatenate([velocity, np.stack(rates, axis=1) / (2 * np.pi)], axis=1)
+        pairs, height, width = moving.shape
+        down, across = (place.ravel() / height for place in np.indices((height, width)))
+        places = np.stack([np.ones_like(across), across, down, across**2 + down**2], axis=1)  # (pixels, 4)
+        moving = moving.reshape(pairs, -1)
+        sums = moving.astype(float) @ places  # (pairs, 4)
+        weight = 1 / np.maximum(sums[:, :1], 1)
+        x, y, square = (sums[:, 1:] * weight).T  # means over what moves, each (pairs,)
+        flows = np.where(moving[..., None], flow.reshape(pairs, -1, 2), 0).astype(float)  # (pairs, pixels, 2)
+        products = (places[:, :3].T @ flows) * weight[..., None]  # (pairs, [1, x, y], [across, down])
+        u, v = velocity = products[:, 0].T
+        size = square - x**2 - y**2 + 1e-4
+        turning = products[:, 1, 1] - products[:, 2, 0] - (x * v - y * u)
+        growing = products[:, 1, 0] + products[:, 2, 1] - (x * u + y * v)
+        return np.stack([*velocity, turning / size / (2 * np.pi), growing / size / (2 * np.pi)], axis=1)
 
-    def _describe_outline(self, moving: np.ndarray) -> np.ndarray:
+    def _describe_outline(self, moving: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         """The bounding box of what moves on a small grid, 0 to 1: `(pairs, outline ** 2)`; 0 for nothing."""
         cv2 = import_media("cv2")
         outlines = np.zeros((len(moving), self.outline, self.outline), np.uint8)
-        boxes = np.concatenate([_ends(moving.any(2)), _ends(moving.any(1))], axis=1).tolist()
-        for place, (picture, (top, bottom, left, right)) in enumerate(zip(moving, boxes, strict=True)):
+        white = moving * np.uint8(255)
+        for outline, picture, (top, bottom, left, right) in zip(outlines, white, boxes.tolist(), strict=True):
             if bottom > top:
-                box = 255 * picture[top:bottom, left:right].astype(np.uint8)
-                outlines[place] = cv2.resize(box, (self.outline, self.outline), interpolation=cv2.INTER_AREA)
+                cv2.resize(picture[top:bottom, left:right], outline.shape, outline, interpolation=cv2.INTER_AREA)
         return outlines.reshape(len(moving), -1) / 255.0
 
 

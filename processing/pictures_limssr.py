@@ -33,6 +33,7 @@ class PictureMaker:
         self.geometry = geometry
         self.reformatter = import_media("av.video.reformatter").VideoReformatter()
         self.last = (None, None)
+        self.kind = self.plan = None
 
     def __call__(self, shown: tuple) -> np.ndarray:
         """Array of a frame with the aspect of its pixels."""
@@ -41,17 +42,22 @@ class PictureMaker:
         return self.last[1]
 
     def _convert(self, frame, pixel_aspect: float) -> np.ndarray:
-        geometry, turns = self.geometry, round(frame.rotation / 90) % 4
-        width, height = self._scaled_size(frame, pixel_aspect, turns)
+        geometry = self.geometry
+        kind = (frame.format.name, frame.width, frame.height, frame.rotation, pixel_aspect)
+        if kind != self.kind:
+            turns = round(frame.rotation / 90) % 4
+            has_alpha = any(component.is_alpha for component in frame.format.components)
+            self.kind, self.plan = kind, (turns, has_alpha, *self._scaled_size(frame, pixel_aspect, turns))
+        turns, has_alpha, width, height = self.plan
         if frame.interlaced_frame:
             frame = _one_field(frame)
-        has_alpha = any(component.is_alpha for component in frame.format.components)
         colour = "rgba" if has_alpha else geometry.colour
         scaled = self.reformatter.reformat(frame, width, height, colour, interpolation="AREA", threads=1)
         array = scaled.to_ndarray()
         if has_alpha:
             array = _on_black(array, geometry.colour)
-        array = np.rot90(array, turns)
+        if turns:
+            array = np.rot90(array, turns)
         if geometry.crop is not None:
             array = _crop_centre(array, *geometry.crop)
         if geometry.size is not None and array.shape[:2] != tuple(geometry.size):

@@ -63,7 +63,7 @@ class Settings:
     trainer_steps: int = 6
     subset_samples: int = 16
     streamed_samples: int = 100_000
-    film_heights: tuple[int, ...] = (360, 720, 1080)
+    film_heights: tuple[int, ...] = (224, 360, 720, 1080)
     film_seconds: int = 10
     programme_seconds: int = 180
 
