@@ -4,6 +4,7 @@ import logging
 import os
 import resource
 import shutil
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from limssr.training.fitting.checkpoints import SaveError, find_last
 from limssr.training.fitting.run import prepare_run
 from limssr.training.soaking.kills import SETTINGS, Training
 from limssr.training.utils.checkpoints import checkpoints_in, find_damage, newest_whole, read_manifest
+from limssr.training.utils.locks import lock_folder
 from tests.helpers.checkpoints import flip_a_byte
+from tests.helpers.disks import read_only
 
 LAST = ["--resume_from_checkpoint", "last"]
 
@@ -66,6 +69,30 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_earlier_checkpoints(prepare,
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [path.name for path in checkpoints_in(tmp_path / "run")] == ["checkpoint-2"]
     assert not list((tmp_path / "run").glob(".writing-*"))
+    run = prepare(*LAST)
+    run.trainer.train(resume_from_checkpoint=run.checkpoint)
+    assert run.trainer.state.global_step == SETTINGS["max_steps"]
+
+
+class ReadOnlyAfter(TrainerCallback):
+    """Nothing can be written to a folder after a step, until `stack` ends."""
+
+    def __init__(self, step: int, folder: Path, stack: ExitStack):
+        self.step, self.folder, self.stack = step, folder, stack
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.stack.enter_context(read_only(self.folder))
+
+
+def test_a_folder_that_becomes_read_only_is_one_sentence_and_its_run_goes_on_later(prepare, tmp_path):
+    run, out = prepare(), tmp_path / "run"
+    with ExitStack() as stack:
+        run.trainer.add_callback(ReadOnlyAfter(4, out, stack))
+        with pytest.raises(SaveError, match=r"checkpoint-4 could not be saved: .*Earlier checkpoints are whole"):
+            run.trainer.train()
+        with pytest.raises(PermissionError, match=r"run.\.lock"), lock_folder(out):
+            pass
     run = prepare(*LAST)
     run.trainer.train(resume_from_checkpoint=run.checkpoint)
     assert run.trainer.state.global_step == SETTINGS["max_steps"]
