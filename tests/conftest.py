@@ -19,6 +19,7 @@ from transformers.utils import is_bitsandbytes_available, is_schedulefree_availa
 from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
 from limssr.modeling_limssr.convert_limssr_original_to_hf import main as convert_checkpoint
 from limssr.training.arguments import parse_training_arguments
+from limssr.training.soaking.kills import TINY
 from tests.helpers.golden import Golden
 from tests.helpers.layouts import (
     write_finediving,
@@ -182,29 +183,11 @@ without_schedulefree = without("schedulefree", is_schedulefree_available)
 @pytest.fixture(scope="session")
 def quick_run() -> dict:
     """Settings of a training run of seconds: a tiny random language model, few synthetic performances."""
-    return {
-        "dataset": "synthetic",
+    return TINY | {
         "data_options": {"samples_train": 48, "samples_test": 21},
-        "missingness": "static",
-        "missing_rates": 0.3,
-        "validation_fraction": 0.25,
-        "language_model_config": {
-            "model_type": "qwen3",
-            "hidden_size": 16,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 8,
-            "intermediate_size": 24,
-            "max_position_embeddings": 512,
-        },
-        "missing_length": 1,
-        "max_clips": 5,
-        "use_prompt": False,
         "num_train_epochs": 2,
         "warmup_epochs": 1,
         "learning_rate": 0.001,
-        "disable_tqdm": True,
         "seed": 0,
     }
 

@@ -108,11 +108,15 @@ def read_run_scores(folder: str | Path, ridge: bool = False) -> RunScores:
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}; give the folder of a run, of `limssr train` or `limssr eval`")
     with reading(path):
-        table = pq.read_table(path)
+        return _read_scores(path, str(folder), ridge)
+
+
+def _read_scores(path: Path, place: str, ridge: bool) -> RunScores:
+    table = pq.read_table(path)
+    table.validate(full=True)  # what Arrow otherwise believes
     if lacking := [name for name in COLUMNS if name not in table.column_names]:
         raise ValueError(f"{path} has no column {', '.join(lacking)}; evaluate the model again with `limssr eval`")
-    with reading(path):
-        frame = table.select(COLUMNS).cast(SCHEMA).to_pandas()
+    frame = table.select(COLUMNS).cast(SCHEMA).to_pandas()
     drawn = "missing rates " + frame["rates"] + ", mask seed " + frame["seed"].astype("Int64").astype(str)
     frame["row"] = frame["mask"].where(frame["rates"].isna(), drawn)
     frame["predicted"] = frame[RIDGE if ridge else "score"]
@@ -123,9 +127,8 @@ def read_run_scores(folder: str | Path, ridge: bool = False) -> RunScores:
             raise ValueError(f"{path} has the sample {part['sample_id'][twice].iloc[0]!r} twice for {row}, {score}")
         tables[row, score] = part.set_index("sample_id")[["predicted", "target", "mask", "disagreement"]]
     name = path.parent.resolve().name
-    with reading(path):
-        caveats = json.loads((table.schema.metadata or {}).get(b"caveats", b"[]"))
-    return RunScores(f"ridge of {name}" if ridge else name, str(folder), caveats, tables)
+    caveats = json.loads((table.schema.metadata or {}).get(b"caveats", b"[]"))
+    return RunScores(f"ridge of {name}" if ridge else name, place, caveats, tables)
 
 
 def compare_runs(first: RunScores, second: RunScores) -> Comparison:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ def _load_table(path: Path) -> dict[str, float] | None:
     rows = [line.split() for line in path.read_text(encoding="utf-8-sig").split("\n") if line.split()]
     try:
         return {row[0]: float(row[1]) for row in rows}
-    except ValueError:
+    except (IndexError, ValueError):  # a header
         return None
 
 
@@ -201,7 +202,10 @@ DATA_TARGETS = {
     "npz": Target("input.npz", _npz_seeds, lambda path: read_archive(path, "x"), _load_npz),
     "pickle": Target("input.pkl", _pickle_seeds, load_restricted, _load_plain_pickle),
     "text": Target(
-        "input.txt", lambda: TEXT_SEEDS, read_text, lambda path: path.read_bytes().decode("utf-8-sig").strip()
+        "input.txt",
+        lambda: TEXT_SEEDS,
+        read_text,
+        lambda path: "\n".join(re.split("\r\n?|\n", path.read_bytes().decode("utf-8-sig"))).strip(),
     ),
     "label_csv": Target("input.csv", lambda: CSV_SEEDS, _read_rows, _load_rows),
     "label_table": Target("input.txt", lambda: TABLE_SEEDS, _read_table, _load_table),

@@ -83,6 +83,16 @@ def _fuzz_here(name: str, target, runs: int) -> None:
 
     from .checking import check
 
+    kept = Path(tempfile.gettempdir(), f"limssr-{name}")
+
+    def attack(content: bytes) -> None:
+        try:
+            check(target, content, place)
+        except Exception:
+            kept.write_bytes(content)
+            print(f"the input is in {kept}", flush=True)
+            raise
+
     with tempfile.TemporaryDirectory() as work:
         corpus, place = Path(work, "corpus"), Path(work, "input")
         corpus.mkdir()
@@ -94,8 +104,8 @@ def _fuzz_here(name: str, target, runs: int) -> None:
             target.surround(place)
         longest = max(4096, 2 * max(map(len, seeds)))
         flags = [f"-runs={runs}", "-timeout=10", f"-max_len={longest}", "-rss_limit_mb=4096", "-print_final_stats=1"]
-        flags.append(f"-artifact_prefix={tempfile.gettempdir()}/limssr-{name}-")
-        atheris.Setup([sys.argv[0], *flags, str(corpus)], lambda content: check(target, content, place))
+        flags.append(f"-artifact_prefix={kept}-")
+        atheris.Setup([sys.argv[0], *flags, str(corpus)], attack)
         atheris.Fuzz()
 
 

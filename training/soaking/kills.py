@@ -27,9 +27,8 @@ from ..utils.files import UNFINISHED
 
 KILLED = 137
 CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir")  # audit events that change a folder, beside `open`
-SETTINGS = {
+TINY = {  # a training of seconds
     "dataset": "synthetic",
-    "data_options": {"samples_train": 16, "samples_test": 4},
     "missingness": "static",
     "missing_rates": 0.3,
     "validation_fraction": 0.25,
@@ -46,13 +45,16 @@ SETTINGS = {
     "missing_length": 1,
     "max_clips": 5,
     "use_prompt": False,
+    "disable_tqdm": True,
+}
+SETTINGS = TINY | {
+    "data_options": {"samples_train": 16, "samples_test": 4},
     "max_steps": 5,  # 2 steps an epoch: the last epoch ends within it
     "use_cpu": True,
     "logging_strategy": "steps",
     "logging_steps": 1,
     "save_total_limit": 2,
     "report_to": "none",
-    "disable_tqdm": True,
 }
 
 

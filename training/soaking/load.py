@@ -58,7 +58,7 @@ class Memory:
     def growth(self) -> float:
         """Medians of the workers' memory in the last and the first third of the last run: their quotient, less 1."""
         begin = self.events[-1][0]
-        taken = [workers for seconds, workers, _ in self.measured if seconds > begin]
+        taken = [workers for seconds, workers, _ in self.measured if seconds > begin and workers]
         taken = taken[int(len(taken) * STARTING) :]
         third = max(len(taken) // 3, 1)
         return float(np.median(taken[-third:]) / np.median(taken[:third])) - 1

@@ -279,6 +279,8 @@ def _positions(header: list[str], names: Sequence[str], path: Path) -> dict[str,
     """Position of each column: from a header that names them all, else in the order of `names`."""
     titles = [cell.lower().removesuffix("_score") for cell in header]
     found = {name: titles.index(name) for name in names if name in titles}
+    if 0 in found.values():
+        raise LabelError(f"{path}, line 1: the first column is {header[0]!r}, expected one of ids")
     if len(found) == len(names):
         return found
     expected = {name: position for position, name in enumerate(names, 1)}

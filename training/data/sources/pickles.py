@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 
 from ...utils.errors import brief
+from ...utils.text import printable
 from .files import LFS_ADVICE, LFS_POINTER
 
 # Booleans, numbers, byte strings, strings and object references, with or without a byte order: what tables hold.
@@ -278,7 +279,7 @@ class _RestrictedUnpickler(pickle._Unpickler):
         try:
             return self.admitted[module, name]
         except KeyError:
-            raise UnsafePickleError(f"it asks for {module[:60]}.{name[:60]}") from None
+            raise UnsafePickleError(f"it asks for {printable(f'{module[:60]}.{name[:60]}')}") from None
 
     def _add_items(self, items: Sequence[Any]) -> None:
         """Put keys and values by turns into the dictionary on the stack."""
@@ -315,6 +316,11 @@ class _RestrictedUnpickler(pickle._Unpickler):
             raise pickle.UnpicklingError(f"its containers are more than {MOST_LEVELS} levels deep")
         super().load_mark()
 
+    def load_frame(self) -> None:
+        size = int.from_bytes(self.read(8), "little")
+        self.file.require(size)  # Python would take what is there
+        self._unframer.load_frame(size)
+
     def load_bytearray8(self) -> None:
         size = int.from_bytes(self.read(8), "little")
         self.spend(size)
@@ -344,6 +350,7 @@ class _RestrictedUnpickler(pickle._Unpickler):
         pickle.ADDITEMS[0]: load_additems,
         pickle.FROZENSET[0]: load_frozenset,
         pickle.MARK[0]: load_mark,
+        pickle.FRAME[0]: load_frame,
         pickle.BYTEARRAY8[0]: load_bytearray8,
         pickle.BUILD[0]: load_build,
     }
