@@ -55,6 +55,7 @@ def test_a_header_says_where_the_columns_are(tmp_path):
     [
         ("", "there is no sample in it; expected lines of id, tes, pcs"),
         ("id tes pcs\n", "there is no sample in it"),
+        ("tes pcs\n1 2\n", "line 1: the first column is 'tes', expected one of ids"),
         ("a 1,5 2\n", "line 1, sample 'a': tes is '1,5': a comma stands where the decimal point belongs"),
         ("a 1,5 2,5\n", "line 1, sample 'a': tes is '1,5'"),
         ("id tes pcs\na 1 2\n\nb 1 ,5\n", "line 4, sample 'b': pcs is ',5': a comma"),

@@ -73,8 +73,8 @@ def test_a_broken_recording_is_listed_and_stops_nothing(archive, tmp_path, capsy
 def test_a_stopped_extraction_continues(archive, extracted, monkeypatch):
     made = {path: path.stat().st_mtime_ns for path in extracted.rglob("*.safetensors")}
     (extracted / "video" / "d.safetensors").unlink()
-    with (extracted / "extraction.jsonl").open("a") as record:
-        record.write('\n{"sample_id": "a", "cli')  # as a killed run leaves it
+    with (extracted / "extraction.jsonl").open("ab") as record:
+        record.write('\n{"sample_id": "é'.encode()[:-1])  # as a killed run leaves it
     assert run(archive, extracted) == 1
     again = {path: path.stat().st_mtime_ns for path in extracted.rglob("*.safetensors")}
     assert again.keys() == made.keys()

@@ -21,6 +21,7 @@ from ...configuration.calibration_limssr import (
 from ...configuration.configuration_limssr import LimssrConfig
 from ...modeling_limssr import LimssrForScoreRegression
 from ...modeling_limssr.convert_limssr_original_to_hf import read_prompt, read_state_dict, rename_keys
+from ...modeling_limssr.neighbours_limssr import NEIGHBOURS_FILE, NeighbourIndex
 from ...processing.processing_limssr import LimssrProcessor
 from ...processing.recipes_limssr import RECIPES, Recipe
 from ..fitting.checkpoints import load_optimizer, load_random_state, random_state, save_optimizer
@@ -90,6 +91,21 @@ def _read_calibration(path: Path) -> list[float]:
     found = [find_residual([0 if each is None else each for each in residuals], 0.9) for residuals in scores]
     found += [training_width(table["training_scores"]["score"]["quantiles"], level) for level in (0.5, 0.99)]
     return require_finite(found)
+
+
+def _neighbours_seeds() -> list[bytes]:
+    rows = {"video+audio": torch.tensor([0, 1, 2]), "video": torch.tensor([2, 0])}
+    states = {mask: torch.arange(2.0 * len(found)).reshape(-1, 2) for mask, found in rows.items()}
+    index = NeighbourIndex(["a", "b", "c"], torch.ones(3, 1, dtype=torch.float64), rows, states, "0" * 64)
+    with TemporaryDirectory() as folder:
+        index.save(folder)
+        return [Path(folder, NEIGHBOURS_FILE).read_bytes()]
+
+
+def _compare_neighbours(path: Path) -> list[list[float]]:
+    index = NeighbourIndex.load(path)
+    found = [index.nearest(torch.ones(states.shape[1]), mask) for mask, states in index.states.items()]
+    return require_finite([[cosine, *scores] for nearest in found for _, scores, cosine in nearest])
 
 
 def _state_seeds() -> list[bytes]:
@@ -166,6 +182,7 @@ CHECKPOINT_TARGETS = {
     "processor": _in_checkpoint(PROCESSOR, _load_processor),
     "tokenizer": _in_checkpoint(TOKENIZER, _load_processor),
     "calibration": Target("table.json", lambda: [json.dumps(CALIBRATION).encode()], _read_calibration),
+    "neighbours": Target(NEIGHBOURS_FILE, _neighbours_seeds, _compare_neighbours),
     "recipe": Target(
         "recipe.json",
         lambda: RECIPE_SEEDS,

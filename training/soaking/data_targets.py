@@ -97,8 +97,8 @@ def _pickle_seeds() -> list[bytes]:
     return [pickle.dumps(value, protocol) for value in (table, plain) for protocol in (0, 2, 4, 5)]
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Python's own reader, of files that name nothing to call."""
+class _PlainUnpickler(pickle._Unpickler):
+    """Python's own reader, of files that name nothing to call; that in C takes gigabytes for a number in the memo."""
 
     def find_class(self, module: str, name: str) -> None:
         raise NotImplementedError
