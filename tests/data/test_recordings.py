@@ -80,7 +80,7 @@ def test_a_stopped_extraction_continues(archive, extracted, monkeypatch):
     assert again.keys() == made.keys()
     assert {path.stem for path in made if made[path] != again[path]} == {"d"}
     assert read_record(extracted)["d"].clips == {"video": 2, "audio": 2}
-    record = (extracted / "extraction.jsonl").read_text().splitlines()
+    record = (extracted / "extraction.jsonl").read_bytes().splitlines()
     assert json.loads(record[-1])["sample_id"] == "d"
 
 
