@@ -72,21 +72,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> bool:
     """Score, kill, restart; print what did not hold, and return whether all did."""
     with TemporaryDirectory() as work:
-        folder, memory = Path(work), Memory()
+        folder = Path(work)
         words = [str(_write_model(folder / "model")), "--folder", str(folder / "features")]
         words += ["--output_dir", str(folder / "out"), "--workers", "2", "--samples_per_shard", str(SHARD)]
         bad = write_samples(folder / "features" / "video", arguments.samples)
-        memory.note(f"{arguments.samples} samples written, {len(bad)} of them bad")
-        shards = math.ceil(arguments.samples / SHARD)
+        print(f"{arguments.samples} samples written, {len(bad)} of them bad", flush=True)
+        memory, shards = Memory(), math.ceil(arguments.samples / SHARD)
         with _start(words) as running:
             _watch(running, memory, folder / "out", shards // 4)
             _workers(running)[0].kill()
             memory.note("a worker is killed")
             _watch(running, memory, folder / "out", shards // 2)
-            _kill(running)
             memory.note("the run is killed")
+            _kill(running)
         with _start(words) as running:
-            memory.note("and restarted")
+            memory.note("restarted")
             _watch(running, memory, folder / "out", shards + 1)
             status = running.wait()
         memory.note(f"finished with exit status {status}")
@@ -167,11 +167,12 @@ def draw(memory: Memory, path: Path) -> None:
     seconds, workers, others = np.array(memory.measured, dtype=float).T
     axes.plot(seconds, workers / 2**20, label="two workers together", color="#2f6f9f")
     axes.plot(seconds, others / 2**20, label="all other processes of the run", color="#7a858d", linewidth=1)
+    axes.set(xlabel="seconds", ylabel="MiB in memory", ylim=(0, None))
     for moment, event in memory.events:
         axes.axvline(moment, color="#d9822b", linestyle="--", linewidth=1)
-        axes.annotate(event, (moment, 0), (3, 3), textcoords="offset points", rotation=90, fontsize=8)
-    axes.set(xlabel="seconds", ylabel="MiB in memory", ylim=(0, None))
-    axes.legend(frameon=False, fontsize=9)
+        place = {"xy": (moment, axes.get_ylim()[1]), "xytext": (3, -3), "textcoords": "offset points"}
+        axes.annotate(event, **place, rotation=90, va="top", fontsize=8)
+    axes.legend(frameon=False, fontsize=9, loc="upper left")
     axes.spines[["top", "right"]].set_visible(False)
     write_figure(figure, path)
 
