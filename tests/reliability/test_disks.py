@@ -167,6 +167,15 @@ def test_the_best_checkpoint_that_goes_during_the_run_is_said(prepare, tmp_path,
     assert run.trainer.state.best_global_step is None
 
 
+def test_of_one_checkpoint_the_best_and_the_last_stay_also_at_the_end(prepare, tmp_path):
+    run = prepare(save_total_limit=1, metric_for_best_model="loss", greater_is_better=True)
+    run.trainer.train()
+    best, last = run.trainer.state.best_global_step, SETTINGS["max_steps"]
+    assert best < last
+    assert [path.name for path in checkpoints_in(tmp_path / "run")] == [f"checkpoint-{last}", f"checkpoint-{best}"]
+    assert prepare(*LAST).checkpoint.endswith(f"checkpoint-{last}")
+
+
 def test_resuming_the_very_end_takes_no_step_and_counts_the_losses_of_the_whole_run(prepare, tmp_path):
     runs, outputs = [prepare()], []
     outputs.append(runs[0].trainer.train())

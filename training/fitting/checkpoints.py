@@ -71,6 +71,14 @@ class TrainingStateMixin:
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*arguments, resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
+    def _finalize_training(self, *arguments, **kwargs):
+        """Keep the last checkpoint: with `save_total_limit=1` the stock method removes all but the best. No hook."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(*arguments, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
+
     def check_training_state(self, checkpoint: str | Path) -> None:
         """
         Raises:
