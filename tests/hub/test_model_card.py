@@ -187,3 +187,27 @@ def test_the_snippet_says_how_to_install_and_load_this_form(folder, form, source
     assert '"dive": [None],  # [clips, 27], None = missing' in snippet
     base = ModelCard(text).data.base_model
     assert base == source.get("repository")
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value"),
+    [
+        ("run.json", ("dataset", "test"), {}),
+        ("run.json", ("arguments", "training"), 3),
+        ("metrics.json", ("averages",), {}),
+        ("metrics.json", ("masks",), []),
+        ("metrics.json", ("masks", 0, "name"), 3),
+        ("metrics.json", ("masks", 0, "scores", "score", "model"), []),
+        ("metrics.json", ("masks", 0, "scores", "score", "ridge", "spearman"), "0.5"),
+        ("config.json", ("modalities",), 3),
+    ],
+)
+def test_a_damaged_record_is_one_line_with_its_file(folder, name, place, value):
+    content = json.loads((folder / name).read_text())
+    inner = content
+    for part in place[:-1]:
+        inner = inner[part]
+    inner[place[-1]] = value
+    write(folder, name, content)
+    with pytest.raises(ValueError, match=rf"^\S*{name}"):
+        render_model_card(folder, "user/name")

@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 from safetensors import SafetensorError
 
 from limssr.training.data.sources.pickles import UnsafePickleError
-from limssr.training.utils.errors import LONGEST_MESSAGE, brief, reading
+from limssr.training.utils.errors import LONGEST_MESSAGE, brief, reading, taking_fields
 from limssr.training.utils.launching import exit_on_error
 
 OF_USERS = [
@@ -35,6 +35,13 @@ def test_what_libraries_raise_at_a_file_is_one_line_with_the_file(error):
 @pytest.mark.parametrize("error", [KeyError("a"), TypeError("None"), AttributeError("x"), RuntimeError("a bug")])
 def test_our_own_mistakes_stay_tracebacks(error):
     with pytest.raises(type(error)), exit_on_error(), reading("a.bin"):
+        raise error
+
+
+@pytest.mark.parametrize("error", [KeyError("a"), TypeError("None"), AttributeError("x"), IndexError("0")])
+def test_fields_that_are_damaged_are_one_line_with_their_file(error):
+    said = r"^a\.json is damaged or of another version \(.*\); run it again$"
+    with pytest.raises(ValueError, match=said), taking_fields("a.json", "run it again"):
         raise error
 
 

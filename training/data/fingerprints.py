@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
+from .columns import without_extension
+
 ROWS = 100  # read at a time
 
 
@@ -28,8 +30,6 @@ def fingerprint_splits(splits: Mapping[str, Dataset], columns: Iterable[str]) ->
 
 def _digest(rows: Dataset, name: str) -> str:
     """Clips are taken as the float32 that a model reads, with their number in each row; null has none."""
-    from .masked_dataset import without_extension  # imports torch, which a comparison of runs does without
-
     extents, values = hashlib.sha256(), hashlib.sha256()
     for table in rows.with_format("arrow").iter(ROWS):
         column = without_extension(table[name])

@@ -11,6 +11,7 @@ from datasets import Dataset
 from torch.utils import data
 
 from ...processing.processing_limssr import LimssrProcessor
+from .columns import without_extension
 from .masks import Mask
 
 
@@ -85,11 +86,6 @@ def _clips(value: pa.Scalar, where: str) -> np.ndarray | None:
         raise ValueError(f"{where}: expected clips of one width, [clips, dim], got {value.type} with widths {widths}")
     numbers = clips.flatten().to_numpy(zero_copy_only=False)
     return numbers.reshape(len(clips), *widths).astype(np.float32)  # a copy
-
-
-def without_extension(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The lists in a column of `datasets.Array2D`; any other column as it is."""
-    return column.cast(column.type.storage_type) if isinstance(column.type, pa.ExtensionType) else column
 
 
 def sequence_lengths(rows: Sequence[dict], processor: LimssrProcessor) -> list[int]:

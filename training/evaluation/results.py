@@ -1,6 +1,7 @@
 """Results of an evaluation: the metrics of every row, and the files that hold them."""
 
 import json
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 
 from ..data.masks import Mask, subset_name
 from ..prediction.predictions import PATHS, Predictions
+from ..utils.errors import taking_fields
 from ..utils.files import read_json
 from .metrics.aqa_metrics import (
     CORRELATIONS,
@@ -228,21 +230,39 @@ def read_results(folder: str | Path) -> EvaluationResult:
         ValueError: an entry is missing.
     """
     path = Path(folder) / METRICS
-    content = read_json(path)
-    try:
+    content = read_json(path, {"masks": list, "averages": dict, "modalities": list, "score_names": list})
+    with taking_fields(path, "run `limssr eval` again"):
         content |= {name: list(map(_read_mask, content.get(name, []))) for name in ("masks", "summaries")}
-        content["averages"] = {name: ScoredRow(**parts) for name, parts in content["averages"].items()}
+        content["averages"] = {name: _read_row(content["averages"][name]) for name in content["score_names"]}
+        for mask in (content["masks"][0], *content["masks"], *content["summaries"]):  # there is one
+            _require(mask.scores.keys() == content["averages"].keys(), "the scores of a mask", list(mask.scores))
         return EvaluationResult(**_select(EvaluationResult, content))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is of another version ({error}); run `limssr eval` again") from error
 
 
 def _read_mask(entry: dict) -> MaskResult:
-    scores = {
-        name: ScoredRow(**{part: row[part] for part in PARTS}, ridge_reason=row.get("ridge_reason"))
-        for name, row in entry["scores"].items()
-    }
-    return MaskResult(**_select(MaskResult, entry | {"scores": scores}))
+    mask = MaskResult(
+        **_select(MaskResult, entry | {"scores": {name: _read_row(row) for name, row in entry["scores"].items()}})
+    )
+    for name, kind in {"name": str, "samples": int, "complete": int, "hidden": int | float}.items():
+        _require(isinstance(getattr(mask, name), kind), f"`{name}` of a mask", getattr(mask, name))
+    return mask
+
+
+def _read_row(row: dict) -> ScoredRow:
+    """Read the parts of a row, each of them metrics or null."""
+    for part in PARTS:
+        metrics = {} if row[part] is None else row[part]
+        values = [metrics[name] for name in METRIC_NAMES if name in metrics]
+        values += [end for ends in metrics.get("intervals", {}).values() for end in ends or ()]
+        is_whole = not metrics or {"spearman", "mse"} <= metrics.keys()
+        _require(is_whole and all(isinstance(value, int | float | None) for value in values), f"`{part}`", metrics)
+    return ScoredRow(**{part: row[part] for part in PARTS}, ridge_reason=row.get("ridge_reason"))
+
+
+def _require(holds: bool, what: str, found: Any) -> None:
+    """Raise TypeError if a field is of another type."""
+    if not holds:
+        raise TypeError(f"{what} is {reprlib.repr(found)}")
 
 
 def _select(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:

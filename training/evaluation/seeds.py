@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..utils.errors import taking_fields
 from ..utils.files import RECORD_FILE, read_json
 from .results import EvaluationResult, ScoredRow, average_rows, read_results
 
@@ -93,11 +94,8 @@ def read_task_runs(folder: str | Path) -> list[TaskRun]:
         raise ValueError(f"{error.filename} is not there: give folders of finished `limssr train` runs") from None
     if result.protocol != "subsets":
         raise ValueError(f"{folder} was evaluated under {result.protocol!r}; summaries are of the subsets")
-    try:
+    with taking_fields(Path(folder) / RECORD_FILE, "run `limssr train` again"):
         return _task_runs(Path(folder), record, result)
-    except (KeyError, TypeError, AttributeError) as error:
-        place = Path(folder) / RECORD_FILE
-        raise ValueError(f"{place} is of another version ({error!r}); run `limssr train` again") from error
 
 
 def _task_runs(folder: Path, record: dict, result: EvaluationResult) -> list[TaskRun]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from ...configuration.configuration_limssr import LimssrConfig
 from ..evaluation.results import EvaluationResult
 from ..evaluation.seeds import TRAINING_SETTINGS
-from ..utils.files import RECORD_FILE, read_json, without_paths
+from ..utils.errors import taking_fields
+from ..utils.files import RECORD_FIELDS, RECORD_FILE, read_json, without_paths
 
 FEWEST_FOR_SELECTION = 30  # with fewer, a correlation's standard error is about 0.2 or more
 FAR_AHEAD = 0.1  # Spearman
@@ -16,9 +17,6 @@ LITTLE_LEARNT = 0.8  # of the training mean's squared error
 KEPT_BY_OPTIMIZER = ("learning_rate", "head_learning_rate", "weight_decay")
 ALSO_COMPARED = ("seed", "data_seed", "bf16", "fp16", "train_sampling_strategy")
 LONGEST = 40  # of a digest or a name that is said
-RECORD_FIELDS = dict.fromkeys(("arguments.model", "arguments.data", "arguments.training"), dict)
-RECORD_FIELDS |= {f"dataset.{split}.samples": int for split in ("train", "validation", "test")}
-RECORD_FIELDS |= {"processes": int, "device": str, "history": list}
 WITHOUT_EFFECT = ("list_missing", "require_complete")  # on the model
 
 
@@ -136,7 +134,12 @@ def read_run(folder: str | Path) -> dict | None:
         ValueError: it is damaged.
     """
     path = Path(folder) / RECORD_FILE
-    return read_json(path, RECORD_FIELDS) if path.is_file() else None
+    if not path.is_file():
+        return None
+    record = read_json(path, RECORD_FIELDS)
+    with taking_fields(path, "name a whole checkpoint"):
+        _comparable(record)
+    return record
 
 
 def changed_settings(before: dict, now: dict) -> list[str]:

@@ -1,6 +1,8 @@
 """Render the Hub card from the template `model_card.md` and the records beside a model."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.trainer import TRAINER_STATE_NAME
@@ -10,7 +12,8 @@ from ...modeling_limssr.neighbours_limssr import NEIGHBOURS_FILE, NeighbourIndex
 from ..evaluation.results import METRICS, EvaluationResult, read_results
 from ..evaluation.seeds import TRAINING_SETTINGS
 from ..evaluation.tables import card_table
-from ..utils.files import RECORD_FILE, read_json, without_paths
+from ..utils.errors import reading
+from ..utils.files import RECORD_FIELDS, RECORD_FILE, read_json, without_paths
 from ..utils.loading import lacks_language_model
 
 TEMPLATE = Path(__file__).parents[2] / "model_card.md"
@@ -28,6 +31,8 @@ NOTE = """
 `{file}` holds the ids and judged scores of {count} training performances, and what the model made of each.
 Explanations show the most similar of them. Without the file the model scores the same.
 """
+CARD_FIELDS = {name: kind for name, kind in RECORD_FIELDS.items() if name.startswith(("arguments.", "dataset."))}
+CARD_FIELDS |= {"missingness": dict, "selection": dict, "seeds": dict, "versions": dict}
 LOSS_WEIGHTS = ("regression_weight", "consistency_weight", "separation_weight", "pairwise_weight")
 
 
@@ -46,8 +51,9 @@ def render_model_card(folder: str | Path, repo_id: str) -> str:
         repo_id: name on the Hub, `user/name`, or the folder's name.
     """
     folder = Path(folder)
-    config = LimssrConfig.from_pretrained(folder)
-    run, state = (_read(folder / name) for name in (RECORD_FILE, TRAINER_STATE_NAME))
+    with reading(folder / "config.json"):
+        config = LimssrConfig.from_pretrained(folder)
+    run, state = _read(folder / RECORD_FILE, CARD_FIELDS), _read(folder / TRAINER_STATE_NAME)
     result = read_results(folder) if (folder / METRICS).is_file() else None
     source = config.language_model_source or {}
     card = ModelCard.from_template(
@@ -138,5 +144,5 @@ def _settings(run: dict, config: LimssrConfig) -> dict:
     return without_paths(given) | {name: getattr(config, name) for name in LOSS_WEIGHTS}
 
 
-def _read(path: Path) -> dict:
-    return read_json(path) if path.is_file() else {}
+def _read(path: Path, fields: Mapping[str, type] = MappingProxyType({})) -> dict:
+    return read_json(path, fields) if path.is_file() else {}

@@ -41,6 +41,24 @@ def reading(path: str | Path) -> Iterator[None]:
         raise ValueError(f"{path}: {brief(error)}") from error
 
 
+@contextmanager
+def taking_fields(path: str | Path, advice: str) -> Iterator[None]:
+    """Turn what fields lead to that are missing or of another type into a ValueError that begins with their file.
+
+    Args:
+        path: file that the fields were read from.
+        advice: how to make it anew.
+
+    Raises:
+        ValueError: in place of such an error.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        wrong = f"no field {error}" if isinstance(error, KeyError) else brief(error)
+        raise ValueError(f"{path} is damaged or of another version ({wrong}); {advice}") from error
+
+
 def brief(error: BaseException) -> str:
     """Return the message of an error in one line of at most `LONGEST_MESSAGE` characters, or its kind if it has none.
 

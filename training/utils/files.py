@@ -18,6 +18,9 @@ import psutil
 from .errors import brief, reading
 
 RECORD_FILE = "run.json"
+RECORD_FIELDS = dict.fromkeys(("arguments.model", "arguments.data", "arguments.training"), dict)
+RECORD_FIELDS |= {f"dataset.{split}.samples": int for split in ("train", "validation", "test")}
+RECORD_FIELDS |= {"processes": int, "device": str, "history": list}
 OPTIMIZER_FILE = "optimizer.safetensors"
 SCHEDULE_FILE = "optimizer.json"
 SCALER_FILE = "scaler.json"
