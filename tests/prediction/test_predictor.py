@@ -34,6 +34,22 @@ def other_model(tiny_config):
     return LimssrForScoreRegression(tiny_config).eval()
 
 
+def test_a_modality_that_training_never_saw_is_said_when_a_model_is_loaded(
+    tiny_model, tiny_processor, tmp_path, caplog
+):
+    for folder, seen in (("untrained", ()), ("trained", SIZES), ("without", ("video", "flow"))):
+        for name in seen:
+            tiny_model.model.projectors[name].norm_1.num_batches_tracked.fill_(3)
+        tiny_model.save_pretrained(tmp_path / folder)
+        tiny_processor.save_pretrained(tmp_path / folder)
+        for projector in tiny_model.model.projectors.values():
+            projector.norm_1.num_batches_tracked.zero_()
+        load_members([tmp_path / folder])
+    said = [record.getMessage() for record in caplog.records if "was trained without" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith(f"{tmp_path / 'without'} was trained without a sample that has audio: ")
+
+
 @pytest.fixture
 def samples(tmp_path):
     return samples_from_folder(write_folder(tmp_path / "features", 13), NAMES)

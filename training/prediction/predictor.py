@@ -1,6 +1,7 @@
 """From feature clips to scores: one loop for whole datasets, several masks, several models and streams of files."""
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import chain, islice
@@ -25,6 +26,8 @@ from ..utils.loading import place_of_language_model
 from ..utils.text import printable
 from .files import FileSample, SamplePrediction
 from .predictions import PATHS, Predictions
+
+logger = logging.getLogger(__name__)
 
 STREAMED_BATCHES = 4  # read ahead by `predict_stream`
 # The projectors of a sharded model exist only inside its forward pass.
@@ -67,6 +70,9 @@ def load_members(
             model = LimssrForScoreRegression.from_pretrained(name, **pinned, **loading)
             processor = LimssrProcessor.from_pretrained(name, **pinned)
         model = model if "device_map" in loading else model.to(device)
+        if never_seen := _never_seen(model):
+            said = "%s was trained without a sample that has %s: what it makes of it is not learnt, leave it out"
+            logger.warning(said, name, ", ".join(never_seen))
         members.append((model.eval(), processor))
         described = [_shared_settings(*each) for each in (members[-1], members[0])]
         for field, found in described[0].items():
@@ -77,6 +83,13 @@ def load_members(
                     "modalities, scores and recipe can be averaged"
                 )
     return members
+
+
+def _never_seen(model: LimssrForScoreRegression) -> list[str]:
+    """Modalities of features of which a trained model has seen no clip: its projectors count batches."""
+    counts = {name: projector.norm_1.num_batches_tracked for name, projector in model.model.projectors.items()}
+    counts = {name: int(count) for name, count in counts.items() if count.device.type != "meta"}
+    return [name for name, count in counts.items() if count == 0] if any(counts.values()) else []
 
 
 def _shared_settings(model: LimssrForScoreRegression, processor: LimssrProcessor) -> dict[str, object]:
