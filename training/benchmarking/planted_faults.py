@@ -2,18 +2,26 @@
 
 For each dive with a worst fault that cost 5 points or more, the clips of a modality are put in the order of their
 contributions, the most lowering first. A hit is a dive where one of the first two shows the fault. By chance, two of n
-clips, of which k show it, hit with 1 - C(n - k, 2) / C(n, 2).
+clips, of which k show it, hit with 1 - C(n - k, 2) / C(n, 2). A model that explains nothing need not hit as often: its
+clips may be those that are everywhere the same, as the first ones of a dive. What it hits is the share of hits where
+the first clips of each dive are held against the faults of all other dives ("others").
 
 python -m limssr.training.benchmarking.planted_faults MODEL FOLDER [--data_options key=value ...]
+
+The check can fail: a model that learnt from shuffled scores must find what it finds in the faults of other dives.
+
+limssr train training/configs/simulated_dives.yaml --output_dir runs/shuffled \\
+    --dataset limssr.training.benchmarking.planted_faults:ShuffledDives
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import comb
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
 
 from ..data import load
@@ -21,6 +29,7 @@ from ..data.aqa_data import AqaData
 from ..data.dives.judges import draw_marks, panel_score
 from ..data.dives.performance import FAULTS
 from ..data.masks import derive_seed
+from ..data.simulated_dives import SimulatedDives
 from ..data.sources.files import read_times
 from ..explanation.explanation import explain
 from ..prediction.predictor import load_members
@@ -42,16 +51,40 @@ class Finding:
     Attributes:
         modality: name.
         fault: the worst fault.
-        is_hit: method -> whether one of the first clips shows the fault.
-        chance: probability of that for clips drawn at random.
+        span: seconds in which it begins and ends.
+        times: (clips, 2) seconds.
+        first: method -> (`TOP`,) numbers of the most lowering clips.
         agreement: rank correlation of the two methods over the clips; NaN where one is constant.
     """
 
     modality: str
     fault: str
-    is_hit: dict[str, bool]
-    chance: float
+    span: tuple[float, float]
+    times: np.ndarray
+    first: dict[str, np.ndarray]
     agreement: float
+
+    def is_hit(self, method: str, span: tuple[float, float] | None = None) -> bool:
+        """Whether one of the first clips shows the fault, or one of another time."""
+        return bool(clips_that_show(self.times, *(span or self.span))[self.first[method]].any())
+
+    @property
+    def chance(self) -> float:
+        """Probability of a hit for clips drawn at random."""
+        shown = clips_that_show(self.times, *self.span)
+        return chance_of_hit(len(shown), int(shown.sum()))
+
+
+class ShuffledDives(SimulatedDives):
+    """Simulated dives whose training scores have changed places, so that nothing can be learnt from them."""
+
+    def read_labels(self) -> AqaData:
+        data = super().read_labels()
+        train = data.splits["train"]
+        order = np.random.default_rng(derive_seed("shuffled scores", self.seed)).permutation(len(train))
+        scores = train.data.column("score").take(order)
+        table = train.data.table.set_column(train.column_names.index("score"), "score", scores)
+        return replace(data, splits=DatasetDict({**data.splits, "train": Dataset(table)}))
 
 
 def find_effects(truth: Mapping[str, Any]) -> dict[str, float]:
@@ -112,27 +145,33 @@ def find_planted(model: str | Path, data: AqaData, features: Path, split: str = 
                 continue
             found = clips[modality]
             times = read_times(features / modality / f"{sample_id}.safetensors")
-            shown = clips_that_show(times, float(row[f"{worst}_start"]), float(row[f"{worst}_end"]))
+            span = float(row[f"{worst}_start"]), float(row[f"{worst}_end"])
             methods = {"occlusion": found.occlusion[:, 0], "gradients": found.gradients[:, 0]}
-            is_hit = {name: bool(shown[np.argsort(values)[:TOP]].any()) for name, values in methods.items()}
-            chance = chance_of_hit(len(shown), int(shown.sum()))
-            yield Finding(modality, worst, is_hit, chance, float(found.agreement[0]))
+            first = {name: np.argsort(values)[:TOP] for name, values in methods.items()}
+            yield Finding(modality, worst, span, times, first, float(found.agreement[0]))
+
+
+def share_in_others(findings: Sequence[Finding], method: str) -> float:
+    """Share of hits where the first clips of each dive are held against the faults of all other dives."""
+    hits = [each.is_hit(method, other.span) for each in findings for other in findings if other is not each]
+    return float(np.mean(hits)) if hits else np.nan
 
 
 def summarise_findings(findings: list[Finding]) -> list[list[Any]]:
-    """Rows of a table: hits of each modality and fault, and of all, beside chance."""
-    rows = [["clips", "worst fault", "dives", "occlusion", "gradients", "chance", "agreement"]]
+    """Rows of a table: hits of each modality and fault, and of all, beside chance and hits in other dives."""
+    rows = [["clips", "worst fault", "dives", "occlusion", "others", "gradients", "others", "chance", "agreement"]]
     for modality in SEEN_IN:
         of_modality = [each for each in findings if each.modality == modality]
         for fault in [*FAULTS, "any"]:
             chosen = [each for each in of_modality if fault in (each.fault, "any")]
             if chosen:
-                hits = [
-                    f"{np.mean([each.is_hit[name] for each in chosen]):.1%}" for name in ("occlusion", "gradients")
-                ]
+                cells = []
+                for method in ("occlusion", "gradients"):
+                    hits = np.mean([each.is_hit(method) for each in chosen])
+                    cells += [f"{hits:.1%}", f"{share_in_others(chosen, method):.1%}"]
                 agreement = np.nanmedian([each.agreement for each in chosen])
                 chance = np.mean([each.chance for each in chosen])
-                rows.append([modality, fault, len(chosen), *hits, f"{chance:.1%}", f"{agreement:.2f}"])
+                rows.append([modality, fault, len(chosen), *cells, f"{chance:.1%}", f"{agreement:.2f}"])
     return rows
 
 
