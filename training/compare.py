@@ -8,6 +8,7 @@ from pathlib import Path
 
 from limssr.training.utils.files import write_json
 from limssr.training.utils.launching import exit_on_error, run_script, script_parser
+from limssr.training.utils.text import printable_lines
 
 RIDGE = "ridge"
 
@@ -26,7 +27,7 @@ def main() -> None:
         first = read_run_scores(arguments.run_a)
         second = read_run_scores(arguments.run_a if against_ridge else arguments.run_b, ridge=against_ridge)
         comparison = compare_runs(first, second)
-        print(comparison_table(comparison))
+        print(printable_lines(comparison_table(comparison)))
         if arguments.json is not None:
             write_json(arguments.json, comparison.to_dict())
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from limssr.training.utils.files import write_json
 from limssr.training.utils.launching import exit_on_error, run_script, script_parser
+from limssr.training.utils.text import printable_lines
 
 
 def main() -> None:
@@ -27,7 +28,8 @@ def main() -> None:
         summaries = summarize_runs([run for scores in runs.values() for run in scores])
         tasks = {folder: [run.task for run in scores] for folder, scores in runs.items()}
         ensembles, reasons = read_ensembles(tasks)
-        print("\n\n".join([*map(summary_table, summaries), *map(ensemble_table, ensembles), *reasons]))
+        parts = [*map(summary_table, summaries), *map(ensemble_table, ensembles), *reasons]
+        print(printable_lines("\n\n".join(parts)))
         if arguments.json is not None:
             written = {"summaries": summaries, "ensembles": ensembles}
             written = {name: [entry.to_dict() for entry in part] for name, part in written.items()}

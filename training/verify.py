@@ -10,6 +10,7 @@ in the revision of the record. The exit status is 1 where something differs.
 from pathlib import Path
 
 from limssr.training.utils.launching import exit_on_error, run_script, script_parser
+from limssr.training.utils.text import printable
 
 
 def main() -> int:
@@ -22,7 +23,7 @@ def main() -> int:
         records, count = read_records(arguments.record), 0
         for record, differing in verify_records(records):
             count += bool(differing)
-            print(f"{record['sample_id']}: {'; '.join(differing) or 'equal'}", flush=True)
+            print(printable(f"{record['sample_id']}: {'; '.join(differing) or 'equal'}"), flush=True)
     print(f"{len(records) - count} of {len(records)} records are equal")
     return 1 if count else 0
 

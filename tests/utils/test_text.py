@@ -8,7 +8,7 @@ from limssr.training.data.sources.labels import LabelError, read_label_csv
 from limssr.training.data.sources.walk import find_samples
 from limssr.training.utils.launching import exit_on_error
 from limssr.training.utils.markdown import markdown_table
-from limssr.training.utils.text import printable
+from limssr.training.utils.text import printable, printable_lines
 
 RED = "\x1b[31mred"
 BACKWARDS = "a\u202egpj.exe"
@@ -18,6 +18,7 @@ def test_control_characters_are_spelt_out_and_letters_stay():
     assert printable(RED) == r"\x1b[31mred"
     assert printable(BACKWARDS) == r"a\u202egpj.exe"
     assert printable("two\nlines\x9b") == r"two\nlines\x9b"
+    assert printable_lines(f"two\n{RED}\n") == "two\n\\x1b[31mred\n"
     assert printable("Größe 日本語 \U0001f938") == "Größe 日本語 \U0001f938"
 
 

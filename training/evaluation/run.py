@@ -21,6 +21,7 @@ from ..utils.figures import FigureFormat
 from ..utils.files import RECORD_FILE, read_json, write_json
 from ..utils.launching import exit_on_error
 from ..utils.loading import loading_options
+from ..utils.text import printable_lines
 from .evaluator import Evaluator
 from .figures import save_figure
 from .results import METRICS, PREDICTIONS, EvaluationResult, write_predictions
@@ -145,7 +146,7 @@ def report_evaluation(result: EvaluationResult, arguments: argparse.Namespace, d
     caveats += ["the prompts say the wrong modalities"] if arguments.wrong_prompt else []
     models = ("mean of " if count > 1 else "") + ", ".join(arguments.models)
     heading = f"{models} on {arguments.data}, {arguments.split}: {data.description}"
-    print(f"{title_with_caveats(heading, caveats)}\n\n{evaluation_table(result)}")
+    print(printable_lines(f"{title_with_caveats(heading, caveats)}\n\n{evaluation_table(result)}"))
     about = {name: getattr(arguments, name) for name in RECORDED}
     about["selected_on"] = selections[0] if count == 1 else selections
     title = f"{data.description}, {arguments.split} split" + (f", mean of {count} models" if count > 1 else "")

@@ -10,3 +10,8 @@ def printable(text: str) -> str:
     """Return a text whose control characters, and bytes that are not UTF-8, are spelt out: `\\x1b`, `\\xb6`."""
     text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def printable_lines(text: str) -> str:
+    """Return a text of several lines, such as a table, each of them `printable`."""
+    return "\n".join(map(printable, text.split("\n")))
