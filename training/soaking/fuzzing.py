@@ -59,13 +59,13 @@ def main() -> int:
 
 def _fuzz(name: str, target, runs: int) -> bool:
     start = time.monotonic()
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile("w+") as log, tempfile.TemporaryDirectory() as work:  # the child ends at once
         sys.stdout.flush()
         child = os.fork()
         if child == 0:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-            _fuzz_here(name, target, runs)
+            _fuzz_here(name, target, runs, Path(work))
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         log.seek(0)
         said = log.read()
@@ -77,7 +77,7 @@ def _fuzz(name: str, target, runs: int) -> bool:
     return status == 0
 
 
-def _fuzz_here(name: str, target, runs: int) -> None:
+def _fuzz_here(name: str, target, runs: int, work: Path) -> None:
     """Fuzz one target in this process, which ends with it."""
     import atheris
 
@@ -93,20 +93,19 @@ def _fuzz_here(name: str, target, runs: int) -> None:
             print(f"the input is in {kept}", flush=True)
             raise
 
-    with tempfile.TemporaryDirectory() as work:
-        corpus, place = Path(work, "corpus"), Path(work, "input")
-        corpus.mkdir()
-        place.mkdir()
-        seeds = target.seeds()
-        for number, seed in enumerate(seeds):
-            (corpus / str(number)).write_bytes(seed)
-        if target.surround is not None:
-            target.surround(place)
-        longest = max(4096, 2 * max(map(len, seeds)))
-        flags = [f"-runs={runs}", "-timeout=10", f"-max_len={longest}", "-rss_limit_mb=4096", "-print_final_stats=1"]
-        flags.append(f"-artifact_prefix={kept}-")
-        atheris.Setup([sys.argv[0], *flags, str(corpus)], attack)
-        atheris.Fuzz()
+    corpus, place = work / "corpus", work / "input"
+    corpus.mkdir()
+    place.mkdir()
+    seeds = target.seeds()
+    for number, seed in enumerate(seeds):
+        (corpus / str(number)).write_bytes(seed)
+    if target.surround is not None:
+        target.surround(place)
+    longest = max(4096, 2 * max(map(len, seeds)))
+    flags = [f"-runs={runs}", "-timeout=10", f"-max_len={longest}", "-rss_limit_mb=4096", "-print_final_stats=1"]
+    flags.append(f"-artifact_prefix={kept}-")
+    atheris.Setup([sys.argv[0], *flags, str(corpus)], attack)
+    atheris.Fuzz()
 
 
 if __name__ == "__main__":
