@@ -172,7 +172,7 @@ def draw(memory: Memory, path: Path) -> None:
         axes.axvline(moment, color="#d9822b", linestyle="--", linewidth=1)
         place = {"xy": (moment, axes.get_ylim()[1]), "xytext": (3, -3), "textcoords": "offset points"}
         axes.annotate(event, **place, rotation=90, va="top", fontsize=8)
-    axes.legend(frameon=False, fontsize=9, loc="upper left")
+    figure.legend(frameon=False, fontsize=9, loc="outside upper left", ncols=2)
     axes.spines[["top", "right"]].set_visible(False)
     write_figure(figure, path)
 
