@@ -207,3 +207,15 @@ def test_a_recording_without_picture_or_sound_says_what_it_holds(tmp_path):
     dark = write_recording(tmp_path / "b.wav", sound=tone(0.5), sound_codec="pcm_s16le")
     with pytest.raises(MissingStreamError, match=r"has no video stream; the file holds audio \(pcm_s16le\)"):
         read(dark)
+
+
+def test_an_edit_list_says_where_a_film_begins(tmp_path):
+    path = write_recording(tmp_path / "a.mov", grey_pictures(20), options={"g": "5", "bf": "0"})
+    content = bytearray(path.read_bytes())
+    scale = int.from_bytes(content[(place := content.index(b"mdhd") + 16) : place + 4])  # ticks a second
+    start = content.index(b"elst") + 16  # after version, count and duration: where the film is entered
+    content[start : start + 4] = (10 * scale // 25).to_bytes(4)
+    path.write_bytes(content)
+    times, pictures = read(path)
+    np.testing.assert_allclose(times, np.arange(10) / 25, atol=1e-6)
+    assert shown(pictures) == list(range(10, 20))

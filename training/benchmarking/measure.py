@@ -82,7 +82,9 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name() if torch.device(device).type == "cuda" else processor
 
 
-def take_turns(calls: Mapping[str, Callable[[], object]], settings: Settings) -> dict[str, list[float]]:
+def take_turns(
+    calls: Mapping[str, Callable[[], object]], settings: Settings, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Seconds of each call in each of `settings.repeats` rounds; the round before them is not timed.
 
     Every call takes one turn a round, so that what slows the machine slows all of them.
@@ -90,11 +92,11 @@ def take_turns(calls: Mapping[str, Callable[[], object]], settings: Settings) ->
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(settings.repeats + 1):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = clock()
             call()
             synchronize(settings.device)
             if turn > 0:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 
