@@ -142,7 +142,7 @@ def test_a_description_of_another_version_or_damaged_is_refused(own_folder, tmp_
     with pytest.raises(ValueError, match=r"aqa_data\.json says nothing of splits, dropped: another version"):
         load("prepared", folder=tmp_path / "out", verify=False)
     path.write_text(path.read_text()[:40])
-    with pytest.raises(ValueError, match=r"aqa_data\.json is damaged: .*; copy or prepare"):
+    with pytest.raises(ValueError, match=r"aqa_data\.json: .*: it is damaged; copy or prepare"):
         load("prepared", folder=tmp_path / "out", verify=False)
 
 

@@ -118,7 +118,10 @@ def write_description(out: Path, data: AqaData, **about: Any) -> None:
 def read_description(folder: Path) -> dict[str, Any]:
     """Read the JSON file of prepared data; ValueError if it is damaged or of another version."""
     path = folder / DESCRIPTION_FILE
-    description = read_json(path)
+    try:
+        description = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error}: it is damaged; copy or prepare the data again") from None
     if lacking := [name for name in (*PLAIN_FIELDS, *OTHER_FIELDS) if name not in description]:
         raise ValueError(
             f"{path} says nothing of {', '.join(lacking)}: another version of `limssr prepare` wrote it; "
