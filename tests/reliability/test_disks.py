@@ -179,9 +179,12 @@ def test_of_one_checkpoint_the_best_and_the_last_stay_also_at_the_end(prepare, t
 def test_resuming_the_very_end_takes_no_step_and_counts_the_losses_of_the_whole_run(prepare, tmp_path):
     runs, outputs = [prepare()], []
     outputs.append(runs[0].trainer.train())
+    kept = checkpoints_in(tmp_path / "run")
+    shutil.copytree(kept[-1], kept[-1].with_name("checkpoint-1"))  # as a kill before it was removed would leave it
     runs.append(prepare(*LAST))  # in the middle of an epoch, where the training ends
     outputs.append(runs[1].trainer.train(resume_from_checkpoint=runs[1].checkpoint))
-    shutil.rmtree(checkpoints_in(tmp_path / "run")[0])
+    assert checkpoints_in(tmp_path / "run") == kept
+    shutil.rmtree(kept[0])
     runs.append(prepare(*LAST, "--load_best_model_at_end", "false"))
     outputs.append(runs[2].trainer.train(resume_from_checkpoint=runs[2].checkpoint))
     steps = [run.trainer.state.global_step for run in runs]

@@ -24,6 +24,7 @@ from transformers.trainer_callback import ExportableState
 from ...modeling_limssr.adapters_limssr import strip_peft_names
 from ..utils.checkpoints import (
     checkpoint_folder,
+    checkpoints_in,
     find_damage,
     finish_folder,
     newest_whole,
@@ -71,13 +72,20 @@ class TrainingStateMixin:
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*arguments, resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
-    def _finalize_training(self, *arguments, **kwargs):
-        """Keep the last checkpoint: with `save_total_limit=1` the stock method removes all but the best. No hook."""
+    def _finalize_training(self, trial, *arguments, **kwargs):
+        """Keep the last checkpoint: with `save_total_limit=1` the stock method removes all but the best. No hook.
+
+        What a run that was killed after its last checkpoint had not removed yet goes here.
+        """
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
-            return super()._finalize_training(*arguments, **kwargs)
+            output = super()._finalize_training(trial, *arguments, **kwargs)
         finally:
             self.args.save_total_limit = limit
+        run = self._get_output_dir(trial)
+        if self.args.should_save:
+            remove_old_checkpoints(run, limit, {*checkpoints_in(run)[:1], self._best_checkpoint(run)})
+        return output
 
     def check_training_state(self, checkpoint: str | Path) -> None:
         """
