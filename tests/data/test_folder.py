@@ -53,6 +53,14 @@ def test_no_file_stays_mapped(write_layout, tmp_path):
     assert not [each.path for each in psutil.Process().memory_maps() if each.path.startswith(str(tmp_path))]
 
 
+def test_files_that_vanish_or_change_while_training_change_nothing(tmp_path):
+    write(tmp_path, "sample_id,score,split\na,1,train\nb,2,train\nc,3,test\n", video=ONES)
+    train = load("folder", folder=tmp_path).splits["train"].with_format("numpy")
+    (tmp_path / "video" / "a.npy").unlink()
+    np.save(tmp_path / "video" / "b.npy", np.zeros((2, 3), np.float32))
+    assert [np.array(row["video"]).tolist() for row in train] == [ONES["a"].tolist()] * 2
+
+
 def test_missing_cells_are_nan_and_subfolders_and_validation_work(tmp_path):
     write(tmp_path, LABELS, sensor=ONES)
     data = load("folder", folder=tmp_path, score_ranges={"difficulty": [0, 5], "execution": [0, 10]})
