@@ -117,8 +117,10 @@ def _usable(data: AqaData, split: str, arguments: DataArguments) -> Dataset:
 
 def _draw(rows: Dataset, fraction: float, seed: int) -> Dataset:
     """Return a random share of the rows in their order; of two shares by one seed the larger holds the smaller."""
+    if fraction == 1:
+        return rows
     drawn = np.random.default_rng(seed).permutation(len(rows))[: round(len(rows) * fraction)]
-    return rows.select(np.sort(drawn)) if fraction < 1 else rows
+    return rows.select(np.sort(drawn))
 
 
 def _hold_back(
