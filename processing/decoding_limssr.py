@@ -14,6 +14,7 @@ from .recordings_limssr import (
     MissingStreamError,
     Recording,
     RecordingError,
+    TooLittleError,
     codec_name,
     import_media,
     open_recording,
@@ -48,7 +49,7 @@ def read_pictures(
         for gray.
 
     Raises:
-        MissingStreamError: the file has no picture.
+        MissingStreamError: the file has no picture, or none in this part.
         RecordingError: nothing can be decoded, or a limit is exceeded.
     """
     shown, times, ends = None, None, None
@@ -83,7 +84,7 @@ def read_sound(
         Time of its first sample in seconds on the clock of the file, and float32 `(samples,)`.
 
     Raises:
-        MissingStreamError: the file has no sound.
+        MissingStreamError: the file has no sound, or none in this part.
         RecordingError: nothing can be decoded, or a limit is exceeded.
     """
     first, written = None, 0
@@ -232,13 +233,18 @@ class _Decoder:
         Warn of what is damaged or missing.
 
         Raises:
+            TooLittleError: there is nothing in the part that counts.
             RecordingError: nothing, or less than half of it, can be decoded.
         """
         kind = f"{self.stream.type} stream ({codec_name(self.stream)})"
+        if end is None and not self.damaged:
+            is_part = self.recording.start is not None or self.recording.end is not None
+            where = " in the part asked for" if is_part else ""
+            raise TooLittleError(f"{self.recording}: its {kind} holds nothing{where}.")
         if end is None:
-            raise RecordingError(f"{self.recording}: no frame of its {kind} can be decoded in the part asked for.")
+            raise RecordingError(f"{self.recording}: no frame of its {kind} can be decoded.")
         if end <= self.recording.first:
-            raise RecordingError(
+            raise TooLittleError(
                 f"{self.recording}: its {kind} ends at {end:.2f} s, before start={self.recording.start:g}."
             )
         if self.damaged > self.packets / 2:
@@ -274,7 +280,7 @@ def _check_pixels(recording: Recording, pixels: int, limits: DecodingLimits) -> 
     if pixels > limits.max_pixels:
         raise RecordingError(
             f"{recording}: a picture has {pixels} pixels, more than max_pixels={limits.max_pixels}; make it smaller, "
-            "or raise the limit with limits=."
+            "or raise the limit in Python with limits=DecodingLimits(...)."
         )
 
 

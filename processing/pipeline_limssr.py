@@ -99,6 +99,8 @@ class ActionQualityAssessmentPipeline(Pipeline):
         if isinstance(sample, dict):
             features = {name: content for name, content in sample.items() if name not in (RECORDING, "sample_id")}
             return features, sample.get(RECORDING)
+        if not isinstance(sample, np.ndarray | torch.Tensor | list | tuple):
+            raise TypeError(f"a sample is {type(sample).__name__}, expected a path, an array or a dict.")
         array = np.asarray(sample, dtype=np.float32)
         sizes = self.processor.feature_sizes
         fitting = [name for name, size in sizes.items() if array.ndim == 2 and size == array.shape[1]]

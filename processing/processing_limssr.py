@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import chain
@@ -37,7 +38,7 @@ from .inputs_limssr import (
 )
 from .pipeline_limssr import ActionQualityAssessmentPipeline  # noqa: F401 (belongs to the code bundle)
 from .recipes_limssr import ClipExtractor, Recipe
-from .recordings_limssr import MissingStreamError
+from .recordings_limssr import MissingStreamError, Recording
 
 
 class LimssrProcessor(ProcessorMixin):
@@ -256,11 +257,16 @@ class LimssrProcessor(ProcessorMixin):
         Raises:
             RecordingError: a recording cannot be used, or has nothing to make a feature of.
             ModuleNotFoundError: PyAV or OpenCV is not installed.
+            TypeError: `recordings` is no list, or an entry is no recording.
             ValueError: the processor has no recipe, or other numbers of samples.
         """
         extractor = self.extractor
         if unknown := [name for name in without if name not in self.modality_sizes]:
             raise ValueError(f"unknown modality {unknown[0]!r}; this processor has {list(self.modality_sizes)}.")
+        if isinstance(recordings, str | os.PathLike | dict | Recording):
+            raise TypeError(
+                f"recordings is {type(recordings).__name__}, expected a list of recordings, one entry a sample."
+            )
         features = {name: list(entries) for name, entries in (features or {}).items()}
         if wrong := [name for name, entries in features.items() if len(entries) != len(recordings)]:
             raise ValueError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers.utils import logging
 
 from .decoding_limssr import read_pictures, read_sound
 from .encoder_limssr import Encoder
@@ -19,7 +20,16 @@ from .encoders_limssr import ENCODERS, ClassicAudio, ClassicVideo
 from .flow_limssr import flow_pictures
 from .offline_limssr import BlazePose, EfficientNetVideo, WhisperAudio
 from .pictures_limssr import Geometry
-from .recordings_limssr import DecodingLimits, MissingStreamError, Recording, RecordingError, describe_streams
+from .recordings_limssr import (
+    DecodingLimits,
+    MissingStreamError,
+    Recording,
+    RecordingError,
+    TooLittleError,
+    describe_streams,
+)
+
+logger = logging.get_logger(__name__)
 
 # Source of a modality -> the stream of a recording that it is made of.
 STREAMS = {"video": "video", "flow": "video", "pose": "video", "audio": "audio"}
@@ -232,7 +242,7 @@ class ClipExtractor:
         self, recording, modalities: Iterable[str] | None = None, limits: DecodingLimits | None = None
     ) -> dict[str, Clips]:
         """
-        Clips of a recording, without the modalities that it lacks.
+        Clips of a recording, without the modalities that it lacks, or has too little of for a clip.
 
         Args:
             recording (`Recording`, path, or dict of `path`, `start` and `end`): what to read.
@@ -246,12 +256,18 @@ class ClipExtractor:
         """
         recording = Recording.of(recording)
         wanted = list(self.recipe.modalities if modalities is None else modalities)
-        found = {}
+        found, too_little = {}, []
         for modality in wanted:
             try:
                 found[modality] = self.extract_modality(recording, modality, limits)
+            except TooLittleError as error:
+                too_little.append(error)
             except MissingStreamError:
                 continue
+        if too_little and not found:
+            raise too_little[0]
+        for error in too_little:
+            logger.warning(f"{error} The modality counts as missing.")
         if not found:
             streams = sorted({self.recipe.modalities[name].stream for name in wanted})
             raise MissingStreamError(
@@ -265,7 +281,7 @@ class ClipExtractor:
         Clips of one modality.
 
         Raises:
-            MissingStreamError: the recording lacks what it is made of.
+            MissingStreamError: the recording lacks what it is made of, or has too little of it for a clip.
             RecordingError, ModuleNotFoundError: as for `extract`.
         """
         recording, recipe, times = Recording.of(recording), self.recipe.modalities[modality], []
@@ -282,7 +298,7 @@ class ClipExtractor:
         first = next(windows, None)
         if first is None:
             length = f"{recipe.clip / recipe.rate:g} s" if recipe.rate else f"{recipe.clip} pictures"
-            raise RecordingError(f"{recording}: too short for one clip of {modality!r}, which takes {length}.")
+            raise TooLittleError(f"{recording}: too short for one clip of {modality!r}, which takes {length}.")
         try:
             features = encoder.encode(chain([first], windows))
         except RecordingError:

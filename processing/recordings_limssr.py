@@ -33,6 +33,10 @@ class MissingStreamError(RecordingError):
     """A recording that lacks picture or sound."""
 
 
+class TooLittleError(MissingStreamError):
+    """A recording that has the stream, but nothing of it, or too little, in the part that counts."""
+
+
 @dataclass(frozen=True)
 class DecodingLimits:
     """What a recording may cost.
@@ -75,10 +79,22 @@ class Recording:
 
     @classmethod
     def of(cls, given) -> "Recording":
-        """Make one of a path, or of a dict of `path`, `start` and `end`."""
+        """
+        Make one of a path, or of a dict of `path`, `start` and `end`.
+
+        Raises:
+            TypeError: it is something else.
+        """
         if isinstance(given, cls):
             return given
-        return cls(**given) if isinstance(given, dict) else cls(given)
+        if not isinstance(given, dict):
+            return cls(given)
+        given = dict(given)
+        if given.pop("bytes", None) is not None:  # a column `Video(decode=False)` of datasets has path and bytes
+            raise TypeError("a recording is given as bytes; write them to a file and pass its path.")
+        if unknown := [name for name in given if name not in ("path", "start", "end")]:
+            raise TypeError(f"a recording has no {unknown[0]!r}; known are path, start and end.")
+        return cls(**{"path": None, **given})
 
     def __str__(self) -> str:
         name = os.fspath(self.path)

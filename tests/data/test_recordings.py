@@ -123,6 +123,9 @@ def test_a_table_names_recordings_and_their_parts(archive, tmp_path):
     table.write_text("sample_id,recording,start,end\nx,recordings/a.mp4,2,1\n")
     with pytest.raises(SystemExit, match=r"line 2, sample 'x': .*expected 0 <= start < end"):
         run(table, tmp_path / "out")
+    table.write_text("sample_id,recording\nx,https://example.org/a.mp4\n")
+    with pytest.raises(SystemExit, match=r"line 2, sample 'x': https://example.org/a.mp4 is a URL; download the file"):
+        run(table, tmp_path / "out")
     table.write_text("sample_id,file\nx,recordings/a.mp4\n")
     with pytest.raises(SystemExit, match="there is no column 'recording'; the columns are sample_id, file"):
         run(table, tmp_path / "out")

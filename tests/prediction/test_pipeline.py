@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Video
 from transformers import pipeline
 
 from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
@@ -115,6 +115,9 @@ def test_samples_of_every_form_score_alike(scorer, dive):
         assert values(scored) == pytest.approx(want, abs=1e-5)
     mixed = {"recording": str(dive), "audio": np.ones((2, 84), "float32"), "notes": "a clean entry", "sample_id": "x"}
     assert scorer(mixed)[0]["used"] == ["video", "audio", "notes"]
+    paths = Dataset.from_dict({"film": [str(dive)] * 2})
+    for column in (paths["film"], paths.cast_column("film", Video(decode=False))["film"], paths[:]["film"]):
+        assert [values(scored) for scored in scorer(column, batch_size=2)] == [values(scorer(dive))] * 2
     part = scorer({"path": dive, "start": 0.32, "end": 0.64})
     assert values(part) != values(scorer(dive))
 
@@ -145,8 +148,9 @@ def test_what_cannot_be_scored_is_named(scorer, dive, tmp_path):
         scorer(np.ones((4, 84)), without=["sound"])
     with pytest.raises(TypeError, match="unknown argument 'withot'"):
         scorer(dive, withot=["audio"])
-    with pytest.raises(TypeError, match="a sample is int, expected a path"):
-        scorer(5)
+    for nothing in (5, [None], [5], [dive.read_bytes()]):
+        with pytest.raises(TypeError, match=r"a sample is (int|NoneType|bytes), expected a path"):
+            scorer(nothing)
 
 
 def test_a_score_that_is_not_finite_is_an_error_of_its_sample(scorer):

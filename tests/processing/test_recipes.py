@@ -158,6 +158,25 @@ def test_a_recording_without_sound_lacks_a_modality(tmp_path):
         extractor.extract(silent, ["audio"])
 
 
+def test_a_stream_with_nothing_in_the_part_that_counts_is_a_missing_modality(tmp_path, caplog):
+    film = write_recording(tmp_path / "a.mkv", moving_pictures(75), sound=tone(1.0), sound_start=1.0)
+    extractor = ClipExtractor("classic")
+    for start, end, left in ((0.0, 0.9, "video"), (2.2, 2.9, "video"), (0.5, 2.9, "video audio")):
+        assert list(extractor.extract({"path": film, "start": start, "end": end})) == left.split()
+    assert "too short for one clip of 'audio', which takes 0.32 s" in caplog.text
+    assert "its audio stream (aac) ends at 2." in caplog.text
+    with pytest.raises(RecordingError, match=r"its video stream \(h264\) ends at 3\.00 s, before start=7"):
+        extractor.extract({"path": film, "start": 7, "end": 9})
+
+
+def test_a_stream_without_a_frame_is_a_missing_modality(tmp_path):
+    """Some recorders add a track of sound and never write to it."""
+    path = write_recording(tmp_path / "a.mkv", moving_pictures(20), sound=np.zeros((1, 0), np.float32))
+    assert list(ClipExtractor("classic").extract(path)) == ["video"]
+    with pytest.raises(RecordingError, match=r"a\.mkv: its audio stream \(aac\) holds nothing\."):
+        ClipExtractor("classic").extract(path, ["audio"])
+
+
 def test_one_picture_shows_no_motion_and_short_recordings_are_refused(tmp_path):
     with pytest.raises(RecordingError, match=r"a\.mp4: 'video' cannot be made: there is a single picture"):
         ClipExtractor("classic").extract(write_recording(tmp_path / "a.mp4", grey_pictures(1)))

@@ -104,3 +104,17 @@ def test_numbers_of_samples_must_agree(processor, recordings):
         processor(features={"notes": ["a", "b"]}, recordings=recordings)
     with pytest.raises(TypeError, match="a recording is int, expected a path"):
         processor(recordings=[5])
+    for one in (str(recordings[0]), recordings[0], {"path": recordings[0]}):
+        with pytest.raises(TypeError, match="expected a list of recordings, one entry a sample"):
+            processor(recordings=one)
+
+
+def test_a_recording_as_datasets_knows_it(processor, recordings):
+    """A column of type `Video(decode=False)` has dicts of path and bytes."""
+    plain = processor(recordings=recordings[:1])
+    given = processor(recordings=[{"path": str(recordings[0]), "bytes": None}])
+    assert torch.equal(given["video_features"], plain["video_features"])
+    with pytest.raises(TypeError, match="a recording has no 'begin'; known are path, start and end"):
+        processor(recordings=[{"path": recordings[0], "begin": 1}])
+    with pytest.raises(TypeError, match="a recording is given as bytes; write them to a file and pass its path"):
+        processor(recordings=[{"path": None, "bytes": b"..."}])

@@ -225,8 +225,10 @@ def path_of_cell(folder: Path, cell: str, where: str, outside_paths: bool = Fals
         outside_paths: the path may lead out of the folder.
 
     Raises:
-        LabelError: it does, and may not.
+        LabelError: it does, and may not; or it is a URL.
     """
+    if "://" in cell:
+        raise LabelError(f"{where}: {cell} is a URL; download the file and give its path")
     try:
         return folder / cell if outside_paths else path_below(folder, cell)
     except OutsideError as error:
