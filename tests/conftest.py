@@ -31,7 +31,7 @@ from tests.helpers.layouts import (
     write_rhythmic_gymnastics,
     write_speechocean762,
 )
-from tests.helpers.models import make_tokenizer
+from tests.helpers.models import make_tokenizer, write_text_encoder
 
 # Several threads may share a sum differently from call to call, and some tests compare bit by bit.
 torch.set_num_threads(1)
@@ -52,6 +52,12 @@ def shared() -> Path:
     if not (folder / "golden").is_dir():
         pytest.skip(f"the reference data is not at {folder}; set LIMSSR_SHARED to its place")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory) -> Path:
+    """Folder of a text encoder small enough to embed a whole dataset in seconds."""
+    return write_text_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 @pytest.fixture(scope="session")

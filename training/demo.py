@@ -23,11 +23,17 @@ SCORE_ONE = """
 import sys
 from transformers import pipeline
 
-folder, recording = sys.argv[1:]
+folder, recording, commentary = sys.argv[1:]
+dive = {"recording": recording, "commentary": commentary}
 scorer = pipeline("action-quality-assessment", model=folder, trust_remote_code=True)
-for label, without in (("picture and sound", []), ("sound taken away", ["audio"]), ("picture taken away", ["video"])):
-    (score,) = scorer(recording, without=without)
-    print(f"  {label:20}{score['score']:7.2f}")
+for label, without in (
+    ("with everything", []),
+    ("commentary taken away", ["commentary"]),
+    ("sound taken away", ["audio"]),
+    ("picture taken away", ["video"]),
+):
+    (score,) = scorer(dive, without=without)
+    print(f"  {label:22}{score['score']:7.2f}")
 """
 
 
@@ -56,10 +62,12 @@ def main() -> None:
         f"\nA new process loads {folder} through pipeline() and scores {recording}, which it has never seen:",
         flush=True,
     )
-    subprocess.run([sys.executable, "-c", SCORE_ONE, str(folder), str(recording)], check=True)  # noqa: S603 (our own words)
-    print(f"  {'judged':20}{dive['score']:7.2f}")
+    words = [sys.executable, "-c", SCORE_ONE, str(folder), str(recording), dive["commentary"]]
+    subprocess.run(words, check=True)  # noqa: S603 (our own words)
+    print(f"  {'judged':22}{dive['score']:7.2f}")
     page = recording.with_suffix(".html")
-    write_page(explain(folder, recording=recording, sample_id="dive"), page)
+    features = {"commentary": dive["commentary"]}
+    write_page(explain(folder, features=features, recording=recording, sample_id="dive"), page)
     print(f"\nWhy this score: {page}. Every mask: {folder / 'evaluation.png'}. From the command line:")
     print(as_started(f"  limssr predict {folder} --recording {recording} --without audio"))
 

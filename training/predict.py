@@ -135,9 +135,16 @@ def parse_arguments(words: list[str]) -> tuple[argparse.Namespace, list]:
     if arguments.report and (arguments.ensemble_with or arguments.output_dir or arguments.windows):
         parser.error("--report explains one model and one window: not with --ensemble_with, --output_dir or --windows")
 
-    from limssr.configuration.configuration_limssr import TEXT
+    from limssr.processing.processing_limssr import LimssrProcessor
+    from limssr.processing.recipes_limssr import Recipe
     from limssr.processing.recordings_limssr import Recording
-    from limssr.training.prediction.files import FileSample, output_format, samples_from_csv, samples_from_folder
+    from limssr.training.prediction.files import (
+        FileSample,
+        output_format,
+        samples_from_csv,
+        samples_from_folder,
+        suffixes_of,
+    )
 
     try:
         arguments.format = output_format(arguments.format, arguments.output)
@@ -145,8 +152,9 @@ def parse_arguments(words: list[str]) -> tuple[argparse.Namespace, list]:
         parser.error(str(error))
     try:
         if arguments.folder:
-            texts = [name for name, size in modalities.items() if size == TEXT]
-            return arguments, samples_from_folder(arguments.folder, list(modalities), texts)
+            recipe = LimssrProcessor.get_processor_dict(arguments.model)[0].get("recipe")
+            suffixes = suffixes_of(modalities, [] if recipe is None else Recipe.load(recipe).written)
+            return arguments, samples_from_folder(arguments.folder, suffixes)
         if arguments.csv:
             return arguments, samples_from_csv(arguments.csv, list(modalities), arguments.outside_paths)
         recording = None
@@ -194,7 +202,8 @@ def build_parser(modalities: dict[str, int | str]) -> tuple[argparse.ArgumentPar
     add_loading_flags(parser)
     flags = []
     for name, size in modalities.items():
-        kind = "text, .txt" if isinstance(size, str) else f"clips [clips, {size}], .npy or .safetensors"
+        kind = f"clips [clips, {size}], .npy or .safetensors; or .txt, where the recipe makes it of text"
+        kind = "text, .txt" if isinstance(size, str) else kind
         settings = {"type": Path, "dest": f"features of {name}", "metavar": "FILE", "help": kind}
         try:
             flag = files.add_argument(f"--{name}", **settings)

@@ -11,10 +11,12 @@ from safetensors import safe_open
 pytest.importorskip("av", reason="the extra `media` is not installed")
 
 from limssr.processing.recipes_limssr import ClipExtractor, Recipe
+from limssr.processing.recordings_limssr import Recording
 from limssr.training import extract_features as script
 from limssr.training.data import load
-from limssr.training.data.extract import extract_features, find_all_recordings, read_record
+from limssr.training.data.extract import Material, extract_features, find_material, read_record
 from limssr.training.data.prepare import prepare_data
+from tests.helpers.models import recipe_with_text
 from tests.helpers.recordings import moving_pictures, tone, write_recording
 
 DIGEST = Recipe.load("classic").digest
@@ -85,18 +87,18 @@ def test_a_stopped_extraction_continues(archive, extracted, monkeypatch):
 
 
 def test_parts_share_the_work_and_another_recipe_is_refused(archive, tmp_path, capsys):
-    recordings = find_all_recordings(archive / "recordings", tmp_path)
-    assert list(recordings) == ["a", "b", "c", "d", "f", "meet/e"]
+    samples = find_material(archive / "recordings", tmp_path, Recipe.load("classic"))
+    assert list(samples) == ["a", "b", "c", "d", "f", "meet/e"]
     assert run(archive / "recordings", tmp_path / "out", "--part", "2/3") == 0
     assert list(read_record(tmp_path / "out")) == ["b", "f"]
     other = Recipe.load("classic").to_dict()
     other["modalities"]["video"]["short_side"] = 48
     with pytest.raises(FileExistsError, match="holds features of another recipe"):
-        extract_features(recordings, tmp_path / "out", other, 1)
+        extract_features(samples, tmp_path / "out", other, 1)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("mine")
     with pytest.raises(FileExistsError, match="is not empty, and what is in it are no features"):
-        extract_features(recordings, tmp_path / "full", "classic", 1)
+        extract_features(samples, tmp_path / "full", "classic", 1)
     with pytest.raises(SystemExit):
         run(archive, tmp_path / "out", "--part", "4/3")
     assert "'4/3' is no part; expected K/N" in capsys.readouterr().err
@@ -104,7 +106,8 @@ def test_parts_share_the_work_and_another_recipe_is_refused(archive, tmp_path, c
 
 @pytest.mark.slow
 def test_several_processes_extract_the_same(archive, extracted, tmp_path):
-    failed = extract_features(find_all_recordings(archive, tmp_path), tmp_path / "out", "classic", 2)
+    samples = find_material(archive, tmp_path, Recipe.load("classic"))
+    failed = extract_features(samples, tmp_path / "out", "classic", 2)
     assert [each.sample_id for each in failed] == ["c"]
     for path in extracted.rglob("*.safetensors"):
         assert (tmp_path / "out" / path.relative_to(extracted)).read_bytes() == path.read_bytes()
@@ -186,7 +189,72 @@ def test_a_full_disk_is_one_line_and_the_rest_comes_later(archive, tmp_path):
 
 @pytest.mark.parametrize("sample_id", ["../outside", "a/../../outside", "/outside", "C:\\outside", "..\\outside"])
 def test_an_id_that_leaves_the_folder_is_refused_before_anything_is_written(archive, tmp_path, sample_id):
-    recording = next(iter(find_all_recordings(archive, tmp_path / "labels").values()))
+    material = Material(Recording(archive / "recordings" / "a.mp4"))
     with pytest.raises(ValueError, match="its features would lie outside the folder"):
-        extract_features({"inside": recording, sample_id: recording}, tmp_path / "out", "classic", workers=1)
+        extract_features({"inside": material, sample_id: material}, tmp_path / "out", "classic", workers=1)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def narrated(archive, tmp_path, tiny_encoder):
+    """A table of recordings with a column of texts, and the recipe that reads them."""
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe_with_text(tiny_encoder)))
+    (tmp_path / "labels.csv").write_text(
+        "sample_id,recording,commentary,score,split\n"
+        f"x,{archive}/recordings/a.mp4,she dive into the water,7,train\n"
+        f'w,,"nice pike, and twist",6,train\nz,{archive}/recordings/b.mp4,,9,test\nempty,,,5,test\n'
+    )
+    return tmp_path
+
+
+def test_texts_beside_recordings_become_clips(narrated, tmp_path):
+    recipe, out = narrated / "recipe.json", tmp_path / "out"
+    assert run(narrated / "labels.csv", out, "--recipe", recipe, "--outside_paths") == 0
+    counts = {name: entry.clips for name, entry in read_record(out).items()}
+    assert counts == {"x": {"commentary": 3, "video": 2, "audio": 2}, "w": {"commentary": 2}, "z": {"video": 2}}
+    assert (out / "labels.csv").read_text().splitlines()[0] == "sample_id,score,split"
+    made = load("folder", folder=out)
+    read = load("folder", folder=narrated, recipe=str(recipe), outside_paths=True)
+    assert made.missing.dropped == read.missing.dropped == ["empty"]
+    columns = ("sample_id", "score", "video", "audio", "commentary")
+    for split in ("train", "test"):
+        for one, other in zip(made.splits[split], read.splits[split], strict=True):
+            assert {name: one[name] for name in columns} == {name: other[name] for name in columns}
+    options = {"recipe": str(recipe), "outside_paths": True}
+    prepare_data("folder", str(narrated), tmp_path / "prepared", options)
+    assert (
+        load("prepared", folder=tmp_path / "prepared").splits["train"][0]["commentary"]
+        == (read.splits["train"][0]["commentary"])
+    )
+
+
+def test_a_recipe_of_texts_alone_needs_no_recording(narrated, tmp_path):
+    recipe = json.loads((narrated / "recipe.json").read_text())
+    recipe["modalities"] = {"commentary": recipe["modalities"]["commentary"]}
+    (narrated / "recipe.json").write_text(json.dumps(recipe))
+    (narrated / "texts.csv").write_text("sample_id,commentary\nx,she dive\ny,\u200b\nz,nice\n")
+    assert run(narrated / "texts.csv", tmp_path / "out", "--recipe", narrated / "recipe.json") == 0
+    assert {name: entry.clips for name, entry in read_record(tmp_path / "out").items()} == {
+        "x": {"commentary": 1},
+        "y": {"commentary": 1},  # an unknown word of the tiny encoder
+        "z": {"commentary": 1},
+    }
+
+
+def test_the_language_model_reads_a_text_where_that_is_said(narrated):
+    sizes = {"video": None, "commentary": "text"}
+    options = {"recipe": str(narrated / "recipe.json"), "outside_paths": True, "scores": ["score"]}
+    data = load("folder", folder=narrated, modalities=sizes, **options)
+    assert data.splits["train"][0]["commentary"] == "she dive into the water"
+
+
+def test_a_recipe_that_finds_no_texts_says_where_they_belong(archive, narrated, tmp_path):
+    recipe = narrated / "recipe.json"
+    for place, message in (
+        (archive / "recordings", r"recordings/labels\.csv: there is no such file; .* makes 'commentary' of text"),
+        (archive, r"labels\.csv: there is no column 'commentary', with the texts"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            run(place, tmp_path / "out", "--recipe", recipe)
+    with pytest.raises(ValueError, match="there is no column 'commentary', with the texts"):
+        load("folder", folder=archive, recipe=str(recipe))

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from limssr.training.data.dives.picture import draw_frames
 from limssr.training.data.dives.pose import body_points, rotation
 from limssr.training.data.dives.sound import RATE, make_sound
 from limssr.training.data.simulated_dives import SimulatedDives
+from tests.helpers.models import recipe_with_text
 
 OPTIONS = {"samples_train": 24, "samples_test": 8, "seed": 4, "size": 48}
 CLEAN = {
@@ -164,7 +166,8 @@ def test_features_are_made_once_where_the_recording_has_the_stream(tmp_path, tin
     assert data.missing.features
 
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "dives").rglob("*.safetensors")}
-    again = load("simulated_dives", **options, text_encoder=str(tiny_encoder))
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe_with_text(tiny_encoder)))
+    again = load("simulated_dives", **options, recipe=str(tmp_path / "recipe.json"))
     assert {path: path.stat().st_mtime_ns for path in files} == files
     assert again.modalities == {**data.modalities, "commentary": 8}
     for first, second in zip(data.splits["train"], again.splits["train"], strict=True):

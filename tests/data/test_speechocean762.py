@@ -11,7 +11,7 @@ from datasets import Audio, Dataset, DatasetDict, Features, Value
 
 from limssr.processing.recipes_limssr import Recipe
 from limssr.training.data import load
-from limssr.training.data.extract import extract_features
+from limssr.training.data.extract import extract_features, join_material
 from limssr.training.data.sources.files import LFS_POINTER
 from limssr.training.data.sources.recordings import find_recordings
 from limssr.training.data.speechocean762 import SCORES
@@ -315,7 +315,7 @@ def test_clips_of_the_recordings_bring_their_recipe(folder, rows, tmp_path):
         sound = tone(1.0, frequency=200 + 50 * number)
         write_recording(tmp_path / "recordings" / f"{row['sample_id']}.wav", sound=sound, sound_codec="pcm_s16le")
     out = tmp_path / "made"
-    assert extract_features(find_recordings(tmp_path / "recordings"), out, recipe, workers=1) == []
+    assert extract_features(join_material(find_recordings(tmp_path / "recordings"), {}), out, recipe, workers=1) == []
     options = {"modalities": {"audio": 84}, "features": {"audio": str(out / "audio")}}
     data = load("speechocean762", folder=folder, **options)
     assert data.recipe == Recipe.load(recipe).to_dict()

@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer, BertConfig, T5Config
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
-from limssr.training.data.sources.text import _token_limit, embed_texts
+from limssr.processing.text_limssr import _token_limit
+from limssr.training.data.sources.text import embed_texts
 
 TEXTS = ["she dive into the water", "", "nice", "so that and half twist", "  "]
 

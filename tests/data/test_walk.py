@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limssr.training.data import load
-from limssr.training.data.sources.files import FeatureFileError, feature_path, open_array
+from limssr.training.data.sources.files import SUFFIXES, FeatureFileError, feature_path, open_array
 from limssr.training.data.sources.walk import find_samples, walk_files
 from limssr.training.prediction.files import samples_from_folder
 
@@ -51,7 +51,7 @@ def test_every_reader_sees_the_same_samples(tmp_path):
     (tmp_path / "video" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "video" / "again").symlink_to(tmp_path / "video")
     (tmp_path / "video" / "gone.npy").symlink_to(tmp_path / "nothing.npy")
-    samples = samples_from_folder(tmp_path, ["video"])
+    samples = samples_from_folder(tmp_path, {"video": SUFFIXES})
     assert [sample.sample_id for sample in samples] == ["gone", "linked/s1", "s0"]
     with pytest.raises(FeatureFileError, match=r"gone\.npy: no such file"):
         samples[0].read()
@@ -71,7 +71,7 @@ def test_letters_in_another_unicode_form_are_the_same_sample(tmp_path):
     composed, decomposed = (unicodedata.normalize(form, "kür") for form in ("NFC", "NFD"))
     write(tmp_path / "video" / f"{composed}.npy")
     write(tmp_path / "audio" / f"{decomposed}.npy")
-    (sample,) = samples_from_folder(tmp_path, ["video", "audio"])
+    (sample,) = samples_from_folder(tmp_path, dict.fromkeys(["video", "audio"], SUFFIXES))
     assert (sample.sample_id, list(sample.paths)) == (composed, ["video", "audio"])
     for name in (composed, decomposed):
         assert open_array(feature_path(tmp_path / "audio", name)).shape == (2, 3)

@@ -139,7 +139,7 @@ def test_it_trains_on_files_of_its_layout(name, layouts, tiny_language_model, tm
 
 @pytest.mark.slow
 def test_it_trains_on_simulated_dives(tmp_path):
-    options = f"folder={tmp_path / 'dives'} samples_train=12 samples_test=4 size=48 text_encoder=null"
+    options = f"folder={tmp_path / 'dives'} samples_train=12 samples_test=4 size=48 recipe=classic"
     flags = f"--data_options {options} --output_dir {tmp_path / 'run'} {QUICK}"
     run = prepare_run(*parse_training_arguments([str(CONFIGS / "simulated_dives.yaml"), *flags.split()]))
     run.trainer.train()

@@ -222,9 +222,9 @@ def test_the_demo_trains_and_scores_in_a_new_process(tmp_path):
     assert done.returncode == 0, done.stderr
     assert all(f"| {name} " in done.stdout for name in ("video+audio+commentary", "audio+commentary", "video"))
     scores = dict(line.rsplit(maxsplit=1) for line in done.stdout.splitlines() if line.startswith("  "))
-    names = ("picture and sound", "sound taken away", "picture taken away", "judged")
+    names = ("with everything", "commentary taken away", "sound taken away", "picture taken away", "judged")
     scored = [float(scores[f"  {name}"]) for name in names]
-    assert len(set(scored)) == 4
+    assert len(set(scored)) == 5
     assert 0 <= min(scored) <= max(scored) <= 120
     assert (tmp_path / "demo" / "example" / "dive.mp4").is_file()
     assert "</html>" in (tmp_path / "demo" / "example" / "dive.html").read_text()

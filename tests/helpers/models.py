@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import nn
-from transformers import PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from limssr.processing.recipes_limssr import Recipe
+
+ENCODER_WORDS = "[PAD] [UNK] [CLS] [SEP] a and dive half into nice pike she so somersault that the tuck twist water"
 LINEAR_LAYERS = 2 * 7  # of the tiny language model: layers, and q, k, v, o, gate, up, down in each
 
 
@@ -77,3 +80,32 @@ def install_package(site_packages: Path, name: str, model_folder: Path) -> None:
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     files = [file.relative_to(site_packages) for file in package.rglob("*") if file.is_file()]
     (metadata / "RECORD").write_text("".join(f"{file},,\n" for file in files))
+
+
+def write_text_encoder(folder: Path) -> Path:
+    """Write a random BERT (hidden size 8, 32 positions, one token a word) into a folder."""
+    vocabulary = {word: index for index, word in enumerate(ENCODER_WORDS.split())}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=32, **names).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=32,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def recipe_with_text(encoder: Path) -> dict:
+    """The recipe `classic`, and `commentary` by a text encoder of `write_text_encoder`, two tokens a clip."""
+    commentary = {"encoder": "hub_text", "feature_size": 8, "clip": 2, "stride": 2}
+    recipe = Recipe.load("classic").to_dict()
+    recipe["modalities"]["commentary"] = {**commentary, "options": {"repository": str(encoder)}}
+    return {**recipe, "name": "with_text"}

@@ -14,6 +14,7 @@ from limssr.training.explanation.explanation import explain
 from limssr.training.interface import handlers as module
 from limssr.training.interface.handlers import Handlers
 from limssr.training.interface.service import ScoringService, find_examples
+from limssr.training.prediction.files import suffixes_of
 
 LEVEL, SHOWN = 0.9, "score"
 NO_FILES = (None, None, None)  # features of video and audio, commentary
@@ -23,7 +24,7 @@ NO_FILES = (None, None, None)  # features of video and audio, commentary
 def handlers(model_folder, tmp_path_factory) -> Handlers:
     model = LimssrForScoreRegression.from_pretrained(model_folder).eval()
     processor = LimssrProcessor.from_pretrained(model_folder)
-    examples = find_examples(model_folder / "example", model.config.modalities)
+    examples = find_examples(model_folder / "example", suffixes_of(model.config.modalities))
     return Handlers(ScoringService(model, processor, examples, max_seconds=30), tmp_path_factory.mktemp("reports"))
 
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from limssr import LimssrForScoreRegression
+from limssr.training.data.sources.files import SUFFIXES
 from limssr.training.prediction.cluster import (
     PROGRESS,
     RESULT_FILE,
@@ -39,7 +40,9 @@ NAMES = ["video", "audio"]
 @pytest.fixture
 def samples(tmp_path):
     """`samples(count)` writes samples and lists them."""
-    return lambda count: samples_from_folder(write_folder(tmp_path / "features", count), NAMES)
+    return lambda count: samples_from_folder(
+        write_folder(tmp_path / "features", count), dict.fromkeys(NAMES, SUFFIXES)
+    )
 
 
 @pytest.fixture

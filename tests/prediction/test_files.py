@@ -5,10 +5,10 @@ import os
 import numpy as np
 import pytest
 
-from limssr.training.data.sources.files import FeatureFileError
+from limssr.training.data.sources.files import SUFFIXES, FeatureFileError
 from limssr.training.data.sources.labels import LabelError
 from limssr.training.prediction.cluster import read_samples, sample_table
-from limssr.training.prediction.files import samples_from_csv, samples_from_folder
+from limssr.training.prediction.files import samples_from_csv, samples_from_folder, suffixes_of
 
 CLIPS = np.arange(12, dtype=np.float32).reshape(3, 4)
 
@@ -17,7 +17,7 @@ def test_a_folder_gives_every_id_with_what_it_has(tmp_path):
     for name in ("video/a.npy", "video/meet/1.npy", "audio/a.safetensors", "video/notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    samples = samples_from_folder(tmp_path, ["video", "audio", "flow"])
+    samples = samples_from_folder(tmp_path, dict.fromkeys(["video", "audio", "flow"], SUFFIXES))
     assert [(sample.sample_id, sorted(sample.paths)) for sample in samples] == [
         ("a", ["audio", "video"]),
         ("meet/1", ["video"]),
@@ -29,7 +29,7 @@ def test_two_files_for_one_modality_are_an_error_of_that_sample_alone(tmp_path):
     np.save(tmp_path / "video" / "b.npy", CLIPS)
     for name in ("a.npy", "a.safetensors"):
         (tmp_path / "video" / name).touch()
-    first, second = samples_from_folder(tmp_path, ["video"])
+    first, second = samples_from_folder(tmp_path, {"video": SUFFIXES})
     with pytest.raises(FeatureFileError, match="two files for one modality"):
         first.read()
     np.testing.assert_array_equal(second.read()["video"], CLIPS)
@@ -39,7 +39,7 @@ def test_names_of_files_may_be_any_bytes(tmp_path):
     (tmp_path / "video").mkdir()
     with open(os.fsencode(tmp_path / "video") + b"/\xb6.npy", "wb") as file:
         np.save(file, CLIPS)
-    samples = samples_from_folder(tmp_path, ["video"])
+    samples = samples_from_folder(tmp_path, {"video": SUFFIXES})
     assert [sample.sample_id for sample in samples] == [r"\xb6"]
     (again,) = read_samples(sample_table(samples))
     np.testing.assert_array_equal(again.read()["video"], CLIPS)
@@ -50,10 +50,10 @@ def test_names_of_files_may_be_any_bytes(tmp_path):
 
 def test_a_folder_without_features_is_refused(tmp_path):
     with pytest.raises(FeatureFileError, match="at least one subfolder"):
-        samples_from_folder(tmp_path, ["video"])
+        samples_from_folder(tmp_path, {"video": SUFFIXES})
     (tmp_path / "video").mkdir()
     with pytest.raises(FeatureFileError, match=r"no \.npy or \.safetensors file"):
-        samples_from_folder(tmp_path, ["video"])
+        samples_from_folder(tmp_path, {"video": SUFFIXES})
 
 
 def test_csv_paths_are_relative_to_it_and_empty_cells_are_missing(tmp_path):
@@ -110,7 +110,7 @@ def test_texts_are_read_from_folders_and_csv(tmp_path):
     (tmp_path / "commentary" / "b.txt").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "commentary" / "c.txt").write_text(" \n")
     (tmp_path / "commentary" / "d.npy").touch()
-    first, *wrong = samples_from_folder(tmp_path, ["dive", "commentary"], texts=["commentary"])
+    first, *wrong = samples_from_folder(tmp_path, suffixes_of({"dive": 4, "commentary": "text"}))
     assert first.read() == {"commentary": "A clean entry."}
     for sample, message in zip(wrong, (r"b\.txt: not a text in UTF-8", r"c\.txt: the text is empty"), strict=True):
         with pytest.raises(FeatureFileError, match=message):

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
 from limssr.training.data.masked_dataset import MaskedDataset
 from limssr.training.data.masks import all_subsets
+from limssr.training.data.sources.files import SUFFIXES
 from limssr.training.prediction.files import FileSample, samples_from_folder
 from limssr.training.prediction.predictions import round_scores
 from limssr.training.prediction.predictor import (
@@ -52,7 +53,7 @@ def test_a_modality_that_training_never_saw_is_said_when_a_model_is_loaded(
 
 @pytest.fixture
 def samples(tmp_path):
-    return samples_from_folder(write_folder(tmp_path / "features", 13), NAMES)
+    return samples_from_folder(write_folder(tmp_path / "features", 13), dict.fromkeys(NAMES, SUFFIXES))
 
 
 def has(dataset, mask, names=NAMES) -> np.ndarray:
@@ -217,7 +218,11 @@ def test_a_sample_that_cannot_be_scored_comes_out_with_its_reason_in_its_place(t
     folder = write_folder(tmp_path / "features", 6)
     (folder / "video" / "s001.npy").write_bytes(b"damaged")
     np.save(folder / "audio" / "s004.npy", np.zeros((2, 99)))
-    samples = [*samples_from_folder(folder, NAMES), FileSample("nothing"), FileSample("twice", error="two files")]
+    samples = [
+        *samples_from_folder(folder, dict.fromkeys(NAMES, SUFFIXES)),
+        FileSample("nothing"),
+        FileSample("twice", error="two files"),
+    ]
     found = list(predict_stream([(tiny_model, tiny_processor)], samples, batch_size=2))
     assert [one.sample_id for one in found] == [sample.sample_id for sample in samples]
     errors = {one.sample_id: one.error for one in found if one.error is not None}
@@ -264,7 +269,7 @@ def test_windows_score_all_clips_as_the_mean(tiny_model, tiny_processor):
 def test_members_with_other_limits_make_windows_of_their_own(tiny_model, other_model, tiny_tokenizer, tmp_path):
     (tmp_path / "video").mkdir()
     np.save(tmp_path / "video" / "s.npy", np.random.default_rng(0).normal(size=(30, 16)).astype("float32"))
-    samples = samples_from_folder(tmp_path, NAMES)
+    samples = samples_from_folder(tmp_path, dict.fromkeys(NAMES, SUFFIXES))
     members = [
         (model, LimssrProcessor.from_config(model.config, tiny_tokenizer, max_clips=limit))
         for model, limit in ((tiny_model, 12), (other_model, 7))

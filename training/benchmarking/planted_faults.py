@@ -184,7 +184,7 @@ def main() -> None:
     with exit_on_error():
         options = read_pairs(arguments.data_options, "data_options") or {}
         data = load("simulated_dives", folder=arguments.folder, **options)
-        findings = list(find_planted(arguments.model, data, arguments.folder / "features" / "classic"))
+        findings = list(find_planted(arguments.model, data, arguments.folder / "features" / data.recipe["name"]))
     print(markdown_table(summarise_findings(findings), left=2))
 
 

@@ -18,7 +18,16 @@ from .file_dataset import RECIPE_FILE, FileDataset, ModalityFolders, build_label
 from .masked_dataset import row_extents
 from .sources.files import FeatureSource
 from .sources.labels import LabelError, Labels, check_range, parse_number, path_of_cell, read_csv, read_label_csv
-from .sources.recordings import COLUMN, PART, RECORDINGS, RecordingSource, find_recordings, read_recording
+from .sources.recordings import (
+    COLUMN,
+    PART,
+    RECORDINGS,
+    RecordingSource,
+    TextSource,
+    find_recordings,
+    read_recording,
+    read_texts,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +45,8 @@ class Folder(ModalityFolders, FileDataset):
             recipe.json                 the recipe that made them, where `limssr extract` did
 
     With `recipe`, features are made of `recordings/<sample_id>.mp4` (any format of FFmpeg), or of the files that a
-    column of `labels.csv` names, each time they are read; `limssr extract` or `limssr prepare` make them once.
+    column of `labels.csv` names, and of texts in a column of the modality's name, each time they are read; `limssr
+    extract` or `limssr prepare` make them once.
 
     A sample may lack a file or a score. `validation` is optional. A sample id may contain slashes, for subfolders.
 
@@ -51,7 +61,7 @@ class Folder(ModalityFolders, FileDataset):
         labels: CSV file; a relative path starts at `folder`.
         max_clips: clips that a processor keeps.
         zeros_are_missing: take features that are all zero for missing.
-        recipe: name or JSON file of a recipe; its modalities are made of recordings.
+        recipe: name or JSON file of a recipe; its modalities are made of recordings, or of texts.
         recordings: folder of the recordings; by default the column `recording` of `labels.csv` has their paths, and
             where there is none they are in `recordings/`. Relative paths start at `folder`. Columns `start` and `end`
             are the seconds of the part that counts.
@@ -101,9 +111,12 @@ class Folder(ModalityFolders, FileDataset):
         recipe = Recipe.load(labels.recipe)
         if self.recipe is None:  # made before
             return check_made_by(recipe, sources)
-        recordings = self._find_recordings(labels.splits)
-        made = [name for name in recipe.modalities if name in sources]
-        return sources | {name: RecordingSource(json.dumps(labels.recipe), name, recordings) for name in made}
+        recorded = [name for name in recipe.recorded if name in sources]
+        recordings = self._find_recordings(labels.splits) if recorded else {}
+        texts = read_texts(locate(self.folder, self.labels), [name for name in recipe.written if name in sources])
+        made = {name: RecordingSource(json.dumps(labels.recipe), name, recordings) for name in recorded}
+        made |= {name: TextSource(json.dumps(labels.recipe), name, column) for name, column in texts.items()}
+        return sources | made
 
     def _known_sizes(self) -> dict[str, int | None]:
         return super()._known_sizes() if self.recipe is None else Recipe.load(self.recipe).feature_sizes
@@ -140,9 +153,11 @@ class Folder(ModalityFolders, FileDataset):
     def _read_csv(self) -> dict[str, Labels]:
         path = locate(self.folder, self.labels)
         header, _ = read_csv(path)
-        others = [name for name in header if name not in ("sample_id", "split")]
         sizes = self.modalities if isinstance(self.modalities, dict) else {}
         text_modalities = [name for name, size in sizes.items() if size == TEXT]
+        recipe = self._find_recipe()
+        made_of = [] if recipe is None else [name for name in recipe.written if name not in text_modalities]
+        others = [name for name in header if name not in ("sample_id", "split", *made_of)]
         no_scores = [*text_modalities, *([] if self.recipe is None else [COLUMN, *PART])]
         scores = [name for name in others if name not in no_scores] if self.scores is None else list(self.scores)
         texts = dict.fromkeys(["split", *text_modalities, *(name for name in others if name not in scores)])

@@ -4,20 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from datasets import Dataset, DatasetDict
-
 from ...configuration.configuration_limssr import TEXT
 from ...processing.recipes_limssr import Recipe
 from ..utils.files import read_json, scratch_folder, write_json
-from .aqa_data import AqaData, feature_column
+from .aqa_data import AqaData
 from .dives.judges import HIGHEST_SCORE, best_attainable
-from .extract import extract_features
+from .extract import extract_features, join_material
 from .file_dataset import FileDataset, build_label_splits
 from .masks import all_subsets
 from .sources.files import FeatureSource, FileSource
 from .sources.labels import LabelError, Labels, read_csv, read_label_csv
-from .sources.recordings import RECORDINGS, find_recordings
-from .sources.text import embed_texts
+from .sources.recordings import RECORDINGS, find_recordings, read_texts
 
 TRUTH_TEXTS = ("position", "lacks")
 COMMENTARY = "commentary"
@@ -80,8 +77,8 @@ class SimulatedDives(FileDataset):
         seed: seed of all draws.
         size: height of the picture in pixels, even; its width is five eighths of that.
         fps: pictures a second.
-        recipe: name or JSON file of the recipe for the features of the recordings. They are kept in the folder.
-        text_encoder: embed the commentary with it, see `MtlAqa`, in place of having the language model read it.
+        recipe: name or JSON file of the recipe for the features, which are kept in the folder. The language model
+            reads the commentary where the recipe, unlike `classic_text`, makes nothing of it.
     """
 
     folder: str | Path
@@ -91,7 +88,6 @@ class SimulatedDives(FileDataset):
     size: int = 128
     fps: int = 25
     recipe: str | Path = "classic"
-    text_encoder: str | None = None
 
     name: ClassVar = "simulated_dives"
 
@@ -142,13 +138,13 @@ class SimulatedDives(FileDataset):
     def read_labels(self) -> AqaData:
         self.make()
         labels = self._read_csv()
-        splits = build_label_splits(labels, ["score"])
-        modalities = {**self._recipe.feature_sizes, COMMENTARY: TEXT}
-        if self.text_encoder is not None:
-            splits = self._embed(splits)
-            modalities[COMMENTARY] = splits["train"].features[COMMENTARY].feature.length
+        modalities = {**self._recipe.feature_sizes}
+        modalities.setdefault(COMMENTARY, TEXT)
+        if modalities[COMMENTARY] != TEXT:  # it becomes features
+            for table in labels.values():
+                del table.texts[COMMENTARY]
         return AqaData(
-            splits=splits,
+            splits=build_label_splits(labels, ["score"]),
             modalities=modalities,
             score_names=["score"],
             score_minimums=[0.0],
@@ -162,9 +158,10 @@ class SimulatedDives(FileDataset):
     def sources(self, labels: AqaData) -> dict[str, FeatureSource]:
         """Features beside the recordings, which are extracted if they are not there."""
         place = self.folder / "features" / self._recipe.name
-        recordings = find_recordings(self.folder / RECORDINGS)
-        workers = 1 if len(recordings) <= FEW else None  # more are worth the start of other processes
-        failed = extract_features(recordings, place, self._recipe.to_dict(), workers)
+        texts = read_texts(self.folder / "labels.csv", self._recipe.written)
+        samples = join_material(find_recordings(self.folder / RECORDINGS), texts)
+        workers = 1 if len(samples) <= FEW else None  # more are worth the start of other processes
+        failed = extract_features(samples, place, self._recipe, workers)
         if failed:
             raise ValueError(f"simulated_dives: {failed[0].error}; remove {self.folder} to make the dives again")
         digest = self._recipe.digest
@@ -172,15 +169,6 @@ class SimulatedDives(FileDataset):
             name: FileSource(place / name, size, recipe_digest=digest)
             for name, size in self._recipe.feature_sizes.items()
         }
-
-    def _embed(self, splits: DatasetDict) -> DatasetDict:
-        """Splits whose commentary is embedded."""
-        embedded = {}
-        for name, split in splits.items():
-            texts = [text or "" for text in split[COMMENTARY][:]]
-            column = feature_column(*embed_texts(texts, self.text_encoder))
-            embedded[name] = Dataset(split.remove_columns(COMMENTARY).data.table.append_column(COMMENTARY, column))
-        return DatasetDict(embedded)
 
     def _read_csv(self) -> dict[str, Labels]:
         """Labels of each split with the truth beside them."""

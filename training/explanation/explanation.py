@@ -239,10 +239,11 @@ def read_modalities(
     features, times = features or {}, times or {}
     if unknown := [name for name in (*features, *without, *times) if name not in processor.modality_sizes]:
         raise ValueError(f"unknown modality {unknown[0]!r}; this model has {list(processor.modality_sizes)}.")
-    given = {name: content for name, content in features.items() if content is not None and name not in without}
+    given = {name: content for name, content in features.items() if name not in without}
+    given = processor.encode_texts(given, "the performance")
     times = {name: seconds for name, seconds in times.items() if name in given}
     if recording is not None:
-        made = [name for name in processor.extractor.recipe.modalities if name in processor.feature_sizes]
+        made = [name for name in processor.extractor.recipe.recorded if name in processor.feature_sizes]
         wanted = [name for name in made if name not in given and name not in without]
         try:
             found = processor.extractor.extract(recording, wanted, limits) if wanted else {}

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ...configuration.configuration_limssr import LimssrConfig
-from ...modeling_limssr.language_model_limssr import resolve_model
+from ...configuration.model_names_limssr import resolve_model
 from ...modeling_limssr.modeling_limssr import LimssrForScoreRegression
 from ...processing.processing_limssr import LimssrProcessor
 from ..arguments import ModelArguments

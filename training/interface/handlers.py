@@ -52,7 +52,7 @@ class Handlers:
     def __init__(self, service: ScoringService, folder: Path) -> None:
         self.service, self.folder = service, folder
         sizes = service.model.config.modalities
-        self.texts = [name for name, size in sizes.items() if size == TEXT]
+        self.texts = [name for name, size in sizes.items() if size == TEXT or name in service.processor.written]
         self.clips = [name for name in sizes if name not in self.texts]
         self.score_names = list(service.model.config.score_names)
 

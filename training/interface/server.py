@@ -4,6 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from ..prediction.files import suffixes_of
 from ..prediction.predictor import load_members
 from .service import MAX_SECONDS, ScoringService, find_examples
 
@@ -49,7 +50,7 @@ def serve(
         from .page import build_page
 
         loaded, processor = load_members([model], **loading)[0]
-        found = _find_examples(model, examples, loaded.config.modalities)
+        found = _find_examples(model, examples, suffixes_of(loaded.config.modalities, processor.written))
         service = ScoringService(loaded, processor, found, max_seconds)
         page = build_page(Handlers(service, Path(folder)), Path(model).resolve().name)
         page.queue(max_size=QUEUE, default_concurrency_limit=1, api_open=False)
@@ -74,8 +75,8 @@ def serve(
         )
 
 
-def _find_examples(model: str, folder: str | Path | None, modalities: dict) -> dict:
+def _find_examples(model: str, folder: str | Path | None, suffixes: dict[str, tuple[str, ...]]) -> dict:
     beside = Path(model, EXAMPLES)
     if folder is None and not beside.is_dir():
         return {}
-    return find_examples(Path(folder or beside).resolve(), modalities)
+    return find_examples(Path(folder or beside).resolve(), suffixes)

@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ...configuration.configuration_limssr import TEXT
 from ...modeling_limssr.modeling_limssr import LimssrForScoreRegression
 from ...processing.processing_limssr import LimssrProcessor
 from ...processing.recordings_limssr import DecodingLimits, Recording
-from ..data.sources.files import SUFFIXES, TEXT_SUFFIX
 from ..explanation.explanation import Explanation, explain, read_modalities
 from ..explanation.page import write_page
 from ..explanation.reports import DIGITS
@@ -133,21 +131,19 @@ class ScoringService:
         return None if found is None else float(found[0])
 
 
-def find_examples(folder: Path, modalities: Mapping[str, int | str]) -> dict[str, FileSample]:
+def find_examples(folder: Path, suffixes: Mapping[str, tuple[str, ...]]) -> dict[str, FileSample]:
     """
     Performances of a folder, by id.
 
     Args:
         folder: what `limssr predict --folder` takes, or the files of one performance, `<modality>.npy` and the like.
-        modalities: modality -> feature size, or `"text"`.
+        suffixes: suffixes of the files of each modality, see `suffixes_of`.
 
     Raises:
         FeatureFileError, OSError: there is none, or the folder cannot be read.
     """
-    suffixes = {name: (TEXT_SUFFIX,) if size == TEXT else SUFFIXES for name, size in modalities.items()}
     places = {name: [folder / f"{name}{suffix}" for suffix in of_name] for name, of_name in suffixes.items()}
     single = {name: path for name, paths in places.items() for path in paths if path.is_file()}
     if single:
         return {folder.name: FileSample(folder.name, single)}
-    texts = [name for name, size in modalities.items() if size == TEXT]
-    return {sample.sample_id: sample for sample in samples_from_folder(folder, list(modalities), texts)}
+    return {sample.sample_id: sample for sample in samples_from_folder(folder, suffixes)}

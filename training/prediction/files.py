@@ -3,7 +3,7 @@
 import csv
 import json
 from codecs import getwriter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...configuration.configuration_limssr import TEXT
 from ...processing.recordings_limssr import Recording
 from ..data.sources.files import (
     ALL_ZEROS,
@@ -101,34 +102,42 @@ class SamplePrediction:
     error: str | None = None
 
 
-def samples_from_folder(
-    folder: str | Path, modalities: Sequence[str], texts: Collection[str] = ()
-) -> list[FileSample]:
+def suffixes_of(modalities: Mapping[str, int | str], written: Collection[str] = ()) -> dict[str, tuple[str, ...]]:
+    """Suffixes of the files of each modality.
+
+    Args:
+        modalities: modality -> feature size, or `"text"`.
+        written: modalities of features that may also be given as a text, see `LimssrProcessor.written`.
+    """
+    of_features = {name: (*SUFFIXES, TEXT_SUFFIX) if name in written else SUFFIXES for name in modalities}
+    return {name: (TEXT_SUFFIX,) if size == TEXT else of_features[name] for name, size in modalities.items()}
+
+
+def samples_from_folder(folder: str | Path, suffixes: Mapping[str, tuple[str, ...]]) -> list[FileSample]:
     """Find the samples of `<modality>/<id>.npy|.safetensors|.txt`, sorted by id; an id may contain subfolders.
 
     Recordings are `recordings/<id>.mp4`, or `<id>.mp4` where there is no subfolder of features.
 
     Args:
         folder: folder with a subfolder for one or more modalities, or with recordings.
-        modalities: names of the modalities.
-        texts: modalities whose files are `.txt`; all others are feature files.
+        suffixes: suffixes of the files of each modality, see `suffixes_of`.
 
     Raises:
         FeatureFileError: no subfolder is named like a modality, or none holds a file.
         OSError: a folder cannot be read.
     """
     folder = Path(folder)
-    found = [name for name in modalities if (folder / name).is_dir()]
+    found = [name for name in suffixes if (folder / name).is_dir()]
     recordings = _recordings_below(folder, is_all=not found)
     if not found and not recordings:
-        raise FeatureFileError(f"{folder}: expected a folder with at least one subfolder of {list(modalities)}")
+        raise FeatureFileError(f"{folder}: expected a folder with at least one subfolder of {list(suffixes)}")
     files: dict[str, dict[str, list[Path]]] = {}
     for name in found:
-        for sample_id, paths in find_samples(folder / name, (TEXT_SUFFIX,) if name in texts else SUFFIXES).items():
+        for sample_id, paths in find_samples(folder / name, suffixes[name]).items():
             files.setdefault(sample_id, {})[name] = paths
     if not files and not recordings:
-        suffixes = " or ".join([*SUFFIXES, TEXT_SUFFIX] if texts else SUFFIXES)
-        raise FeatureFileError(f"{folder}: no {suffixes} file in the subfolders {found}")
+        expected = " or ".join(dict.fromkeys(suffix for name in found for suffix in suffixes[name]))
+        raise FeatureFileError(f"{folder}: no {expected} file in the subfolders {found}")
     ids = sorted({*files, *recordings})
     return [_folder_sample(sample_id, files.get(sample_id, {}), recordings.get(sample_id)) for sample_id in ids]
 

