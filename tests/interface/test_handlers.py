@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from limssr import LimssrForScoreRegression, LimssrProcessor
+from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
 from limssr.modeling_limssr.neighbours_limssr import NeighbourIndex, digest_of_tokens
+from limssr.processing.recipes_limssr import Recipe
 from limssr.training.explanation.explanation import explain
 from limssr.training.interface import handlers as module
 from limssr.training.interface.handlers import Handlers
 from limssr.training.interface.service import ScoringService, find_examples
 from limssr.training.prediction.files import suffixes_of
+from tests.helpers.models import recipe_with_text
 
 LEVEL, SHOWN = 0.9, "score"
 NO_FILES = (None, None, None)  # features of video and audio, commentary
@@ -166,3 +168,17 @@ def test_names_cannot_write_html(handlers, dive):
     shown += handlers.compare({"<img src=x>": odd, **kept}, LEVEL, SHOWN, "<img src=x>", "dive")
     assert "<img" not in shown
     assert "&lt;img src=x&gt;" in shown
+
+
+def test_a_text_that_the_recipe_reads_has_a_box(tiny_encoder, tiny_text_config, tiny_tokenizer, tmp_path):
+    recipe = recipe_with_text(tiny_encoder)
+    sizes = Recipe.load(recipe).feature_sizes
+    config = LimssrConfig(text_config=tiny_text_config, modalities=sizes, score_ranges=[100.0])
+    processor = LimssrProcessor.from_config(config, tiny_tokenizer, recipe=recipe)
+    model = LimssrForScoreRegression(config).eval()
+    own = Handlers(ScoringService(model, processor), tmp_path)
+    assert (own.clips, own.texts) == (["video", "audio"], ["commentary"])
+    _, ticks, _, results, *_ = score(own, None, given=(None, None, " she dive into the water "))
+    expected = explain(model, processor=processor, features={"commentary": "she dive into the water"})
+    assert headline(results) == pytest.approx(expected.scores[0], abs=0.01)
+    assert ticks["value"] == ["commentary"]

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,11 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from limssr import LimssrConfig, LimssrForScoreRegression, LimssrProcessor
+from limssr.processing.recipes_limssr import Recipe
 from limssr.training import predict as script
 from limssr.training.utils.launching import exit_on_error
 from tests.helpers.feature_rows import write_folder
-from tests.helpers.models import make_calibration
+from tests.helpers.models import make_calibration, recipe_with_text
 
 
 @pytest.fixture
@@ -332,6 +334,33 @@ def test_a_recording_is_scored_whole_in_part_and_without_sound(run, judge, films
         features = processor.extract_features([entry], without=[name for name in ("audio",) if name not in used])
         expected = score_of(model, processor, **{name: features[name][0] for name in used})
         assert found["scores"]["score"]["score"] == pytest.approx(expected, abs=1e-2)
+
+
+def test_texts_that_the_recipe_reads_are_files(run, films, tiny_encoder, tiny_text_config, tiny_tokenizer, tmp_path):
+    recipe, judge = recipe_with_text(tiny_encoder), tmp_path / "judge"
+    sizes = Recipe.load(recipe).feature_sizes
+    config = LimssrConfig(text_config=tiny_text_config, modalities=sizes, score_ranges=[100.0])
+    torch.manual_seed(0)
+    model = LimssrForScoreRegression(config)
+    processor = LimssrProcessor.from_config(config, tiny_tokenizer, recipe=recipe)
+    model.save_pretrained(judge)
+    processor.save_pretrained(judge)
+    for place in ("commentary", "recordings"):
+        (tmp_path / "many" / place).mkdir(parents=True)
+    note = tmp_path / "many" / "commentary" / "a.txt"
+    note.write_text("she dive into the water")
+    shutil.copy(films / "a.mp4", tmp_path / "many" / "recordings")
+    expected = score_of(model, processor, commentary=note.read_text())
+    everything = {**processor.extract_features([films / "a.mp4"]), "commentary": [note.read_text()]}
+    together = score_of(model, processor, **{name: everything[name][0] for name in sizes})
+    for words, score in (
+        (("--commentary", note), expected),
+        (("--commentary", note, "--recording", films / "a.mp4"), together),
+        (("--folder", tmp_path / "many"), together),
+    ):
+        status, out, _ = run(judge, *words, "--format", "json")
+        (found,) = json.loads(out)
+        assert (status, found["scores"]["score"]["score"]) == (0, pytest.approx(score, abs=1e-2))
 
 
 def test_folders_and_tables_of_recordings_lose_no_other_sample(run, judge, films, tmp_path):
