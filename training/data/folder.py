@@ -22,8 +22,7 @@ from .sources.recordings import (
     COLUMN,
     PART,
     RECORDINGS,
-    RecordingSource,
-    TextSource,
+    RecipeSource,
     find_recordings,
     read_recording,
     read_texts,
@@ -114,8 +113,8 @@ class Folder(ModalityFolders, FileDataset):
         recorded = [name for name in recipe.recorded if name in sources]
         recordings = self._find_recordings(labels.splits) if recorded else {}
         texts = read_texts(locate(self.folder, self.labels), [name for name in recipe.written if name in sources])
-        made = {name: RecordingSource(json.dumps(labels.recipe), name, recordings) for name in recorded}
-        made |= {name: TextSource(json.dumps(labels.recipe), name, column) for name, column in texts.items()}
+        contents = dict.fromkeys(recorded, recordings) | texts
+        made = {name: RecipeSource(json.dumps(labels.recipe), name, each) for name, each in contents.items()}
         return sources | made
 
     def _known_sizes(self) -> dict[str, int | None]:

@@ -24,58 +24,36 @@ RECORDING_SUFFIXES = tuple(f".{name}" for kind in _KINDS for name in (kind, kind
 
 
 @dataclass(frozen=True)
-class RecordingSource:
-    """One recording for each sample, of which a recipe makes the clips of a modality.
+class RecipeSource:
+    """A recording or a text for each sample, of which a recipe makes the clips of a modality.
 
     Args:
         recipe: JSON of the recipe.
         modality: one of its modalities.
-        recordings: sample id -> recording.
+        contents: sample id -> recording, or text.
     """
 
     recipe: str
     modality: str
-    recordings: Mapping[str, Recording]
+    contents: Mapping[str, Recording | str]
 
     def open(self, cache: Path | None = None) -> Reader:
         return self._read
 
     def _read(self, sample_id: str) -> tuple[pa.ListArray, list[str]]:
-        if sample_id not in self.recordings:
-            raise FeatureFileError(f"sample {sample_id}: there is no recording of it", "missing file")
+        if sample_id not in self.contents:
+            raise FeatureFileError(f"sample {sample_id}: there is nothing to make it of", "not given")
+        extractor, content = clip_extractor(self.recipe), self.contents[sample_id]
         try:
-            clips = clip_extractor(self.recipe).extract_modality(self.recordings[sample_id], self.modality)
+            if isinstance(content, str):
+                clips = extractor.encode_text(content, self.modality)
+            else:
+                clips = extractor.extract_modality(content, self.modality).features
         except MissingStreamError as error:
             raise FeatureFileError(str(error), "no such stream") from error
         except RecordingError as error:
-            raise FeatureFileError(str(error)) from error
-        return feature_column(clips.features, [len(clips.features)]), []
-
-
-@dataclass(frozen=True)
-class TextSource:
-    """One text for each sample, of which a recipe makes the clips of a modality.
-
-    Args:
-        recipe: JSON of the recipe.
-        modality: one of its modalities.
-        texts: sample id -> text.
-    """
-
-    recipe: str
-    modality: str
-    texts: Mapping[str, str]
-
-    def open(self, cache: Path | None = None) -> Reader:
-        return self._read
-
-    def _read(self, sample_id: str) -> tuple[pa.ListArray, list[str]]:
-        if sample_id not in self.texts:
-            raise FeatureFileError(f"sample {sample_id}: it has no text", "not given")
-        try:
-            clips = clip_extractor(self.recipe).encode_text(self.texts[sample_id], self.modality)
-        except RecordingError as error:
-            raise FeatureFileError(f"sample {sample_id}: {error}") from error
+            where = f"sample {sample_id}: " if isinstance(content, str) else ""  # a recording is named already
+            raise FeatureFileError(f"{where}{error}") from error
         return feature_column(clips, [len(clips)]), []
 
 
