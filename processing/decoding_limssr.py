@@ -24,6 +24,7 @@ logger = logging.get_logger(__name__)
 
 SOUND_TOLERANCE = 0.1  # seconds that the timestamps of sound may be off before silence is put in or sound left out
 LONGEST_SILENCE = 1.0  # seconds of silence put in at a time
+BROADCAST_ENTRY = 10.0  # seconds before the start at which a stream without an index is entered, several keyframes
 TRUNCATED = 0.9  # share of the header's duration below which a recording is called truncated
 
 
@@ -123,7 +124,6 @@ def _decoded_frames(recording: Recording, limits: DecodingLimits) -> Iterator[tu
         stream = _find_stream(container, recording, "video")
         context = stream.codec_context
         _check_pixels(recording, context.width * context.height, limits)
-        context.options = {**(context.options or {}), "max_pixels": str(limits.max_pixels)}
         usual = float(1 / (stream.average_rate or stream.guessed_rate or 25))
         pixel_aspect = float(stream.sample_aspect_ratio or 1)
         decoder = _Decoder(recording, container, stream, limits)
@@ -196,17 +196,11 @@ class _Decoder:
         self.header_end = float(stream.duration * stream.time_base) if stream.duration else header
         if recording.end is None:
             _check_seconds(recording, max(header, self.header_end) - recording.first, limits, " by its header")
-        stream.codec_context.thread_count = 1  # each thread would hold pictures of its own
-        if recording.first > 1:  # below, decoding from the beginning is as fast
-            self._seek(recording.first)
-
-    def _seek(self, start: float) -> None:
-        """Go to a keyframe before the start; where a file cannot, it is decoded from its beginning."""
-        av = import_media("av")
-        try:
-            self.container.seek(int((start + _zero(self.container)) * 1e6))
-        except av.FFmpegError:
-            logger.warning(f"{self.recording}: cannot be entered in the middle, and is read from its beginning.")
+        _limit_codec(stream, limits)
+        # Below a second, decoding from the beginning is as fast.
+        entry = _find_entry(recording, stream.type, limits) if recording.first > 1 else None
+        if entry is not None:
+            container.seek(entry)
 
     def __iter__(self):
         av = import_media("av")
@@ -258,6 +252,33 @@ class _Decoder:
             )
 
 
+def _find_entry(recording: Recording, kind: str, limits: DecodingLimits) -> int | None:
+    """
+    Where to begin to read for the start of a part: what [`Container.seek`] of PyAV takes, or None for the beginning.
+
+    A file may not be entered at all, or only so that its first whole frame comes after the start.
+    """
+    av = import_media("av")
+    with open_recording(recording) as container:
+        stream, zero = _find_stream(container, recording, kind), _zero(container)
+        _limit_codec(stream, limits)
+        early = BROADCAST_ENTRY if _is_broadcast(container) else 0.0
+        entry = round((max(recording.first - early, 0.0) + zero) * 1e6)
+        try:
+            container.seek(entry)
+            first = next(container.decode(stream), None)
+        except av.FFmpegError:
+            return None
+        if first is None or first.time is None or first.time - zero > recording.first:
+            return None
+        return entry
+
+
+def _limit_codec(stream, limits: DecodingLimits) -> None:
+    stream.codec_context.thread_count = 1  # each thread would hold pictures of its own
+    stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
+
+
 def _find_stream(container, recording: Recording, kind: Literal["video", "audio"]):
     """The main stream of a kind, which a cover picture is not."""
     streams = getattr(container.streams, kind)
@@ -272,8 +293,12 @@ def _find_stream(container, recording: Recording, kind: Literal["video", "audio"
 
 def _zero(container) -> float:
     """Where the clock of the file begins: at 0, but for broadcast streams, whose clock begins anywhere."""
-    broadcast = container.format.flags & import_module("av.format").Flags.ts_discont.value
-    return (container.start_time or 0) / 1e6 if broadcast else 0.0
+    return (container.start_time or 0) / 1e6 if _is_broadcast(container) else 0.0
+
+
+def _is_broadcast(container) -> bool:
+    """Whether the format is made to be entered anywhere, such as MPEG-TS, and has no index."""
+    return bool(container.format.flags & import_module("av.format").Flags.ts_discont.value)
 
 
 def _check_pixels(recording: Recording, pixels: int, limits: DecodingLimits) -> None:

@@ -75,6 +75,34 @@ def test_a_part_begins_and_ends_where_it_should(tmp_path):
         Recording(path, 2, 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "sound_codec"),
+    [
+        ("a.mp4", "libx264", "aac"),
+        ("a.ts", "libx264", "aac"),
+        ("a.mpg", "mpeg2video", "mp2"),
+        ("a.mkv", "libx264", "aac"),
+        ("a.h264", "libx264", None),
+    ],
+)
+def test_a_part_is_whole_whatever_the_format_can_be_entered_at(tmp_path, name, codec, sound_codec):
+    """Streams without an index are entered anywhere, and can be decoded from the next keyframe on."""
+    sound = {} if sound_codec is None else {"sound": tone(8.0, 48000), "sound_rate": 48000, "sound_codec": sound_codec}
+    options = {"g": "50"} | ({"qp": "1"} if codec == "libx264" else {"b": "4000k"})
+    path = write_recording(tmp_path / name, grey_pictures(200, step=1), codec=codec, options=options, **sound)
+    whole_times, whole = read(path)
+    for start, end in ((3.5, 5.5), (6.3, 7.6)):
+        times, pictures = read(path, start=start, end=end)
+        assert times[0] == pytest.approx(start)
+        assert times[-1] == pytest.approx(end - 0.04, abs=0.021)
+        then = [np.searchsorted(whole_times, time + 1e-6) - 1 for time in times]
+        np.testing.assert_allclose(shown(pictures, 1), shown([whole[number] for number in then], 1), atol=1)
+        if sound_codec is not None:
+            time, heard = hear(path, start=start, end=end)
+            assert time == pytest.approx(start, abs=1e-3)
+            assert len(heard) == pytest.approx(16000 * (end - start), abs=20)
+
+
 def test_a_number_of_pictures_is_spread_evenly(tmp_path):
     path = write_recording(tmp_path / "a.mp4", grey_pictures(31))
     times, pictures = read(path, None, total=4)
