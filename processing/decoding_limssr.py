@@ -112,7 +112,9 @@ def _even_times(recording: Recording, start: float, total: int) -> Iterator[floa
         stream = _find_stream(container, recording, "video")
         zero = _zero(container)
         times = [
-            float(packet.pts * stream.time_base) - zero for packet in container.demux(stream) if packet.pts is not None
+            float(packet.pts * stream.time_base) - zero
+            for packet in _demux(container, stream)
+            if packet.pts is not None
         ]
     last = max((time for time in times if time < recording.last), default=start)
     return iter(np.linspace(start, max(start, last), total).tolist())
@@ -218,7 +220,7 @@ class _Decoder:
     def _packets(self):
         av = import_media("av")
         try:
-            yield from self.container.demux(self.stream)
+            yield from _demux(self.container, self.stream)
         except av.FFmpegError:  # the file ends in the middle of a packet
             self.damaged += 1
 
@@ -266,12 +268,22 @@ def _find_entry(recording: Recording, kind: str, limits: DecodingLimits) -> int 
         entry = round((max(recording.first - early, 0.0) + zero) * 1e6)
         try:
             container.seek(entry)
-            first = next(container.decode(stream), None)
+            first = next((frame for packet in _demux(container, stream) for frame in packet.decode()), None)
         except av.FFmpegError:
             return None
         if first is None or first.time is None or first.time - zero > recording.first:
             return None
         return entry
+
+
+def _demux(container, stream) -> Iterator:
+    """Packets of a stream. PyAV stops at the first packet of another that begins in the middle of the file."""
+    while True:
+        try:
+            yield from container.demux(stream)
+            return
+        except IndexError:
+            continue
 
 
 def _limit_codec(stream, limits: DecodingLimits) -> None:

@@ -155,6 +155,19 @@ def test_of_a_damaged_recording_only_what_is_there_counts(damage, extractor, who
     assert all(np.isfinite(clips.features).all() for clips in found.values())
 
 
+def test_a_stream_that_begins_in_the_middle_of_a_broadcast_is_no_harm(extractor, tmp_path):
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 255, (70, 48, 64, 3), dtype=np.uint8)
+    parts = []
+    for number, (count, sound) in enumerate([(50, None), (3, tone(0.2)), (70, None)]):
+        path = tmp_path / f"{number}.ts"
+        parts.append(write_recording(path, noise[:count], sound=sound, options={"qp": "10"}).read_bytes())
+    path = tmp_path / "x.ts"
+    path.write_bytes(b"".join(parts))
+    for part in ({}, {"start": 1.5, "end": 1.9}):
+        assert len(extractor.extract({"path": path, **part})["video"].features) == (1 if part else 9)
+
+
 @pytest.mark.parametrize("suffix", ["mkv", "webm", "avi", "mov", "gif", "mp4", "ts", "flv", "dat"])
 def test_formats_off_the_beaten_track_give_clips(suffix, extractor, tmp_path):
     codecs = {"webm": ("libvpx-vp9", "libopus"), "avi": ("mpeg4", "mp3"), "gif": ("gif", None)}
