@@ -172,7 +172,13 @@ def _resampled_sound(recording: Recording, rate: int, limits: DecodingLimits) ->
                 expected += silence
             if layout != (layout := (frame.format.name, frame.layout.name, frame.sample_rate)):
                 resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
-            for part in resampler.resample(frame):
+            try:
+                parts = resampler.resample(frame)
+            except av.FFmpegError:  # a damaged frame may claim more channels than can be mixed
+                decoder.damaged += 1
+                layout = resampler = None
+                continue
+            for part in parts:
                 yield expected, part.to_ndarray()[0]
             expected += seconds
         if resampler is not None:

@@ -1,5 +1,6 @@
 """Recordings that are damaged, odd or hostile: clips of what is there, or one message with file and cause."""
 
+import wave
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,6 +99,15 @@ def mostly_noise(path: Path, whole: bytes) -> None:
     path.write_bytes(whole[:begin] + noise)
 
 
+def sound_of_no_ears(path: Path, whole: bytes) -> None:
+    """More channels than can be mixed into one."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(80)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes(bytes(160 * 16000))
+
+
 REFUSED = [
     (not_a_video, "no video or sound that FFmpeg can read"),
     (empty, "the file is empty"),
@@ -112,6 +122,7 @@ REFUSED = [
     (huge_picture, "a picture has 33177600 pixels, more than max_pixels=9437184"),
     (ten_hours, r"lasts 3600\d s by its header, more than max_seconds=3600; give start and end"),
     (mostly_noise, "can be decoded|is damaged"),
+    (sound_of_no_ears, r"more than half of its audio stream \(pcm_s16le\) is damaged"),
 ]
 
 
