@@ -2,14 +2,14 @@
 
 limssr extract RECORDINGS OUT [--recipe classic] [--workers 4]
 
-RECORDINGS is a folder of recordings (`<id>.mp4` or any other format, at any depth), a folder with `recordings/` and
-`labels.csv`, or a CSV with the columns `sample_id` and `recording` and perhaps `start` and `end` in seconds; its other
-columns are labels. A recipe is a name (classic, offline, pamfn, ...) or a JSON file; a modality that it makes of text,
+RECORDINGS is a folder of recordings (`<id>.mp4` or any other format, at any depth), perhaps below `recordings/` beside a
+`labels.csv`, or a CSV with the columns `sample_id` and `recording` and perhaps `start` and `end` in seconds, which a
+`labels.csv` may be too; its other columns are labels. A recipe is a name (classic, offline, pamfn, ...) or a JSON file; a modality that it makes of text,
 such as the `commentary` of classic_text, is a column of its name. OUT then trains with `limssr train folder.yaml
 --data_options folder=OUT`.
 
 A recording that cannot be used is listed with its reason and stops nothing; the exit status is then 1. The same
-command again continues where it was stopped. On many machines, each does its part of the same OUT: `--part 3/64`.
+command again continues where it was stopped, and makes again what has another recording, part or text by now. On many machines, each does its part of the same OUT: `--part 3/64`.
 """
 
 import argparse
@@ -33,16 +33,17 @@ def main(argv: list[str] | None = None) -> int:
     with exit_on_error():
         from limssr.processing.recipes_limssr import Recipe
         from limssr.processing.recordings_limssr import import_media
-        from limssr.training.data.extract import extract_features, find_material
+        from limssr.training.data.extract import extract_features, find_material, read_labels
         from limssr.training.utils.locks import lock
 
         import_media("av")
         recipe = Recipe.load(arguments.recipe)
-        found = find_material(arguments.recordings, arguments.out, recipe, arguments.outside_paths)
+        found = find_material(arguments.recordings, recipe, arguments.outside_paths)
+        labels = read_labels(arguments.recordings, recipe)
         number, parts = arguments.part
         chosen = dict(list(found.items())[number - 1 :: parts])
         with lock(arguments.out / f".part-{number}-of-{parts}.lock"):
-            failed = extract_features(chosen, arguments.out, recipe, arguments.workers)
+            failed = extract_features(chosen, arguments.out, recipe, arguments.workers, labels)
     for each in failed[:LISTED_FAILURES]:
         print(f"ERROR {each.sample_id}: {each.error}", file=sys.stderr)
     print(f"{len(chosen) - len(failed)} of {len(chosen)} recordings are in {arguments.out}", flush=True)

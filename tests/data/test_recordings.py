@@ -10,6 +10,8 @@ from safetensors import safe_open
 
 pytest.importorskip("av", reason="the extra `media` is not installed")
 
+import av
+
 from limssr.processing.recipes_limssr import ClipExtractor, Recipe
 from limssr.processing.recordings_limssr import Recording
 from limssr.training import extract_features as script
@@ -86,8 +88,80 @@ def test_a_stopped_extraction_continues(archive, extracted, monkeypatch):
     assert json.loads(record[-1])["sample_id"] == "d"
 
 
+def test_what_is_made_of_something_else_now_is_made_again(archive, tmp_path):
+    table, out = tmp_path / "list.csv", tmp_path / "out"
+    (tmp_path / "a.mp4").write_bytes((archive / "recordings" / "a.mp4").read_bytes())
+    (tmp_path / "f.mp4").write_bytes((archive / "recordings" / "f.mp4").read_bytes())
+
+    def extract(*cells: str) -> dict[str, int]:
+        table.write_text("sample_id,recording,start,end\n" + "\n".join(cells))
+        assert run(table, out) == 0
+        return {path.stem: path.stat().st_mtime_ns for path in (out / "video").iterdir()}
+
+    before = extract("x,a.mp4,,", "y,f.mp4,,")
+    after = extract("x,a.mp4,0.32,", "y,f.mp4,,")
+    assert (after["x"] != before["x"], after["y"]) == (True, before["y"])
+    assert read_record(out)["x"].clips == {"video": 1, "audio": 1}
+    (tmp_path / "a.mp4").write_bytes((archive / "recordings" / "b.mp4").read_bytes())  # has no sound
+    extract("x,a.mp4,0.32,", "y,f.mp4,,")
+    assert [path.stem for path in (out / "audio").iterdir()] == ["y"]
+    last = extract("x,a.mp4,0.32,", "y,f.mp4,,")
+    (tmp_path / "a.mp4").unlink()  # to save space: what was made of it is kept
+    assert extract("x,a.mp4,0.32,", "y,f.mp4,,") == last
+
+
+def test_of_a_recording_with_broken_sound_the_picture_is_kept(tmp_path, capsys):
+    (tmp_path / "recordings").mkdir()
+    sound = np.random.default_rng(0).normal(scale=0.1, size=(1, 16000)).astype(np.float32)
+    path = write_recording(tmp_path / "recordings" / "a.mkv", moving_pictures(20), sound=sound)
+    with av.open(str(path)) as file:
+        packets = [bytes(packet) for packet in file.demux(audio=0)]
+    content = path.read_bytes()
+    for packet in filter(None, packets):
+        content = content.replace(packet, b"\xff" * len(packet))
+    path.write_bytes(content)
+    (tmp_path / "labels.csv").write_text("sample_id,score,split\na,1,train\n")
+    for _ in range(2):
+        assert run(tmp_path, tmp_path / "out") == 1
+        assert "a.mkv: no frame of its audio stream (aac) can be decoded" in capsys.readouterr().err
+        assert [path.parent.name for path in (tmp_path / "out").rglob("*.safetensors")] == ["video"]
+
+
+def test_nothing_of_a_folder_with_something_else_is_touched(archive, tmp_path):
+    (tmp_path / "labels.csv").write_text("sample_id,recording,score\na,a.mp4,1\n")
+    (tmp_path / "a.mp4").write_bytes((archive / "recordings" / "a.mp4").read_bytes())
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "labels.csv").write_text("mine")
+    for out in (tmp_path, tmp_path / "other"):
+        before = {path: path.read_bytes() for path in out.glob("[!.]*.*")}
+        with pytest.raises(SystemExit, match="is not empty, and what is in it are no features"):
+            run(tmp_path, out)
+        assert {path: path.read_bytes() for path in out.glob("[!.]*.*")} == before
+
+
+def test_a_folder_whose_labels_name_the_recordings(archive, tmp_path):
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "one.mp4").write_bytes((archive / "recordings" / "a.mp4").read_bytes())
+    (tmp_path / "labels.csv").write_text("sample_id,recording,start,score,split\na,films/one.mp4,0.32,1,train\n")
+    assert run(tmp_path, tmp_path / "out") == 0
+    assert (tmp_path / "out" / "labels.csv").read_text() == "sample_id,score,split\na,1,train\n"
+    assert {name: entry.clips for name, entry in read_record(tmp_path / "out").items()} == {
+        "a": {"video": 1, "audio": 1}
+    }
+
+
+def test_what_is_no_folder_and_no_table_is_named(archive, tmp_path):
+    for place, said in (
+        (archive / "recordings" / "a.mp4", "this is a recording"),
+        (tmp_path / "no", "there is no such"),
+    ):
+        with pytest.raises(SystemExit, match=rf"{place.name}: {said}.*; expected a folder of recordings, or a CSV"):
+            run(place, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_parts_share_the_work_and_another_recipe_is_refused(archive, tmp_path, capsys):
-    samples = find_material(archive / "recordings", tmp_path, Recipe.load("classic"))
+    samples = find_material(archive / "recordings", Recipe.load("classic"))
     assert list(samples) == ["a", "b", "c", "d", "f", "meet/e"]
     assert run(archive / "recordings", tmp_path / "out", "--part", "2/3") == 0
     assert list(read_record(tmp_path / "out")) == ["b", "f"]
@@ -106,7 +180,7 @@ def test_parts_share_the_work_and_another_recipe_is_refused(archive, tmp_path, c
 
 @pytest.mark.slow
 def test_several_processes_extract_the_same(archive, extracted, tmp_path):
-    samples = find_material(archive, tmp_path, Recipe.load("classic"))
+    samples = find_material(archive, Recipe.load("classic"))
     failed = extract_features(samples, tmp_path / "out", "classic", 2)
     assert [each.sample_id for each in failed] == ["c"]
     for path in extracted.rglob("*.safetensors"):

@@ -9,9 +9,11 @@ OUT/
 """
 
 import csv
+import hashlib
+import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from functools import partial
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -33,7 +36,16 @@ from ..utils.workers import end_with_parent
 from .file_dataset import RECIPE_FILE
 from .sources.files import RECIPE_KEY, TIMES_KEY
 from .sources.labels import LabelError, path_of_cell, read_csv
-from .sources.recordings import COLUMN, PART, RECORDINGS, clip_extractor, find_recordings, read_recording, read_texts
+from .sources.recordings import (
+    COLUMN,
+    PART,
+    RECORDING_SUFFIXES,
+    RECORDINGS,
+    clip_extractor,
+    find_recordings,
+    read_recording,
+    read_texts,
+)
 
 FEW = 64  # samples that are made before other processes have started
 LABELS, RECORD = "labels.csv", "extraction.jsonl"
@@ -45,12 +57,14 @@ class Extracted:
 
     Attributes:
         clips: modality -> number of clips; without the modalities that the sample lacks.
-        error: why there is nothing, or None.
+        error: why there is nothing, or not all of it; or None.
+        made_of: see `Material.describe`.
     """
 
     sample_id: str
     clips: dict[str, int]
     error: str | None = None
+    made_of: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,32 +79,46 @@ class Material:
     recording: Recording | None
     texts: Mapping[str, str] = field(default_factory=dict)
 
+    def describe(self) -> dict[str, Any]:
+        """JSON values that tell it from another one; `bytes` is missing where the recording is not there."""
+        found = {"texts": hashlib.sha256(json.dumps(sorted(self.texts.items())).encode()).hexdigest()}
+        if self.recording is not None:
+            path = self.recording.path
+            found |= {"recording": Path(path).name, "start": self.recording.start, "end": self.recording.end}
+            found |= {"bytes": os.path.getsize(path)} if os.path.isfile(path) else {}
+        return found
+
 
 def extract_features(
-    samples: Mapping[str, Material], out: str | Path, recipe: str | Path | dict, workers: int | None = None
+    samples: Mapping[str, Material],
+    out: str | Path,
+    recipe: str | Path | dict,
+    workers: int | None = None,
+    labels: str | None = None,
 ) -> list[Extracted]:
-    """Extract the features of samples; what a call before has done is kept.
+    """Extract the features of samples; what a call before has made of the same recordings and texts is kept.
 
     Args:
         samples: sample id -> what its features are made of.
         out: new folder, or one that the same recipe began.
         recipe: what `Recipe.load` takes.
         workers: number of processes; by default one per core, or this one alone for a few samples.
+        labels: content of `labels.csv`, or None.
 
     Returns:
-        The samples that cannot be used.
+        The samples that cannot be used, or not whole.
 
     Raises:
-        FileExistsError: the folder holds features of another recipe.
+        FileExistsError: the folder holds something else, or features of another recipe.
         ValueError: there is no such recipe, or an id names a place outside the folder.
         OSError: a file cannot be written, or a worker was ended.
     """
     out, recipe = Path(out), Recipe.load(recipe)
     for sample_id in samples:
         _feature_file(out, "features", sample_id)  # raises ValueError
-    begin_folder(out, recipe)
+    begin_folder(out, recipe, labels)
     done = read_record(out)
-    todo = {name: material for name, material in samples.items() if not _is_done(out, done.get(name))}
+    todo = {name: material for name, material in samples.items() if not _is_done(out, done.get(name), material)}
     remove_leftovers(out, below=True)
     failed = []
     work = partial(extract_one, out=out, recipe=json.dumps(recipe.to_dict()))
@@ -111,23 +139,31 @@ def _feature_file(out: Path, modality: str, sample_id: str) -> Path:
         raise ValueError(f"sample {sample_id!r}: its features would lie outside the folder: {error}") from error
 
 
-def begin_folder(out: Path, recipe: Recipe) -> None:
-    """Write the recipe into a new folder.
+def begin_folder(out: Path, recipe: Recipe, labels: str | None = None) -> None:
+    """Write the recipe into a new folder, and the labels.
+
+    Args:
+        out: the folder.
+        recipe: the recipe.
+        labels: content of `labels.csv`; None leaves what is there.
 
     Raises:
         FileExistsError: the folder holds something else.
     """
+    own = () if labels is not None else (LABELS,)
     path = out / RECIPE_FILE
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".lock"):  # several machines may begin it
         if path.is_file():
             if Recipe.load(path).digest != recipe.digest:
                 raise FileExistsError(f"{out} holds features of another recipe; name another folder or remove it")
-        elif any(place.name != LABELS and not place.name.startswith(".") for place in out.iterdir()):
+        elif any(place.name not in own and not place.name.startswith(".") for place in out.iterdir()):
             raise FileExistsError(f"{out} is not empty, and what is in it are no features; name another folder")
         else:
             # As it is, even where it names a folder of this machine: the digest is of every word.
             atomic_write_text(path, json.dumps(recipe.to_dict(), indent=2, ensure_ascii=False) + "\n")
+        if labels is not None:
+            atomic_write_text(out / LABELS, labels)
 
 
 def extract_one(sample_id: str, material: Material, out: Path, recipe: str) -> Extracted:
@@ -142,36 +178,45 @@ def extract_one(sample_id: str, material: Material, out: Path, recipe: str) -> E
     Raises:
         OSError: a file cannot be written.
     """
-    extractor = clip_extractor(recipe)
-    try:
-        found = _make_tensors(extractor, material)
-    except RecordingError as error:
-        return Extracted(sample_id, {}, str(error))
-    for modality, tensors in found.items():
+    extractor, made_of = clip_extractor(recipe), material.describe()
+    made, error = _make_tensors(extractor, material)
+    is_there = material.recording is None or "bytes" in made_of  # else what was made of it before is kept
+    for modality in extractor.recipe.modalities:
         place = _feature_file(out, modality, sample_id)
         try:
-            with atomic_write(place) as path:
-                path.write_bytes(save(tensors, metadata={RECIPE_KEY: extractor.recipe.digest}))
-        except OSError as error:
-            raise OSError(f"{place} could not be written: {error}") from error
-    return Extracted(sample_id, {modality: len(tensors["clips"]) for modality, tensors in found.items()})
+            if modality in made:
+                with atomic_write(place) as path:
+                    path.write_bytes(save(made[modality], metadata={RECIPE_KEY: extractor.recipe.digest}))
+            elif is_there:
+                place.unlink(missing_ok=True)
+        except OSError as reason:
+            raise OSError(f"{place} could not be written: {reason}") from reason
+    return Extracted(
+        sample_id, {modality: len(tensors["clips"]) for modality, tensors in made.items()}, error, made_of
+    )
 
 
-def _make_tensors(extractor: ClipExtractor, material: Material) -> dict[str, dict[str, torch.Tensor]]:
-    """Modality -> what its file holds."""
-    made = {
-        modality: {"clips": torch.from_numpy(extractor.encode_text(text, modality))}
-        for modality, text in material.texts.items()
-    }
-    try:
-        found = {} if material.recording is None else extractor.extract(material.recording)
-    except MissingStreamError:
-        if not made:
-            raise
-        found = {}
-    for modality, clips in found.items():
-        made[modality] = {"clips": torch.from_numpy(clips.features), TIMES_KEY: torch.from_numpy(clips.times)}
-    return made
+def _make_tensors(
+    extractor: ClipExtractor, material: Material
+) -> tuple[dict[str, dict[str, torch.Tensor]], str | None]:
+    """Modality -> what its file holds; and why there is nothing, or not all: a damaged sound leaves the picture."""
+    made, missing, broken = {}, [], []
+    for modality, text in material.texts.items():
+        try:
+            made[modality] = {"clips": torch.from_numpy(extractor.encode_text(text, modality))}
+        except RecordingError as error:
+            broken.append(error)
+    for modality in extractor.recipe.recorded if material.recording is not None else ():
+        try:
+            clips = extractor.extract_modality(material.recording, modality)
+        except MissingStreamError as error:
+            missing.append(error)
+        except RecordingError as error:
+            broken.append(error)
+        else:
+            made[modality] = {"clips": torch.from_numpy(clips.features), TIMES_KEY: torch.from_numpy(clips.times)}
+    reasons = broken or ([] if made else missing)
+    return made, str(reasons[0]) if reasons else None
 
 
 def read_record(out: Path) -> dict[str, Extracted]:
@@ -184,35 +229,60 @@ def read_record(out: Path) -> dict[str, Extracted]:
             entry = Extracted(**json.loads(line))
         except (ValueError, TypeError, RecursionError):  # a line that a killed run did not finish
             continue
-        if isinstance(entry.sample_id, str) and isinstance(entry.clips, dict):
+        if isinstance(entry.sample_id, str) and isinstance(entry.clips, dict) and isinstance(entry.made_of, dict):
             found[entry.sample_id] = entry
     return found
 
 
-def find_material(place: str | Path, out: Path, recipe: Recipe, outside_paths: bool = False) -> dict[str, Material]:
-    """What the features of the samples of a folder or a CSV are made of; their labels are copied to `out`.
+def find_material(place: str | Path, recipe: Recipe, outside_paths: bool = False) -> dict[str, Material]:
+    """What the features of the samples of a folder or a CSV are made of.
 
     Args:
-        place: folder of recordings, at any depth; folder with `recordings/` and `labels.csv`; or CSV with the columns
-            `sample_id` and `recording`, relative to its folder, and perhaps `start` and `end` in seconds. For each
-            modality that the recipe makes of text, the CSV or `labels.csv` has a column of its name.
-        out: folder of the features.
+        place: folder of recordings, at any depth; folder with `labels.csv`, and the recordings in `recordings/` or
+            named by the column `recording`; or CSV with the columns `sample_id` and `recording`. Paths are relative to
+            the folder of the table, which may also have `start` and `end` in seconds. For each modality that the
+            recipe makes of text, it has a column of its name.
         recipe: the recipe.
-        outside_paths: paths in the CSV may lead out of its folder.
+        outside_paths: paths in the table may lead out of its folder.
 
     Raises:
         LabelError, FeatureFileError: the CSV or the folder cannot be used.
     """
     place = Path(place)
-    table = place / LABELS if place.is_dir() else place
+    if not place.exists() or (place.suffix in RECORDING_SUFFIXES and not place.is_dir()):
+        found = "this is a recording" if place.exists() else "there is no such folder or file"
+        raise LabelError(f"{place}: {found}; expected a folder of recordings, or a CSV that names them")
+    table = _table_of(place)
     if recipe.written and not table.is_file():
         wanted = f"the recipe {recipe.name!r} makes {recipe.written[0]!r} of text"
         raise LabelError(f"{table}: there is no such file; {wanted}, which it must have in a column of that name")
     texts = read_texts(table, recipe.written) if recipe.written else {}
     recordings = _recordings_of(place, outside_paths) if recipe.recorded else {}
-    if table.is_file():
-        _copy_labels(table, out / LABELS, without=(COLUMN, *PART, *recipe.written))
     return join_material(recordings, texts)
+
+
+def read_labels(place: str | Path, recipe: Recipe) -> str | None:
+    """The table of what `find_material` takes, without the columns that the features are made of; None for no table.
+
+    Raises:
+        LabelError: the table cannot be read.
+    """
+    table = _table_of(Path(place))
+    if not table.is_file():
+        return None
+    columns, rows = read_csv(table)
+    kept = [name for name in columns if name not in (COLUMN, *PART, *recipe.written)]
+    if kept == ["sample_id"]:
+        return None
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, kept, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(cells for _, cells in rows)
+    return stream.getvalue()
+
+
+def _table_of(place: Path) -> Path:
+    return place / LABELS if place.is_dir() else place
 
 
 def join_material(recordings: Mapping[str, Recording], texts: Mapping[str, Mapping[str, str]]) -> dict[str, Material]:
@@ -226,35 +296,27 @@ def join_material(recordings: Mapping[str, Recording], texts: Mapping[str, Mappi
 
 def _recordings_of(place: Path, outside_paths: bool) -> dict[str, Recording]:
     """Sample id -> recording, of a folder or a CSV."""
-    if place.is_dir():
+    table = _table_of(place)
+    columns, rows = read_csv(table, f"{COLUMN}, {', '.join(PART)}") if table.is_file() else ([], [])
+    if COLUMN not in columns and place.is_dir():
         return find_recordings(place / RECORDINGS if (place / RECORDINGS).is_dir() else place)
-    columns, rows = read_csv(place, f"{COLUMN}, {', '.join(PART)}")
     if COLUMN not in columns:
-        raise LabelError(f"{place}: there is no column {COLUMN!r}; the columns are {', '.join(columns)}")
+        raise LabelError(f"{table}: there is no column {COLUMN!r}; the columns are {', '.join(columns)}")
     found = {}
     for line, cells in rows:
-        where = f"{place}, line {line}, sample {cells['sample_id']!r}"
+        where = f"{table}, line {line}, sample {cells['sample_id']!r}"
         if cells[COLUMN]:
             part = (cells.get(name) for name in PART)
-            path = path_of_cell(place.parent, cells[COLUMN], where, outside_paths)
+            path = path_of_cell(table.parent, cells[COLUMN], where, outside_paths)
             found[cells["sample_id"]] = read_recording(path, *part, where)
     return found
 
 
-def _copy_labels(table: Path, path: Path, without: Sequence[str]) -> None:
-    """Write the columns of a table but for `without`, if there are any."""
-    columns, rows = read_csv(table)
-    kept = [name for name in columns if name not in without]
-    if kept == ["sample_id"]:
-        return
-    with atomic_write(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, kept, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(cells for _, cells in rows)
-
-
-def _is_done(out: Path, entry: Extracted | None) -> bool:
+def _is_done(out: Path, entry: Extracted | None, material: Material) -> bool:
     if entry is None or entry.error is not None:
+        return False
+    now = material.describe()
+    if {name: value for name, value in entry.made_of.items() if name in now} != now:
         return False
     return all(_feature_file(out, modality, entry.sample_id).is_file() for modality in entry.clips)
 
