@@ -2,14 +2,15 @@
 
 limssr extract RECORDINGS OUT [--recipe classic] [--workers 4]
 
-RECORDINGS is a folder of recordings (`<id>.mp4` or any other format, at any depth), perhaps below `recordings/` beside a
-`labels.csv`, or a CSV with the columns `sample_id` and `recording` and perhaps `start` and `end` in seconds, which a
-`labels.csv` may be too; its other columns are labels. A recipe is a name (classic, offline, pamfn, ...) or a JSON file; a modality that it makes of text,
-such as the `commentary` of classic_text, is a column of its name. OUT then trains with `limssr train folder.yaml
---data_options folder=OUT`.
+RECORDINGS is a folder of recordings (`<id>.mp4` or any other format, at any depth), perhaps below `recordings/` beside
+a `labels.csv`, or a CSV with the columns `sample_id` and `recording` and perhaps `start` and `end` in seconds, which
+that `labels.csv` may be too; other columns are labels. A recipe is a name (classic, offline, pamfn, ...) or a JSON
+file; a modality that it makes of text, such as the `commentary` of classic_text, is a column of its name. OUT then
+trains with `limssr train folder.yaml --data_options folder=OUT`.
 
 A recording that cannot be used is listed with its reason and stops nothing; the exit status is then 1. The same
-command again continues where it was stopped, and makes again what has another recording, part or text by now. On many machines, each does its part of the same OUT: `--part 3/64`.
+command again continues where it was stopped, and makes again what has another recording, part or text by now. On many
+machines, each does its part of the same OUT: `--part 3/64`.
 """
 
 import argparse
