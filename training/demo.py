@@ -18,6 +18,12 @@ from limssr.training.utils.launching import as_started, exit_on_error, run_scrip
 CONFIG = Path(__file__).parent / "configs" / "simulated_dives.yaml"
 QUICK = ["--data_options", "folder=runs/dives_quick", "samples_train=120", "samples_test=60"]
 QUICK += ["--num_train_epochs", "10"]
+BEFORE = """Makes simulated dives as video files. As in life, some have no picture, no sound or no commentary, which is
+listed below as missing, and more is hidden in training.
+"""
+AFTER = """
+ridge: ridge regression on the same clips. mean: the mean training score for everyone. best: what knows every fault, as
+no recording shows it, and is unsure only of the judges."""
 NEW_SEED = 1000  # of a dive that is in no training data
 SCORE_ONE = """
 import sys
@@ -52,10 +58,12 @@ def main() -> None:
     options = QUICK if "--quick" in words else []
     arguments = parse_training_arguments([str(CONFIG), "--output_dir", "runs/demo", *options, *flags])
     folder = Path(arguments[-1].output_dir)
+    print(BEFORE, flush=True)
     with exit_on_error(), run_folder(arguments[-1]):
         for checkpoint in checkpoints_in(folder):  # of an earlier demo
             shutil.rmtree(checkpoint)
     run_training(*arguments)
+    print(AFTER, flush=True)
 
     recording, dive = make_new_dive(folder)
     print(

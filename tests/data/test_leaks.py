@@ -1,6 +1,7 @@
 """Copies between training and test are found by their features, under whatever name."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from datasets import DatasetDict
 from limssr.training.data import load
 from limssr.training.data.aqa_data import AqaData, build_split, feature_column
 from limssr.training.data.leaks import shared_features, warn_of_leaks
+from tests.helpers.models import recipe_with_text
 
 RANDOM = np.random.default_rng(0)
 
@@ -33,6 +35,14 @@ def test_a_copy_is_named_and_nothing_else(arrays, caplog):
     assert shared_features(data) == [("video", "train 0", "test 1")]
     warn_of_leaks(data, logging.getLogger("limssr"))
     assert "1 features of test samples are features of training samples too, such as video of 'test 1'" in caplog.text
+
+
+def test_clips_of_equal_texts_are_no_copies(arrays, tiny_encoder):
+    data = make_data(arrays, arrays)
+    recipe = recipe_with_text(tiny_encoder)
+    recipe["modalities"] = {"video": recipe["modalities"]["commentary"]}
+    assert shared_features(replace(data, recipe=recipe)) == []
+    assert len(shared_features(data)) == len(arrays)
 
 
 def test_data_without_copies_are_silent(caplog):

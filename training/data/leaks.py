@@ -7,18 +7,20 @@ import pyarrow as pa
 from datasets import Dataset
 
 from ...configuration.configuration_limssr import TEXT
+from ...processing.recipes_limssr import Recipe
 from .aqa_data import AqaData
 
 
 def shared_features(data: AqaData) -> list[tuple[str, str, str]]:
     """Modality, id of a training sample and id of a test sample whose features are the same.
 
-    Compared are the number of clips, the first and the last one; texts, which may repeat, and single numbers are not.
+    Compared are the number of clips, the first and the last one. Single numbers are not, nor are texts, which may
+    repeat, and the clips that a recipe makes of them.
     """
-    found = []
+    found, written = [], [] if data.recipe is None else Recipe.load(data.recipe).written
     for modality, size in data.modalities.items():
         splits = [data.splits[name] for name in ("train", "test") if modality in data.splits[name].column_names]
-        if size == TEXT or len(splits) < 2:
+        if size == TEXT or modality in written or len(splits) < 2:
             continue
         train, test = (dict(_fingerprints(split, modality)) for split in splits)
         found += [(modality, train[key], sample_id) for key, sample_id in test.items() if key in train]
