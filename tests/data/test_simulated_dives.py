@@ -183,8 +183,8 @@ def test_features_are_made_once_where_the_recording_has_the_stream(tmp_path, tin
 def test_difficulties_and_marks_are_within_their_ranges():
     dives = drawn(2000)
     difficulties = [each.difficulty for each in dives]
-    assert min(difficulties) >= 0.6
-    assert max(difficulties) <= HIGHEST_DIFFICULTY
+    assert min(difficulties) == 0.7
+    assert max(difficulties) == HIGHEST_DIFFICULTY
     assert all(each.half_somersaults % 2 == (not each.armstand) for each in dives)  # hands enter first
     assert all(each.opening < each.opened < each.entry < DURATION for each in dives)
 

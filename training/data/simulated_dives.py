@@ -29,7 +29,7 @@ VERSION = 1  # of the simulation; a change of what is drawn changes it
 class SimulatedDives(FileDataset):
     """Dives drawn by a simulation: recordings with picture and sound, and what a commentator says.
 
-    The folder is made when it is not there yet. A dive takes 0.09 s of one core, and its features as much:
+    The folder is made when it is not there yet. A dive takes 0.06 s of one core, and 0.02 s for its features:
 
         folder/
             recordings/<sample_id>.mp4      3 s, H.264 picture and AAC sound
@@ -54,7 +54,7 @@ class SimulatedDives(FileDataset):
     The deduction is that of the worst form, in points; a body that meets the water badly makes a splash. Each of five
     judges begins with 10, takes off deduction times severity times exp(0.4 N(0, 1)) for every fault, adds 0.8 N(0, 1),
     and rounds to half points. The score is the difficulty times the sum of the three middle marks, 0 to 120: a
-    product, which no linear model can follow (Spearman .956 at best). The commentator names the dive (5 % wrong) and
+    product, which no linear model can follow (Spearman .96 at best). The commentator names the dive (5 % wrong) and
     up to two faults, which happened in most cases. A tenth of the recordings have no picture, 11 % no sound, 15 % no
     commentary.
 

@@ -71,7 +71,7 @@ class Dive:
 
     @property
     def difficulty(self) -> float:
-        """0.6 to 4.0, in tenths."""
+        """0.7 to 4.0, in tenths."""
         turns = PER_HALF_SOMERSAULT * self.half_somersaults + PER_HALF_TWIST * self.half_twists
         return round(BASE + turns + FOR_POSITION[self.position] + FOR_ARMSTAND * self.armstand, 1)
 
