@@ -1,7 +1,7 @@
 """Measure LIMSSR beside the bare language model and a naive implementation: time, memory, data path.
 
 limssr benchmark [--quick] [--device cuda] [--output benchmark.json]
-limssr benchmark --extraction            (from recordings to clips and to scores)
+limssr benchmark --extraction [--recipe offline]         (from recordings to clips and to scores)
 
 Prints two tables; writes all numbers as JSON and, beside it, a picture. `--quick` takes less than ten minutes on two
 cores.
@@ -24,6 +24,7 @@ def main() -> None:
         "--output", type=Path, default=Path("benchmark.json"), help="JSON file; the PNG lies beside it"
     )
     parser.add_argument("--extraction", action="store_true", help="measure recordings instead, without a picture")
+    parser.add_argument("--recipe", default="classic", help="recipe of --extraction, name or JSON file (classic)")
     add_figure_flag(parser)
     arguments = parser.parse_args()
 
@@ -33,7 +34,7 @@ def main() -> None:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    settings = Settings.quick(arguments.device) if arguments.quick else Settings(device=arguments.device)
+    settings = (Settings.quick if arguments.quick else Settings)(device=arguments.device, recipe=arguments.recipe)
     if arguments.extraction:
         with exit_on_error():
             report_extraction(settings, arguments.output)

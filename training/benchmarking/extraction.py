@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from time import process_time
 
@@ -26,32 +27,37 @@ from .workload import Settings
 RATE, SOUND_RATE = 25, 48_000
 BITS = 0.1  # of a film, a pixel
 DIVE_SECONDS = 3
-RECIPE = "classic"  # the others need weights of the Hub, and take as long as these
+BOUNDED = "classic"  # recipe of which speed is required; the others take as long as their encoders
 
 
 def measure_extraction(settings: Settings, work: Path) -> dict:
-    """Measure the recipe `classic` on films made for the purpose, in CPU time, whatever else the machine does.
+    """Measure a recipe on films made for the purpose, in CPU time, whatever else the machine does.
 
     Returns:
-        JSON values: `speed`, by height of the picture the pictures a second of bare decoding and of the recipe on one
-        core, and the recipe's share; `peak_bytes`, by seconds of a film; `to_score`, seconds from file to score by
-        seconds of a film.
+        JSON values: `speed`, by height of the picture the pictures a second of bare decoding, `decode`, and of the
+        recipe, `extract`, on one core, and the recipe's share; `peak_bytes`, by seconds of a film; `to_score`, seconds
+        from file to score by seconds of a film.
+
+    Raises:
+        ValueError: there is no such recipe.
+        ModuleNotFoundError: what the recipe needs is not installed.
     """
-    results = {**vars(settings), "device_name": device_name(settings.device), "speed": {}, "peak_bytes": {}}
-    extractor = ClipExtractor(RECIPE)
-    for height in settings.film_heights:
+    results = {**vars(settings), "device_name": device_name(settings.device), "speed": {}}
+    extractor = ClipExtractor(settings.recipe)
+    seen = [name for name, modality in extractor.recipe.modalities.items() if modality.stream == "video"]
+    for height in settings.film_heights if seen else ():
         film = write_film(work / f"{height}.mp4", settings.film_seconds, height)
         calls: dict[str, Callable] = {
             "decode": partial(decode, film),
-            RECIPE: partial(extractor.extract, film, ["video"]),
+            "extract": partial(extractor.extract, film, seen),
         }
         seconds = take_turns(calls, settings, process_time)
         rates = {name: spread([RATE * settings.film_seconds / each for each in seconds[name]]) for name in calls}
-        results["speed"][height] = {**rates, "share": ratio(seconds, "decode", RECIPE)}
+        results["speed"][height] = {**rates, "share": ratio(seconds, "decode", "extract")}
     films = [write_film(work / f"{each}.mp4", each, 360) for each in (DIVE_SECONDS, settings.programme_seconds)]
-    for film in films:
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            results["peak_bytes"][film.stem] = pool.submit(measure_peak, films[0], film).result()
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        peaks = pool.map(measure_peak, repeat(settings.recipe), repeat(films[0]), films)
+        results["peak_bytes"] = {film.stem: peak for film, peak in zip(films, peaks, strict=True)}
     scorer = build_scorer(settings)
     seconds = take_turns({film.stem: partial(scorer, film) for film in films}, settings, process_time)
     results["to_score"] = {name: spread(values) for name, values in seconds.items()}
@@ -99,9 +105,9 @@ def decode(film: Path) -> int:
         return sum(1 for _ in container.decode(video=0))
 
 
-def measure_peak(warm_up: Path, film: Path) -> int:
+def measure_peak(recipe: str, warm_up: Path, film: Path) -> int:
     """Peak memory in bytes of extracting a film, beyond what the process has after another one."""
-    extractor = ClipExtractor(RECIPE)
+    extractor = ClipExtractor(recipe)
     extractor.extract(warm_up)
     reset_peak("cpu")
     extractor.extract(film)
@@ -111,31 +117,27 @@ def measure_peak(warm_up: Path, film: Path) -> int:
 def build_scorer(settings: Settings) -> ActionQualityAssessmentPipeline:
     """A pipeline around the benchmark's language model, which keeps 128 clips."""
     language_model = LlamaConfig(**settings.language_model, bos_token_id=None, eos_token_id=None, pad_token_id=None)
-    sizes = Recipe.load(RECIPE).feature_sizes
+    sizes = Recipe.load(settings.recipe).feature_sizes
     config = LimssrConfig(text_config=language_model, modalities=sizes, score_ranges=[100])
-    processor = LimssrProcessor.from_config(config, make_byte_tokenizer(), max_clips=128, recipe=RECIPE)
+    processor = LimssrProcessor.from_config(config, make_byte_tokenizer(), max_clips=128, recipe=settings.recipe)
     model = LimssrForScoreRegression(config).eval()
     return ActionQualityAssessmentPipeline(model=model, processor=processor, device=settings.device)
 
 
 def extraction_table(results: dict) -> str:
-    """Markdown: what was measured, the bound, and whether it is met."""
-    rows = []
+    """Markdown: what was measured and, of `classic`, the bound and whether it is met."""
+    recipe, rows = results["recipe"], []
     for height, speed in results["speed"].items():
-        rates = [f"{speed[name]['median']:.0f}" for name in (RECIPE, "decode")]
-        rows.append(
-            at_least(
-                f"{RECIPE} over bare decoding, {height} lines ({' / '.join(rates)} a second)",
-                speed["share"]["median"],
-                0.5,
-                "{:.2f}",
-            )
-        )
+        rates = [f"{speed[name]['median']:.0f}" for name in ("extract", "decode")]
+        title = f"{recipe} over bare decoding, {height} lines ({' / '.join(rates)} a second)"
+        rows.append(at_least(title, speed["share"]["median"], 0.5, "{:.2f}"))
         if height <= 224:
-            rows.append(at_least(f"pictures a second, {height} lines", speed[RECIPE]["median"], 100, "{:.0f}"))
+            rows.append(at_least(f"pictures a second, {height} lines", speed["extract"]["median"], 100, "{:.0f}"))
     (short, of_short), (long, of_long) = results["peak_bytes"].items()
     rows.append(at_most(f"memory, {long} s over {short} s, MiB", (of_long - of_short) / 2**20, 16, "{:.1f}"))
     to_score = {length: spread["median"] for length, spread in results["to_score"].items()}
     rows.append(at_most(f"seconds from {short} s of film to its score", to_score[short], 2))
     rows.append([f"seconds from {long} s of film to its score", f"{to_score[long]:.3f}", "", ""])
+    if recipe != BOUNDED:
+        return markdown_table([["", "measured"], *(row[:2] for row in rows)])
     return markdown_table([["", "measured", "required", "met"], *rows])

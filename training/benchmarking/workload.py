@@ -51,6 +51,7 @@ class Settings:
         film_heights: lines of the films that extraction is timed on.
         film_seconds: their length.
         programme_seconds: length of the longest film.
+        recipe: recipe of the extraction.
     """
 
     language_model: dict[str, int] = field(default_factory=SMOLLM2_135M.copy)
@@ -66,13 +67,14 @@ class Settings:
     film_heights: tuple[int, ...] = (224, 360, 720, 1080)
     film_seconds: int = 10
     programme_seconds: int = 180
+    recipe: str = "classic"
 
     @classmethod
-    def quick(cls, device: str = "cpu") -> "Settings":
+    def quick(cls, **settings) -> "Settings":
         """Less than ten minutes on two cores."""
         few = {"batch_size": 2, "repeats": 3, "trainer_steps": 3, "subset_samples": 2, "streamed_samples": 5_000}
         few |= {"film_heights": (720,), "film_seconds": 4, "programme_seconds": 30}
-        return cls(device=device, clip_counts=(16, 64, 256), **few)
+        return cls(clip_counts=(16, 64, 256), **few, **settings)
 
 
 def build_model(settings: Settings) -> LimssrForScoreRegression:
