@@ -25,6 +25,7 @@ logger = logging.get_logger(__name__)
 SOUND_TOLERANCE = 0.1  # seconds that the timestamps of sound may be off before silence is put in or sound left out
 LONGEST_SILENCE = 1.0  # seconds of silence put in at a time
 BROADCAST_ENTRY = 10.0  # seconds before the start at which a stream without an index is entered, several keyframes
+LONG_PICTURE = 10.0  # seconds beyond which one picture is worth a warning: a camera stood still, or a clock is damaged
 TRUNCATED = 0.9  # share of the header's duration below which a recording is called truncated
 
 
@@ -144,6 +145,8 @@ def _decoded_frames(recording: Recording, limits: DecodingLimits) -> Iterator[tu
             if time >= last:
                 break
             _check_seconds(recording, time - first, limits)
+            if before is not None and time - before > LONG_PICTURE:
+                logger.warning(f"{recording}: shows one picture from {before:.2f} s to {time:.2f} s.")
             before, seconds = time, (frame.duration or 0) * float(frame.time_base or 0) or usual
             end = time + seconds
             yield time, seconds, (frame, pixel_aspect)
@@ -239,11 +242,12 @@ class _Decoder:
             RecordingError: nothing, or less than half of it, can be decoded.
         """
         kind = f"{self.stream.type} stream ({codec_name(self.stream)})"
-        if end is None and not self.damaged:
+        is_empty = end is None or end <= 0
+        if is_empty and not self.damaged:
             is_part = self.recording.start is not None or self.recording.end is not None
             where = " in the part asked for" if is_part else ""
             raise TooLittleError(f"{self.recording}: its {kind} holds nothing{where}.")
-        if end is None:
+        if is_empty:
             raise RecordingError(f"{self.recording}: no frame of its {kind} can be decoded.")
         if end <= self.recording.first:
             raise TooLittleError(

@@ -99,13 +99,17 @@ def mostly_noise(path: Path, whole: bytes) -> None:
     path.write_bytes(whole[:begin] + noise)
 
 
-def sound_of_no_ears(path: Path, whole: bytes) -> None:
+def sound_of_too_many_channels(path: Path, whole: bytes, samples: int = 16000) -> None:
     """More channels than can be mixed into one."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(80)
         file.setsampwidth(2)
         file.setframerate(16000)
-        file.writeframes(bytes(160 * 16000))
+        file.writeframes(bytes(160 * samples))
+
+
+def the_same_of_one_frame(path: Path, whole: bytes) -> None:
+    sound_of_too_many_channels(path, whole, 20)
 
 
 REFUSED = [
@@ -122,7 +126,8 @@ REFUSED = [
     (huge_picture, "a picture has 33177600 pixels, more than max_pixels=9437184"),
     (ten_hours, r"lasts 3600\d s by its header, more than max_seconds=3600; give start and end"),
     (mostly_noise, "can be decoded|is damaged"),
-    (sound_of_no_ears, r"more than half of its audio stream \(pcm_s16le\) is damaged"),
+    (sound_of_too_many_channels, r"more than half of its audio stream \(pcm_s16le\) is damaged"),
+    (the_same_of_one_frame, r"no frame of its audio stream \(pcm_s16le\) can be decoded"),
 ]
 
 
@@ -213,3 +218,10 @@ def test_one_and_240_pictures_a_second(rate, extractor, tmp_path):
     path = write_recording(tmp_path / "x.mp4", moving_pictures(3 if rate == 1 else 120), rate=rate)
     clips = extractor.extract(path)["video"]
     assert clips.times[-1, 1] == pytest.approx(3 if rate == 1 else 0.5, abs=0.2)
+
+
+def test_a_picture_that_stands_still_is_said(extractor, tmp_path, caplog):
+    pictures, times = moving_pictures(20), [*np.arange(10) / 25, *(np.arange(10) / 25 + 12)]
+    found = extractor.extract(write_recording(tmp_path / "x.mkv", pictures, times))["video"]
+    assert "x.mkv: shows one picture from 0.36 s to 12.00 s." in caplog.text
+    assert found.times[-1, 1] == pytest.approx(12.4, abs=0.05)
