@@ -130,7 +130,7 @@ def _decoded_frames(recording: Recording, limits: DecodingLimits) -> Iterator[tu
         usual = float(1 / (stream.average_rate or stream.guessed_rate or 25))
         pixel_aspect = float(stream.sample_aspect_ratio or 1)
         decoder = _Decoder(recording, container, stream, limits)
-        zero, before, end = _zero(container), None, None
+        zero, before, end, is_still = _zero(container), None, None, False
         first, last = recording.first, recording.last
         for number, frame in enumerate(decoder):
             if number >= limits.max_frames:
@@ -145,8 +145,9 @@ def _decoded_frames(recording: Recording, limits: DecodingLimits) -> Iterator[tu
             if time >= last:
                 break
             _check_seconds(recording, time - first, limits)
-            if before is not None and time - before > LONG_PICTURE:
+            if before is not None and time - before > LONG_PICTURE and not is_still:
                 logger.warning(f"{recording}: shows one picture from {before:.2f} s to {time:.2f} s.")
+                is_still = True  # said once
             before, seconds = time, (frame.duration or 0) * float(frame.time_base or 0) or usual
             end = time + seconds
             yield time, seconds, (frame, pixel_aspect)
