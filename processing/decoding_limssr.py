@@ -25,7 +25,7 @@ logger = logging.get_logger(__name__)
 SOUND_TOLERANCE = 0.1  # seconds that the timestamps of sound may be off before silence is put in or sound left out
 LONGEST_SILENCE = 1.0  # seconds of silence put in at a time
 BROADCAST_ENTRY = 10.0  # seconds before the start at which a stream without an index is entered, several keyframes
-LONG_PICTURE = 10.0  # seconds beyond which one picture is worth a warning: a camera stood still, or a clock is damaged
+LONG_GAP, LONG_RETURN = 10.0, 1.0  # seconds by which a clock may leap forwards, or backwards, without a warning
 TRUNCATED = 0.9  # share of the header's duration below which a recording is called truncated
 
 
@@ -130,7 +130,7 @@ def _decoded_frames(recording: Recording, limits: DecodingLimits) -> Iterator[tu
         usual = float(1 / (stream.average_rate or stream.guessed_rate or 25))
         pixel_aspect = float(stream.sample_aspect_ratio or 1)
         decoder = _Decoder(recording, container, stream, limits)
-        zero, before, end, is_still = _zero(container), None, None, False
+        zero, before, end = _zero(container), None, None
         first, last = recording.first, recording.last
         for number, frame in enumerate(decoder):
             if number >= limits.max_frames:
@@ -140,14 +140,12 @@ def _decoded_frames(recording: Recording, limits: DecodingLimits) -> Iterator[tu
             _check_pixels(recording, frame.width * frame.height, limits)
             time = frame.time
             time = time - zero if time is not None else 0.0 if end is None else end
+            decoder.watch_clock(before, time)
             if frame.is_corrupt or (before is not None and time <= before):
                 continue
             if time >= last:
                 break
             _check_seconds(recording, time - first, limits)
-            if before is not None and time - before > LONG_PICTURE and not is_still:
-                logger.warning(f"{recording}: shows one picture from {before:.2f} s to {time:.2f} s.")
-                is_still = True  # said once
             before, seconds = time, (frame.duration or 0) * float(frame.time_base or 0) or usual
             end = time + seconds
             yield time, seconds, (frame, pixel_aspect)
@@ -165,6 +163,7 @@ def _resampled_sound(recording: Recording, rate: int, limits: DecodingLimits) ->
             time = frame.time - zero if frame.time is not None else expected or 0.0
             expected = max(time, 0.0) if expected is None else expected
             seconds = frame.samples / frame.sample_rate
+            decoder.watch_clock(expected, time)
             if time < expected - SOUND_TOLERANCE or frame.is_corrupt:
                 continue
             if expected >= recording.last:
@@ -203,7 +202,9 @@ class _Decoder:
 
     def __init__(self, recording: Recording, container, stream, limits: DecodingLimits):
         self.recording, self.container, self.stream = recording, container, stream
+        self.kind = f"{stream.type} stream ({codec_name(stream)})"
         self.damaged = self.packets = 0
+        self.has_leapt = False
         header = container.duration / 1e6 if container.duration else 0.0
         self.header_end = float(stream.duration * stream.time_base) if stream.duration else header
         if recording.end is None:
@@ -234,6 +235,16 @@ class _Decoder:
         except av.FFmpegError:  # the file ends in the middle of a packet
             self.damaged += 1
 
+    def watch_clock(self, before: float | None, time: float) -> None:
+        """Warn, once, of a clock that leaps, as in files that were joined or are damaged."""
+        if before is None or self.has_leapt or -LONG_RETURN <= time - before <= LONG_GAP:
+            return
+        self.has_leapt = True
+        logger.warning(
+            f"{self.recording}: the clock of its {self.kind} leaps from {before:.2f} s to {time:.2f} s. A gap is a "
+            "still picture or silence; what goes back in time is left out."
+        )
+
     def report(self, end: float | None) -> None:
         """
         Warn of what is damaged or missing.
@@ -242,26 +253,25 @@ class _Decoder:
             TooLittleError: there is nothing in the part that counts.
             RecordingError: nothing, or less than half of it, can be decoded.
         """
-        kind = f"{self.stream.type} stream ({codec_name(self.stream)})"
         is_empty = end is None or end <= 0
         if is_empty and not self.damaged:
             is_part = self.recording.start is not None or self.recording.end is not None
             where = " in the part asked for" if is_part else ""
-            raise TooLittleError(f"{self.recording}: its {kind} holds nothing{where}.")
+            raise TooLittleError(f"{self.recording}: its {self.kind} holds nothing{where}.")
         if is_empty:
-            raise RecordingError(f"{self.recording}: no frame of its {kind} can be decoded.")
+            raise RecordingError(f"{self.recording}: no frame of its {self.kind} can be decoded.")
         if end <= self.recording.first:
             raise TooLittleError(
-                f"{self.recording}: its {kind} ends at {end:.2f} s, before start={self.recording.start:g}."
+                f"{self.recording}: its {self.kind} ends at {end:.2f} s, before start={self.recording.start:g}."
             )
         if self.damaged > self.packets / 2:
-            raise RecordingError(f"{self.recording}: more than half of its {kind} is damaged.")
+            raise RecordingError(f"{self.recording}: more than half of its {self.kind} is damaged.")
         if self.damaged:
-            logger.warning(f"{self.recording}: {self.damaged} packets of its {kind} are damaged and left out.")
+            logger.warning(f"{self.recording}: {self.damaged} packets of its {self.kind} are damaged and left out.")
         if self.recording.end is None and end < TRUNCATED * self.header_end:
             logger.warning(
-                f"{self.recording}: its {kind} ends at {end:.2f} s, its header says {self.header_end:.2f} s; what is "
-                "there is used."
+                f"{self.recording}: its {self.kind} ends at {end:.2f} s, its header says {self.header_end:.2f} s; "
+                "what is there is used."
             )
 
 

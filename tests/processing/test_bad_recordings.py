@@ -1,5 +1,6 @@
 """Recordings that are damaged, odd or hostile: clips of what is there, or one message with file and cause."""
 
+import re
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -220,8 +221,16 @@ def test_one_and_240_pictures_a_second(rate, extractor, tmp_path):
     assert clips.times[-1, 1] == pytest.approx(3 if rate == 1 else 0.5, abs=0.2)
 
 
-def test_a_picture_that_stands_still_is_said(extractor, tmp_path, caplog):
+def test_a_clock_that_leaps_is_said(extractor, tmp_path, caplog):
     pictures, times = moving_pictures(20), [*np.arange(10) / 25, *(np.arange(10) / 25 + 12)]
     found = extractor.extract(write_recording(tmp_path / "x.mkv", pictures, times))["video"]
-    assert "x.mkv: shows one picture from 0.36 s to 12.00 s." in caplog.text
+    assert "x.mkv: the clock of its video stream (h264) leaps from 0.36 s to 12.00 s" in caplog.text
     assert found.times[-1, 1] == pytest.approx(12.4, abs=0.05)
+    part = write_recording(tmp_path / "x.ts", moving_pictures(50), sound=tone(2.0)).read_bytes()
+    (tmp_path / "joined.ts").write_bytes(2 * part)
+    found = extractor.extract(tmp_path / "joined.ts")
+    for kind in ("video stream (h264)", "audio stream (aac)"):
+        assert re.search(
+            rf"joined\.ts: the clock of its {re.escape(kind)} leaps from (1\.9|2\.0)\d s to 0\.", caplog.text
+        )
+    assert found["video"].times[-1, 1] == pytest.approx(2.0, abs=0.1)
