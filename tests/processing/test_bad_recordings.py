@@ -231,6 +231,6 @@ def test_a_clock_that_leaps_is_said(extractor, tmp_path, caplog):
     found = extractor.extract(tmp_path / "joined.ts")
     for kind in ("video stream (h264)", "audio stream (aac)"):
         assert re.search(
-            rf"joined\.ts: the clock of its {re.escape(kind)} leaps from (1\.9|2\.0)\d s to 0\.", caplog.text
+            rf"joined\.ts: the clock of its {re.escape(kind)} leaps from [12]\.\d\d s to 0\.", caplog.text
         )
     assert found["video"].times[-1, 1] == pytest.approx(2.0, abs=0.1)
