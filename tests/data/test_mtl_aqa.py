@@ -210,7 +210,12 @@ def test_an_empty_folder_is_refused_with_what_was_expected(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["mtl_aqa", "mtl_aqa_schedule_free", pytest.param("mtl_aqa_text", marks=pytest.mark.slow)]
+    "name",
+    [
+        "mtl_aqa",
+        "mtl_aqa_schedule_free",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("mtl_aqa_text", "mtl_aqa_text_full")),
+    ],
 )
 def test_its_settings_train(name, folder, tiny_encoder, cache, tiny_language_model, tmp_path):
     path = Path(__file__).parents[2] / "training" / "configs" / f"{name}.yaml"
