@@ -69,6 +69,15 @@ def test_every_run_of_every_table_has_valid_settings(table, tmp_path):
         assert (model.language_model == "some/model") != has_another
 
 
+def test_null_takes_a_setting_of_the_configuration_away(tmp_path):
+    (as_it_is,) = plan_runs(TABLES["main"], ["percepiano_small"], tmp_path)
+    (without,) = plan_runs(TABLES["main"], ["percepiano_small"], tmp_path, changes={"average_decay": None})
+    assert as_it_is.settings["average_decay"] == 0.98
+    assert without.settings == as_it_is.settings | {"average_decay": None}
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(without.settings))
+    assert parse_training_arguments([str(tmp_path / "settings.yaml")])[-1].average_decay is None
+
+
 def test_what_a_configuration_cannot_show_is_said(tmp_path):
     problems = {
         run.variant.name: run.problem

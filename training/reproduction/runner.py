@@ -118,8 +118,9 @@ def plan_runs(
     chosen = [variant for name, variant in table.variants.items() if not variants or name in variants]
     runs = []
     for (repetition, seed), (dataset, paths) in product(enumerate(seeds or [changes.get("seed")]), groups.items()):
+        own = {} if seed is None else {"seed": seed}
         for variant, path in product(chosen, paths):
-            settings = _override(_read(path), {**changes, "seed": seed})
+            settings = _override(_read(path), changes | own)
             if settings["dataset"] in folders:
                 settings["data_options"]["folder"] = folders[settings["dataset"]]
             runs.append(_run(dataset, path.stem, variant, repetition, settings, Path(output_dir)))
@@ -145,8 +146,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Apply changes, except None; in a dictionary they replace single entries."""
-    return {**settings, **{name: merge(value, settings.get(name)) for name, value in changes.items()}}
+    """Apply changes, None too; in a dictionary they replace single entries."""
+    dictionaries = {
+        name: merge(value, settings.get(name)) for name, value in changes.items() if isinstance(value, dict)
+    }
+    return {**settings, **changes, **dictionaries}
 
 
 def _run(dataset: str, configuration: str, variant: Variant, repetition: int, settings: dict, output_dir: Path) -> Run:
