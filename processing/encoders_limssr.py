@@ -84,13 +84,14 @@ class ClassicVideo(Encoder):
         flow *= self.rate / pictures.shape[1]
         change = np.maximum(pictures[1:], pictures[:-1]) - np.minimum(pictures[1:], pictures[:-1])
         moving = change > self.changed  # (pairs, height, width)
+        white = moving.astype(np.float32)
         boxes = np.concatenate([_ends(moving.any(2)), _ends(moving.any(1))], axis=1)  # (pairs, 4)
         described = [
             self._describe_flow(flow),
             self._describe_energy(change),
-            self._describe_shape(moving, boxes),
+            self._describe_shape(white, boxes),
             self._describe_motion(flow, moving[:, middle, middle]),
-            self._describe_outline(moving, boxes),
+            self._describe_outline(white, boxes),
         ]
         return np.concatenate(described, axis=1)
 
@@ -116,12 +117,12 @@ class ClassicVideo(Encoder):
         """Cell of each row or column."""
         return np.arange(size) * self.grid // size
 
-    def _describe_shape(self, moving: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    def _describe_shape(self, white: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         """`(pairs, height, width)` -> area, place, extent and direction of what moves, `(pairs, 9)`; 0 for nothing."""
-        pairs, height, width = moving.shape
+        pairs, height, width = white.shape
         # Powers of the place, as floats: the product of matrices of integers is slow. Sums of a row are exact.
         rows, columns = (np.arange(size, dtype=float)[:, None] ** np.arange(3) for size in (height, width))
-        sums = moving.reshape(-1, width).astype(np.float32) @ columns.astype(np.float32)  # (pairs * height, across)
+        sums = white.reshape(-1, width) @ columns.astype(np.float32)  # (pairs * height, across)
         moments = rows.T @ sums.reshape(pairs, height, 3).astype(float)  # (pairs, down, across)
         area = np.maximum(moments[:, 0, 0], 1)
         x, y = moments[:, 0, 1] / area, moments[:, 1, 0] / area
@@ -149,15 +150,19 @@ class ClassicVideo(Encoder):
         growing = products[:, 1, 0] + products[:, 2, 1] - (x * u + y * v)
         return np.stack([*velocity, turning / size / (2 * np.pi), growing / size / (2 * np.pi)], axis=1)
 
-    def _describe_outline(self, moving: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    def _describe_outline(self, white: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         """The bounding box of what moves on a small grid, 0 to 1: `(pairs, outline ** 2)`; 0 for nothing."""
-        cv2 = import_media("cv2")
-        outlines = np.zeros((len(moving), self.outline, self.outline), np.uint8)
-        white = moving * np.uint8(255)
-        for outline, picture, (top, bottom, left, right) in zip(outlines, white, boxes.tolist(), strict=True):
-            if bottom > top:
-                cv2.resize(picture[top:bottom, left:right], outline.shape, outline, interpolation=cv2.INTER_AREA)
-        return outlines.reshape(len(moving), -1) / 255.0
+        rows = self._box_shares(boxes[:, :2], white.shape[1])
+        columns = self._box_shares(boxes[:, 2:], white.shape[2])
+        return (rows @ white @ columns.transpose(0, 2, 1)).reshape(len(white), -1)
+
+    def _box_shares(self, ends: np.ndarray, size: int) -> np.ndarray:
+        """Share of each row or column in each cell of a box, `(pairs, 2)` -> float32 `(pairs, outline, size)`."""
+        first, length = ends[:, :1, None], np.diff(ends)[..., None]  # each (pairs, 1, 1)
+        edges = first + length * (np.arange(self.outline + 1) / self.outline)[:, None]  # (pairs, outline + 1, 1)
+        places = np.arange(size)
+        overlap = np.minimum(edges[:, 1:], places + 1) - np.maximum(edges[:, :-1], places)
+        return (overlap.clip(0) * (self.outline / np.maximum(length, 1))).astype(np.float32)
 
 
 def _shares(chosen: np.ndarray) -> np.ndarray:

@@ -471,10 +471,10 @@ _OFFLINE = {
 }
 # Named recipes. The published ones have the published clip arithmetic around encoders that the Hub has.
 RECIPES: dict[str, dict[str, Any]] = {
-    "classic": {"name": "classic", "version": 2, "modalities": _CLASSIC},
+    "classic": {"name": "classic", "version": 3, "modalities": _CLASSIC},
     "classic_text": {
         "name": "classic_text",
-        "version": 2,
+        "version": 3,
         "modalities": {
             **_CLASSIC,
             "commentary": {

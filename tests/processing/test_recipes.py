@@ -136,6 +136,19 @@ def test_classic_video_measures_speed_and_direction(tmp_path):
     assert speeds[2] > 1.5 * speeds[1]
 
 
+def test_classic_video_draws_the_outline_of_what_moved():
+    random = np.random.default_rng(0)
+    still = np.full((1, 40, 50), 100, np.uint8)
+    for height, width in ((18, 24), (13, 31), (3, 2), (1, 1), (0, 0)):
+        after = still.copy()
+        after[0, 20 : 20 + height, 8 : 8 + width] += 50 * random.integers(0, 2, (height, width), np.uint8)
+        after[0, [20, 20 + max(height - 1, 0)], [8, 8 + max(width - 1, 0)]] = 150 if height else 100
+        (clip,) = ClassicVideo(386, 25).encode([np.concatenate([still, after])])
+        box = (after[0] > 100)[20 : 20 + height, 8 : 8 + width]
+        cells = np.kron(box, np.ones((6, 6))).reshape(6, height, 6, width).mean((1, 3)) if height else np.zeros((6, 6))
+        np.testing.assert_allclose(clip[:193][-36:].reshape(6, 6), cells, atol=1e-6)
+
+
 def test_classic_audio_hears_pitch_and_onset(tmp_path):
     silence = np.zeros((1, 8000), np.float32)
     path = write_recording(
