@@ -50,10 +50,10 @@ class HubText(Encoder):
     ):
         if clip < 1:
             raise ValueError(f"a clip must have at least 1 token, got {clip}.")
-        path = Path(resolve_model(repository))
-        where = {"gguf_file": path.name} if path.is_file() else {"revision": revision}
-        folder = path.parent if path.is_file() else resolve_model(repository)
-        where["trust_remote_code"] = False
+        folder = resolve_model(repository)
+        where = {"revision": revision, "trust_remote_code": False}
+        if (path := Path(folder)).is_file():
+            folder, where["gguf_file"] = path.parent, path.name
         self.tokenizer = AutoTokenizer.from_pretrained(folder, **where)
         model = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **where).eval()
         self.model = model.get_encoder() if model.config.is_encoder_decoder else model

@@ -327,6 +327,7 @@ class _Scorer:
         """Modality -> content of the files of a sample, and what the recipe makes of its recording."""
         limits = {None if self.windows else processor.max_clips for processor in self.processors}
         contents = sample.read(self.processors[0].recipe_digest, limits.pop() if len(limits) == 1 else None)
+        contents = self.processors[0].encode_texts(contents, f"sample {sample.sample_id!r}")  # once for all members
         if sample.recording is None:
             return contents
         given = {name: [content] for name, content in contents.items()}
